@@ -1,0 +1,47 @@
+"""torch's scaled_dot_product_attention, one call a query block. Any device, dtype and head_dim.
+
+It gathers the keys that a query block sees, so the dropped blocks cost nothing; it is the one that
+runs where no kernel does.
+"""
+
+import torch
+from einops import rearrange
+from torch.nn.functional import scaled_dot_product_attention
+
+from ..plan import Plan
+
+
+def why_not(device: torch.device, dtype: torch.dtype, head_dim: int, block_size: int) -> str | None:
+    if not dtype.is_floating_point or dtype.itemsize < 2:
+        return f"sdpa needs float16, bfloat16, float32 or float64, got {dtype}"
+    return None
+
+
+def run(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, plan: Plan, softmax_scale: float
+) -> torch.Tensor:
+    size = plan.block_size
+    bounds = plan.indptr.tolist()
+    last_seen = plan.indices[plan.indptr[1:] - 1].tolist()
+    out = []
+    for p in range(plan.blocks):
+        seen = plan.indices[bounds[p] : bounds[p + 1]]
+        sees_the_tail = last_seen[p] >= plan.tokens // size  # a last block that is partly filled
+        query = q[:, p * size : (p + 1) * size]
+        key, value = (_gather(x, seen, sees_the_tail, size) for x in (k, v))
+        query, key, value = (rearrange(x, "b s h d -> b h s d") for x in (query, key, value))
+        row = scaled_dot_product_attention(query, key, value, scale=softmax_scale)
+        out.append(rearrange(row, "b h s d -> b s h d"))
+    return torch.cat(out, dim=1)
+
+
+def _gather(x: torch.Tensor, seen: torch.Tensor, sees_the_tail: bool, size: int) -> torch.Tensor:
+    """The tokens of the seen blocks of x, in order: (b, s, h, d) -> (b, seen tokens, h, d)."""
+    filled = x.shape[1] // size
+    head, tail = x[:, : filled * size], x[:, filled * size :]
+    if not sees_the_tail:
+        return head.unflatten(1, (filled, size)).index_select(1, seen).flatten(1, 2)
+    if filled == 0:
+        return tail
+    head = head.unflatten(1, (filled, size)).index_select(1, seen[:-1]).flatten(1, 2)
+    return torch.cat([head, tail], dim=1)

@@ -1,0 +1,115 @@
+"""Pattern x layout -> the key blocks each query block sees, on a device."""
+
+import threading
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+
+import torch
+
+from .layout import VideoLayout
+from .pattern import RadialPattern, block_count
+
+PLANS_KEPT = 16
+ROWS_AT_ONCE = 256  # bounds the scratch memory of building a plan
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """Kept blocks in compressed rows: row p sees key blocks indices[indptr[p] : indptr[p + 1]].
+
+    indptr: int32 (blocks + 1,), indices: int32 (kept blocks,), ascending in each row. Both on the
+    plan's device. The last block holds what is left of the `tokens`.
+    """
+
+    pattern: RadialPattern
+    layout: VideoLayout
+    indptr: torch.Tensor
+    indices: torch.Tensor
+
+    @property
+    def block_size(self) -> int:
+        return self.pattern.block_size
+
+    @property
+    def tokens(self) -> int:
+        return self.layout.tokens
+
+    @property
+    def blocks(self) -> int:
+        return self.indptr.numel() - 1
+
+    @property
+    def device(self) -> torch.device:
+        return self.indptr.device
+
+    @property
+    def density(self) -> float:
+        """Kept share of the block map."""
+        return self.indices.numel() / self.blocks**2
+
+    @cached_property
+    def video_density(self) -> float:
+        """Kept share of the part of the block map whose blocks, both ways, hold video tokens."""
+        first = self.layout.prefix // self.block_size
+        last = (self.layout.prefix + self.layout.video_tokens - 1) // self.block_size
+        row = self._row_of_each_index()
+        video = (row >= first) & (row <= last) & (self.indices >= first) & (self.indices <= last)
+        return int(video.sum()) / (last - first + 1) ** 2
+
+    def block_mask(self) -> torch.Tensor:
+        """The block map, bool (query blocks, key blocks). Takes blocks squared bytes."""
+        mask = torch.zeros(self.blocks, self.blocks, dtype=torch.bool, device=self.device)
+        mask[self._row_of_each_index(), self.indices] = True
+        return mask
+
+    def _row_of_each_index(self) -> torch.Tensor:
+        rows = torch.arange(self.blocks, dtype=torch.int32, device=self.device)
+        return rows.repeat_interleave(self.indptr.diff(), output_size=self.indices.numel())
+
+
+def make_plan(
+    pattern: RadialPattern, layout: VideoLayout, device: torch.device | str = "cpu"
+) -> Plan:
+    """The plan of a pattern over a layout, on a device. The last few plans made are kept."""
+    device = torch.device(device)
+    if device.type == "cuda" and device.index is None:
+        device = torch.device("cuda", torch.cuda.current_device())
+    with _lock:
+        return _cached_plan(pattern, layout, device)
+
+
+_lock = threading.Lock()
+
+
+@lru_cache(maxsize=PLANS_KEPT)
+def _cached_plan(pattern: RadialPattern, layout: VideoLayout, device: torch.device) -> Plan:
+    # ComfyUI samples in inference mode; a plan made there must serve training too.
+    with torch.inference_mode(False):
+        indptr, indices = _compressed_rows(pattern, layout)
+        return Plan(pattern, layout, indptr.to(device), indices.to(device))
+
+
+def _compressed_rows(
+    pattern: RadialPattern, layout: VideoLayout
+) -> tuple[torch.Tensor, torch.Tensor]:
+    blocks = block_count(layout, pattern.block_size)
+    counts, indices = [], []
+    for start in range(0, blocks, ROWS_AT_ONCE):
+        rows = range(start, min(start + ROWS_AT_ONCE, blocks))
+        first, last = pattern.key_runs(layout, rows)
+        # Runs ascend, so a run adds the blocks past the furthest one seen so far in its row.
+        seen = last.cummax(dim=1).values
+        first[:, 1:] = torch.maximum(first[:, 1:], seen[:, :-1] + 1)
+        length = (last - first + 1).clamp(min=0)
+        counts.append(length.sum(dim=1))
+
+        adds = length > 0
+        length, first = length[adds], first[adds]
+        offset = first - (length.cumsum(0) - length)
+        added = int(counts[-1].sum())
+        run_offset = offset.repeat_interleave(length, output_size=added)
+        indices.append((run_offset + torch.arange(added)).int())
+    counts = torch.cat(counts)
+    indptr = torch.zeros(blocks + 1, dtype=torch.int32)
+    indptr[1:] = counts.cumsum(0)
+    return indptr, torch.cat(indices)

@@ -1,0 +1,72 @@
+import threading
+
+import pytest
+import torch
+
+from radial_core import RadialPattern, VideoLayout, make_plan, plan
+
+
+def test_rows_are_compressed_ascending_and_int32():
+    made = make_plan(RadialPattern(0.3, 1, 64), VideoLayout(9, 7, 11, prefix=5, suffix=90))
+    assert made.indptr.dtype == made.indices.dtype == torch.int32
+    assert made.indptr[0] == 0 and made.indptr[-1] == made.indices.numel()
+    mask = torch.zeros(made.blocks, made.blocks, dtype=torch.bool)
+    for p in range(made.blocks):
+        row = made.indices[made.indptr[p] : made.indptr[p + 1]]
+        assert (row.diff() > 0).all() and row.numel() > 0
+        mask[p, row] = True
+    assert torch.equal(made.block_mask(), mask)
+    assert made.density == mask.sum().item() / made.blocks**2
+
+
+def test_video_density_counts_only_blocks_that_hold_video():
+    pattern = RadialPattern(0.2, 0, 64)
+    alone = make_plan(pattern, VideoLayout(20, 8, 16))
+    assert alone.video_density == alone.density
+    amid = make_plan(pattern, VideoLayout(20, 8, 16, prefix=64, suffix=256))
+    assert amid.video_density == alone.video_density < amid.density
+
+
+def test_planning_memory_follows_the_kept_blocks():
+    """Four times the frames, about four times log n the kept blocks; the map would be 16 times."""
+    pattern = RadialPattern(0.2, 1)
+    kept = [make_plan(pattern, VideoLayout(frames, 45, 80)).indices.numel() for frames in (32, 128)]
+    assert kept[1] < 9 * kept[0]
+
+
+def test_made_once_and_bounded():
+    layout = VideoLayout(3, 8, 8)
+    first = make_plan(RadialPattern(0.2), layout)
+    assert make_plan(RadialPattern(0.2), VideoLayout(3, 8, 8), torch.device("cpu")) is first
+    assert make_plan(RadialPattern(0.3), layout) is not first
+    for i in range(plan.PLANS_KEPT):
+        make_plan(RadialPattern(1 + i / 100), layout)
+    assert make_plan(RadialPattern(0.2), layout) is not first
+
+
+def test_threads_share_one_plan():
+    made = []
+    barrier = threading.Barrier(8)
+
+    def work():
+        barrier.wait()
+        made.append(make_plan(RadialPattern(0.77), VideoLayout(40, 30, 40)))
+
+    threads = [threading.Thread(target=work) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(made) == 8 and len(set(map(id, made))) == 1
+
+
+def test_a_plan_made_while_sampling_serves_training():
+    with torch.inference_mode():
+        made = make_plan(RadialPattern(0.61), VideoLayout(4, 8, 8))
+    assert not made.indices.is_inference() and not made.indptr.is_inference()
+
+
+def test_plans_go_to_the_device():
+    assert make_plan(RadialPattern(), VideoLayout(2, 8, 8), "meta").device.type == "meta"
+    with pytest.raises(RuntimeError):
+        make_plan(RadialPattern(), VideoLayout(2, 8, 8), "no-such-device")

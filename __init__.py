@@ -1,0 +1,9 @@
+"""Radial Attention for ComfyUI. ComfyUI loads this file from custom_nodes."""
+
+WEB_DIRECTORY = "./nodes/web"
+
+
+async def comfy_entrypoint():
+    from .nodes import RadialAttentionExtension
+
+    return RadialAttentionExtension()

@@ -1,0 +1,43 @@
+"""What each model family's attention calls look like: the one place that knows."""
+
+from ..radial_core import VideoLayout
+
+WAN = "comfy.ldm.wan.model.WanModel"
+SUPPORTED = (WAN,)
+CROSS_ATTENTION = "cross-attention"
+
+
+def family_of(diffusion_model) -> str:
+    """The class of a diffusion model, as module.Class; torch.compile's wrapping taken off."""
+    kind = type(getattr(diffusion_model, "_orig_mod", diffusion_model))
+    return f"{kind.__module__}.{kind.__qualname__}"
+
+
+def other_sequences(c_crossattn, conditions: dict) -> frozenset[int]:
+    """Lengths of the sequences that a forward attends to besides the video: text, image tokens."""
+    tensors = (c_crossattn, conditions.get("clip_fea"))
+    return frozenset(x.shape[-2] for x in tensors if x is not None)
+
+
+def self_attention_layout(
+    family: str, options: dict, query_tokens: int, key_tokens: int, others: frozenset[int]
+) -> VideoLayout | str:
+    """Where the video stands in a call, or why the call is not self-attention over a video.
+
+    options: the call's transformer_options. others: see `other_sequences`.
+    """
+    if family not in SUPPORTED:
+        return f"{family} is not a model this pack knows"
+    grid = options.get("grid_sizes")
+    if grid is None or options.get("block_index") is None:
+        return "not in a transformer block"
+    # Wan's cross-attention comes with the same options: the video asks, the text answers.
+    if query_tokens != key_tokens:
+        return CROSS_ATTENTION
+    if key_tokens in others:
+        return f"the video and its prompt both have {key_tokens} tokens: can't tell which this is"
+    frames, height, width = (int(n) for n in grid)
+    layout = VideoLayout(frames, height, width)
+    if layout.tokens != query_tokens:
+        return f"{query_tokens} tokens are not a {frames}x{height}x{width} video alone"
+    return layout

@@ -1,0 +1,146 @@
+"""The hook: sends a model's self-attention through the radial core, one call at a time."""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from einops import rearrange
+
+from ..radial_core import RadialPattern, Schedule, make_plan, radial_attention
+from ..radial_core.attention import choose_backend
+from ..radial_core.schedule import step_of
+from .models import family_of, other_sequences, self_attention_layout
+from .tally import Tally
+
+SLOT = "optimized_attention_override"  # ComfyUI's hook, in transformer_options
+KEY = "radial_attention"  # our wrapper's and callback's name, and our entry in transformer_options
+FEWEST_BLOCKS = 8  # a shorter sequence gains nothing
+
+
+@dataclass(frozen=True)
+class Forward:
+    """What one forward pass of the model has in common for all its attention calls."""
+
+    previous: Callable | None  # the override that was on the hook
+    family: str
+    others: frozenset[int]
+    dense_step: bool
+
+
+class RadialOverride:
+    """An attention override, and the wrapper that puts it on the hook at each forward pass.
+
+    The hook has one slot, which other nodes fill too, before or after ours. So we take it anew at
+    each forward, on the pass's own copy of transformer_options, in front of whatever is there;
+    calls that we leave dense go to that.
+    """
+
+    def __init__(self, pattern: RadialPattern, schedule: Schedule, backend: str):
+        self.pattern = pattern
+        self.schedule = schedule
+        self.backend = backend
+        self.tally = Tally()
+
+    def wrap_forward(
+        self,
+        executor,
+        x,
+        t,
+        c_concat=None,
+        c_crossattn=None,
+        control=None,
+        transformer_options=None,
+        **conditions,
+    ):
+        """Wrapper of BaseModel.apply_model (WrappersMP.APPLY_MODEL)."""
+        options = dict(transformer_options or {})
+        sigmas, sigma = _floats(options.get("sample_sigmas")), _floats(options.get("sigmas"))
+        sigma = sigma[0] if sigma else None
+        known = sigmas is not None and sigma is not None and len(sigmas) > 1
+        self.tally.forward(step_of(sigmas, sigma) if known else None)
+        options[KEY] = Forward(
+            previous=options.get(SLOT),
+            family=family_of(executor.class_obj.diffusion_model),
+            others=other_sequences(c_crossattn, conditions),
+            dense_step=self.schedule.is_dense_step(sigmas, sigma),
+        )
+        options[SLOT] = self
+        return executor(x, t, c_concat, c_crossattn, control, options, **conditions)
+
+    @torch.compiler.disable
+    def __call__(
+        self,
+        func,
+        q,
+        k,
+        v,
+        heads,
+        mask=None,
+        attn_precision=None,
+        skip_reshape=False,
+        skip_output_reshape=False,
+        **kwargs,
+    ):
+        """An attention call: q, k, v are (b, h, s, d) if skip_reshape, else (b, s, h * d)."""
+        options = kwargs.get("transformer_options") or {}
+        forward = options.get(KEY)
+
+        plan = self._plan_or_reason(forward, options, q, k, v, mask, skip_reshape)
+        if not isinstance(plan, str):
+            split = "b h s d -> b s h d" if skip_reshape else "b s (h d) -> b s h d"
+            merge = "b s h d -> b h s d" if skip_output_reshape else "b s h d -> b s (h d)"
+            try:
+                qs, ks, vs = (rearrange(x, split, h=heads) for x in (q, k, v))
+                backend = choose_backend(
+                    self.backend, q.device, q.dtype, qs.shape[-1], plan.block_size
+                )
+                out = radial_attention(qs, ks, vs, plan, backend, kwargs.get("scale"))
+                self.tally.radial(plan, backend)
+                return rearrange(out, merge)
+            except Exception as error:  # whatever a kernel does, the render goes on
+                self.tally.dense(f"{type(error).__name__}: {error}", logging.WARNING)
+        else:
+            self.tally.dense(plan)
+
+        kwargs.update(
+            mask=mask,
+            attn_precision=attn_precision,
+            skip_reshape=skip_reshape,
+            skip_output_reshape=skip_output_reshape,
+        )
+        if forward is not None and forward.previous is not None:
+            return forward.previous(func, q, k, v, heads, **kwargs)
+        return func(q, k, v, heads, **kwargs)
+
+    def _plan_or_reason(self, forward, options, q, k, v, mask, skip_reshape):
+        """The plan to run this call with, or why it stays dense."""
+        if forward is None:
+            return "outside a forward pass"
+        tokens = -2 if skip_reshape else 1
+        layout = self_attention_layout(
+            forward.family, options, q.shape[tokens], k.shape[tokens], forward.others
+        )
+        if isinstance(layout, str):
+            return layout
+        if mask is not None:
+            return "attention mask"
+        if k.shape != q.shape or v.shape != q.shape:
+            return "keys have other heads than queries"
+        if layout.frames == 1:
+            return "single frame"
+        if layout.tokens < FEWEST_BLOCKS * self.pattern.block_size:
+            return f"only {layout.tokens} tokens"
+        if forward.dense_step:
+            return "dense step"
+        if self.schedule.is_dense_block(options.get("block_index")):
+            return "dense block"
+        return make_plan(self.pattern, layout, q.device)
+
+    def report(self, _model_patcher):
+        """Callback at the end of a sampler run (CallbacksMP.ON_CLEANUP)."""
+        self.tally.report()
+
+
+def _floats(x: torch.Tensor | None) -> list[float] | None:
+    return None if x is None else x.flatten().tolist()

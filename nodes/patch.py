@@ -1,0 +1,119 @@
+"""Radial Attention Patch: MODEL -> MODEL whose self-attention is radial."""
+
+from comfy.patcher_extension import CallbacksMP, WrappersMP
+from comfy_api.latest import io
+
+from ..radial_core import RadialPattern, Schedule
+from ..radial_core.attention import AUTO, check_backend_name
+from ..radial_core.pattern import BLOCK_SIZES, MAX_DECAY
+from .override import KEY, RadialOverride
+
+MOST = 10_000
+
+
+class RadialAttentionPatch(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="RadialAttentionPatch",
+            display_name="Radial Attention Patch",
+            category="model/patch",
+            description="Makes long videos faster: each frame looks closely at the frames near it "
+            "in time and less and less at those further away (Radial Attention). The defaults suit "
+            "Wan 2.1 at its trained length with 20 steps.",
+            search_aliases=["radial", "sparse attention", "long video", "fast video", "wan speed"],
+            inputs=[
+                io.Model.Input("model", tooltip="A video model. Wan 2.1 text to video for now."),
+                io.Int.Input(
+                    "dense_steps",
+                    default=5,
+                    min=0,
+                    max=MOST,
+                    tooltip="First steps of the sampler that keep full attention. They settle what "
+                    "happens in the video: more is closer to the unpatched result and slower. A "
+                    "quarter of the steps at the trained length, 2 for longer videos.",
+                ),
+                io.Int.Input(
+                    "dense_last_steps",
+                    default=1,
+                    min=0,
+                    max=MOST,
+                    tooltip="Last steps that keep full attention. One cleans up the edges of the "
+                    "picture; 0 is a little faster. A sampler that stops before the end and hands "
+                    "over to another has no last steps.",
+                ),
+                io.Int.Input(
+                    "dense_blocks",
+                    default=1,
+                    min=0,
+                    max=MOST,
+                    tooltip="First transformer blocks that keep full attention at every step. They "
+                    "lay out the scene: 1 for most models, 2 for very long videos. Each one more "
+                    "is a little slower.",
+                ),
+                io.Int.Input(
+                    "sink_frames",
+                    default=1,
+                    min=0,
+                    max=MOST,
+                    tooltip="First latent frames (4 video frames each) that every frame sees in "
+                    "full: the attention sink. It holds the scene together over time at little "
+                    "cost. 0 turns it off.",
+                ),
+                io.Float.Input(
+                    "decay",
+                    default=0.2,
+                    min=0.01,
+                    max=MAX_DECAY,
+                    step=0.05,
+                    round=0.001,
+                    tooltip="How wide a frame looks at frames two and more away. Smaller is "
+                    "faster, larger is closer to full attention. 0.2 for Wan at its trained "
+                    "length, 1 for longer videos.",
+                ),
+                io.Combo.Input(
+                    "block_size",
+                    options=list(BLOCK_SIZES),
+                    default=128,
+                    tooltip="Tokens a side of the blocks that are kept or dropped together. 128 is "
+                    "what the settings above were tuned for; 64 follows the pattern more closely, "
+                    "keeps fewer tokens and may run slower on your GPU.",
+                    advanced=True,
+                ),
+                io.Combo.Input(
+                    "backend",
+                    options=["auto", *AUTO],
+                    default="auto",
+                    tooltip="What computes the kept blocks. auto takes the fastest that can. All "
+                    "are exact, so this changes the speed, not the picture.",
+                    advanced=True,
+                ),
+            ],
+            outputs=[io.Model.Output(tooltip="The model with radial self-attention.")],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        model,
+        dense_steps,
+        dense_last_steps,
+        dense_blocks,
+        sink_frames,
+        decay,
+        block_size,
+        backend,
+    ) -> io.NodeOutput:
+        if not hasattr(model, "add_wrapper_with_key"):
+            raise ValueError(f"model must come from a model loader, got {model!r}")
+        pattern = RadialPattern(decay, sink_frames, block_size)
+        schedule = Schedule(dense_steps, dense_last_steps, dense_blocks)
+        check_backend_name(backend)
+
+        override = RadialOverride(pattern, schedule, backend)
+        model = model.clone()
+        model.remove_wrappers_with_key(WrappersMP.APPLY_MODEL, KEY)
+        model.add_wrapper_with_key(WrappersMP.APPLY_MODEL, KEY, override.wrap_forward)
+        model.remove_callbacks_with_key(CallbacksMP.ON_CLEANUP, KEY)
+        model.add_callback_with_key(CallbacksMP.ON_CLEANUP, KEY, override.report)
+        return io.NodeOutput(model)

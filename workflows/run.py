@@ -1,0 +1,190 @@
+"""Runs a workflow of this pack on a headless ComfyUI.
+
+With nothing else given it sets up an isolated environment with torch and the real ComfyUI (once),
+and puts tiny random weights in place of the checkpoints. With your own ComfyUI (--comfyui) or a
+server that is running (--server) it uses the checkpoints you have.
+"""
+
+import argparse
+import hashlib
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from headless import environment as env
+from headless.graph import load_graph, names, set_inputs
+
+# Stand-ins show that everything works, not how it looks: a size that a laptop does in a minute.
+STAND_IN_SIZE = {"width": 256, "height": 128, "length": 129, "steps": 12, "dense_steps": 3}
+
+
+def main():
+    arguments = parse()
+    graph = load_graph(arguments.workflow)
+    settings = dict(arguments.set)
+    use_python_of(arguments)
+    from headless.server import ServerDied, end_on_signals
+
+    end_on_signals()
+    try:
+        if arguments.server:
+            run(arguments.server.rstrip("/"), set_inputs(graph, settings), arguments.output)
+        elif arguments.comfyui:
+            run_on_users_comfyui(arguments, set_inputs(graph, settings))
+        else:
+            run_on_stand_ins(arguments, graph, settings)
+    except ServerDied as error:
+        raise SystemExit(str(error)) from None
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__.split("\n\n")[0],
+        epilog=__doc__.split("\n\n", 1)[1],
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("workflow", help=f"one of {', '.join(names())}, or an API JSON file")
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument("--comfyui", type=Path, metavar="DIR", help="start the ComfyUI in DIR")
+    where.add_argument("--server", metavar="URL", help="use the ComfyUI that runs at URL")
+    parser.add_argument("--python", type=Path, help="the Python of --comfyui, if not found")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        type=setting,
+        metavar="[NODE.]INPUT=VALUE",
+        help="set an input, on every node that has it or on one: --set steps=20 --set 9.seed=7",
+    )
+    parser.add_argument(
+        "--output", type=Path, default=Path("output"), help="folder for the outputs (./output)"
+    )
+    parser.add_argument(
+        "comfyui_arguments",
+        nargs="*",
+        metavar="-- ...",
+        help="arguments for the ComfyUI that is started: -- --lowvram",
+    )
+    words = sys.argv[1:]
+    at = words.index("--") if "--" in words else len(words)
+    arguments = parser.parse_args(words[:at])
+    arguments.comfyui_arguments = words[at + 1 :]
+    return arguments
+
+
+def setting(text: str) -> tuple[str, object]:
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise argparse.ArgumentTypeError(f"expected INPUT=VALUE, got {text!r}")
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        return name, value
+
+
+def use_python_of(arguments):
+    """Go on under a Python that has what is needed, unless this is one."""
+    if arguments.comfyui:
+        python = users_python(arguments)
+    elif not arguments.server:
+        python = env.ensure_environment().python
+    elif not all(importlib.util.find_spec(name) for name in ("aiohttp", "tqdm")):
+        python = env.ensure_client()
+    else:
+        return
+    if Path(sys.executable) == python or os.environ.get("RADIAL_ATTENTION_PYTHON") == str(python):
+        return
+    os.environ["RADIAL_ATTENTION_PYTHON"] = str(python)
+    command = [str(python), __file__, *sys.argv[1:]]
+    if os.name == "nt":
+        sys.exit(subprocess.run(command).returncode)
+    sys.stdout.flush()
+    os.execv(command[0], command)
+
+
+def users_python(arguments) -> Path:
+    folder = arguments.comfyui.expanduser().resolve()
+    if not (folder / "main.py").is_file():
+        raise SystemExit(f"--comfyui: {folder} has no main.py, so it is not ComfyUI's folder")
+    candidates = [
+        folder / "venv/bin/python",
+        folder / ".venv/bin/python",
+        folder / "venv/Scripts/python.exe",
+        folder / ".venv/Scripts/python.exe",
+        folder.parent / "python_embeded/python.exe",  # the portable build's own spelling
+    ]
+    found = [path for path in candidates if path.is_file()]
+    return arguments.python or (found[0] if found else Path(sys.executable))
+
+
+def run_on_stand_ins(arguments, graph: dict, settings: dict):
+    from headless.server import standin_server
+
+    inputs = {name for node in graph.values() for name in node["inputs"]}
+    size = {k: v for k, v in STAND_IN_SIZE.items() if k in inputs and k not in settings}
+    graph = set_inputs(graph, {**size, **settings})
+    environment = env.ensure_environment()
+    models = stand_in_models(environment)
+    print(
+        "No checkpoints: tiny random weights of the same architecture stand in for the model,\n"
+        "text encoder and VAE, so the video is coloured noise. At a small size: "
+        + ", ".join(f"{k} {v}" for k, v in size.items())
+        + "\n(--set changes it)."
+    )
+    print(f"Starting ComfyUI {env.COMFYUI_VERSION} ...", flush=True)
+    with standin_server(environment, models, arguments.comfyui_arguments) as server:
+        run(server.url, graph, arguments.output, server.check)
+
+
+def stand_in_models(environment: env.Environment) -> Path:
+    """The stand-ins' folder, written on first use and again when their recipe changes."""
+    recipe = Path(__file__).parent / "headless/standins.py"
+    tag = hashlib.sha256(recipe.read_bytes()).hexdigest()[:12]
+    models = environment.comfyui.parent / f"stand-ins-{tag}"
+    if not models.exists():
+        print("Making the stand-in weights")
+        fresh = models.with_name(f"{models.name}.{os.getpid()}")
+        command = [environment.python, recipe, environment.comfyui, fresh]
+        subprocess.run(command, check=True)
+        try:
+            fresh.rename(models)
+        except OSError:  # another run was faster
+            pass
+    return models
+
+
+def run_on_users_comfyui(arguments, graph: dict):
+    from headless.server import users_server
+
+    folder = arguments.comfyui.expanduser().resolve()
+    print(f"Starting ComfyUI in {folder} ...", flush=True)
+    environment = env.Environment(users_python(arguments), folder)
+    with users_server(environment, arguments.comfyui_arguments) as server:
+        run(server.url, graph, arguments.output, server.check)
+
+
+def run(url: str, graph: dict, output: Path, check=lambda: None):
+    import asyncio
+
+    from headless.client import GraphFailed, run_graph
+
+    try:
+        result = asyncio.run(run_graph(url, graph, output, check))
+    except GraphFailed as error:
+        raise SystemExit(str(error)) from None
+    for summary in result.summaries:
+        print(f"Radial attention: {summary['text']}")
+    if not result.summaries:
+        print("Radial attention: no sampler ran (the server had the result already)")
+    for file in result.files:
+        print(f"Output: {file.resolve()}")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except KeyboardInterrupt:
+        raise SystemExit("Stopped.") from None

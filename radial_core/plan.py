@@ -103,12 +103,10 @@ def _compressed_rows(
         length = (last - first + 1).clamp(min=0)
         counts.append(length.sum(dim=1))
 
-        adds = length > 0
-        length, first = length[adds], first[adds]
-        offset = first - (length.cumsum(0) - length)
-        added = int(counts[-1].sum())
-        run_offset = offset.repeat_interleave(length, output_size=added)
-        indices.append((run_offset + torch.arange(added)).int())
+        length = length.flatten()
+        end = length.cumsum(0, dtype=torch.int32)
+        index = (first.flatten() - end + length).repeat_interleave(length)
+        indices.append(index + torch.arange(len(index), dtype=torch.int32))
     counts = torch.cat(counts)
     indptr = torch.zeros(blocks + 1, dtype=torch.int32)
     indptr[1:] = counts.cumsum(0)

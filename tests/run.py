@@ -1,8 +1,8 @@
-"""Sets up whatever is missing and runs the checks: lint, the core, and the pack in the real ComfyUI.
+"""Sets up whatever is missing and runs the checks: lint, the core, the pack in the real ComfyUI.
 
-    python tests/run.py                 all of them
-    python tests/run.py core            one or more of: lint, core, comfy
-    python tests/run.py core -- -k odd  what follows -- goes to pytest
+python tests/run.py                 all of them
+python tests/run.py core            one or more of: lint, core, comfy
+python tests/run.py core -- -k odd  what follows -- goes to pytest
 """
 
 import os

@@ -64,10 +64,11 @@ async def _queue(session, graph: dict, client: str) -> str:
                 f"{NODE}. Put the pack into its custom_nodes folder and restart it."
             )
     async with session.post("/prompt", json={"prompt": graph, "client_id": client}) as answer:
-        said = await answer.json()
+        if answer.status == 400:
+            raise GraphFailed(_refusal(await answer.json(), graph))
         if answer.status != 200:
-            raise GraphFailed(_refusal(said, graph))
-        return said["prompt_id"]
+            raise GraphFailed(f"The server answered {answer.status}: {await answer.text()}")
+        return (await answer.json())["prompt_id"]
 
 
 def _refusal(said: dict, graph: dict) -> str:
@@ -102,10 +103,10 @@ async def _follow(socket, prompt_id: str, graph: dict, result: Result, check):
                 continue
             elif kind == "executing":
                 bar.close()
+                if data["node"] is None:  # the prompt is done, and its history is written
+                    return
             elif kind == "progress":
                 bar.show(title_of(graph, data["node"]), data["value"], data["max"])
-            elif kind == "execution_success":
-                return
             elif kind == "execution_interrupted":
                 raise GraphFailed("The run was interrupted on the server.")
             elif kind == "execution_error":

@@ -13,6 +13,26 @@ def family_of(diffusion_model) -> str:
     return f"{kind.__module__}.{kind.__qualname__}"
 
 
+def head_dim_of(diffusion_model) -> int | None:
+    """head_dim of a supported model's self-attention; None for any other model."""
+    if family_of(diffusion_model) not in SUPPORTED:
+        return None
+    return diffusion_model.dim // diffusion_model.num_heads
+
+
+def why_not_forward(diffusion_model, conditions: dict) -> str | None:
+    """Why a forward pass of a model runs as before, all of it; None if calls of it can be radial.
+
+    conditions: the keyword arguments of BaseModel.apply_model that carry conditioning.
+    """
+    family = family_of(diffusion_model)
+    if family not in SUPPORTED:
+        return f"{family} is not a model this pack knows"
+    if conditions.get("time_dim_concat") is not None:
+        return "reference frames stand behind the video's own"  # and no distance in time
+    return None
+
+
 def other_sequences(c_crossattn, conditions: dict) -> frozenset[int]:
     """Lengths of the sequences that a forward attends to besides the video: text, image tokens."""
     tensors = (c_crossattn, conditions.get("clip_fea"))
@@ -20,14 +40,12 @@ def other_sequences(c_crossattn, conditions: dict) -> frozenset[int]:
 
 
 def self_attention_layout(
-    family: str, options: dict, query_tokens: int, key_tokens: int, others: frozenset[int]
+    options: dict, query_tokens: int, key_tokens: int, others: frozenset[int]
 ) -> VideoLayout | str:
     """Where the video stands in a call, or why the call is not self-attention over a video.
 
     options: the call's transformer_options. others: see `other_sequences`.
     """
-    if family not in SUPPORTED:
-        return f"{family} is not a model this pack knows"
     grid = options.get("grid_sizes")
     if grid is None or options.get("block_index") is None:
         return "not in a transformer block"

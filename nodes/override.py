@@ -4,13 +4,14 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import comfy.model_management
 import torch
 from einops import rearrange
 
-from ..radial_core import RadialPattern, Schedule, make_plan, radial_attention
+from ..radial_core import Plan, RadialPattern, Schedule, make_plan, radial_attention
 from ..radial_core.attention import choose_backend
 from ..radial_core.schedule import step_of
-from .models import family_of, other_sequences, self_attention_layout
+from .models import other_sequences, self_attention_layout, why_not_forward
 from .tally import Tally
 
 SLOT = "optimized_attention_override"  # ComfyUI's hook, in transformer_options
@@ -23,7 +24,6 @@ class Forward:
     """What one forward pass of the model has in common for all its attention calls."""
 
     previous: Callable | None  # the override that was on the hook
-    family: str
     others: frozenset[int]
     dense_step: bool
 
@@ -41,6 +41,7 @@ class RadialOverride:
         self.schedule = schedule
         self.backend = backend
         self.tally = Tally()
+        self.failure = None  # a kernel that failed is not asked again in the same run
 
     def wrap_forward(
         self,
@@ -55,17 +56,22 @@ class RadialOverride:
     ):
         """Wrapper of BaseModel.apply_model (WrappersMP.APPLY_MODEL)."""
         options = dict(transformer_options or {})
-        sigmas, sigma = _floats(options.get("sample_sigmas")), _floats(options.get("sigmas"))
-        sigma = sigma[0] if sigma else None
-        known = sigmas is not None and sigma is not None and len(sigmas) > 1
-        self.tally.forward(step_of(sigmas, sigma) if known else None)
-        options[KEY] = Forward(
-            previous=options.get(SLOT),
-            family=family_of(executor.class_obj.diffusion_model),
-            others=other_sequences(c_crossattn, conditions),
-            dense_step=self.schedule.is_dense_step(sigmas, sigma),
-        )
-        options[SLOT] = self
+        sigmas = _schedule(options)
+        step = step_of(sigmas, _first(options.get("sigmas")))
+        self.tally.forward(step)
+        reason = why_not_forward(executor.class_obj.diffusion_model, conditions)
+        if reason is None:
+            previous = options.get(SLOT)
+            if previous is self:  # a pass within a pass
+                previous = options[KEY].previous
+            options[KEY] = Forward(
+                previous=previous,
+                others=other_sequences(c_crossattn, conditions),
+                dense_step=self.schedule.is_dense_step(sigmas, step),
+            )
+            options[SLOT] = self
+        else:
+            self.tally.dense(reason)
         return executor(x, t, c_concat, c_crossattn, control, options, **conditions)
 
     @torch.compiler.disable
@@ -85,23 +91,26 @@ class RadialOverride:
         """An attention call: q, k, v are (b, h, s, d) if skip_reshape, else (b, s, h * d)."""
         options = kwargs.get("transformer_options") or {}
         forward = options.get(KEY)
-
-        plan = self._plan_or_reason(forward, options, q, k, v, mask, skip_reshape)
-        if not isinstance(plan, str):
-            split = "b h s d -> b s h d" if skip_reshape else "b s (h d) -> b s h d"
-            merge = "b s h d -> b h s d" if skip_output_reshape else "b s h d -> b s (h d)"
-            try:
+        try:
+            plan = self._plan_or_reason(forward, options, q, k, v, mask, skip_reshape)
+            if isinstance(plan, str):
+                self.tally.dense(plan)
+            else:
+                split = "b h s d -> b s h d" if skip_reshape else "b s (h d) -> b s h d"
+                merge = "b s h d -> b h s d" if skip_output_reshape else "b s h d -> b s (h d)"
                 qs, ks, vs = (rearrange(x, split, h=heads) for x in (q, k, v))
                 backend = choose_backend(
                     self.backend, q.device, q.dtype, qs.shape[-1], plan.block_size
                 )
                 out = radial_attention(qs, ks, vs, plan, backend, kwargs.get("scale"))
-                self.tally.radial(plan, backend)
+                self.tally.radial(plan.density, backend)
                 return rearrange(out, merge)
-            except Exception as error:  # whatever a kernel does, the render goes on
-                self.tally.dense(f"{type(error).__name__}: {error}", logging.WARNING)
-        else:
-            self.tally.dense(plan)
+        except Exception as error:  # whatever goes wrong in ours, the render goes on
+            self.failure = type(error).__name__
+            self.tally.dense_calls[self.failure] += 1
+            message = "Radial attention failed; the rest of this run is dense. %s: %s"
+            details = (self.failure, error)
+            self.tally.say_once(self.failure, logging.WARNING, message, *details, exc_info=True)
 
         kwargs.update(
             mask=mask,
@@ -113,14 +122,12 @@ class RadialOverride:
             return forward.previous(func, q, k, v, heads, **kwargs)
         return func(q, k, v, heads, **kwargs)
 
-    def _plan_or_reason(self, forward, options, q, k, v, mask, skip_reshape):
+    def _plan_or_reason(self, forward, options, q, k, v, mask, skip_reshape) -> Plan | str:
         """The plan to run this call with, or why it stays dense."""
         if forward is None:
             return "outside a forward pass"
         tokens = -2 if skip_reshape else 1
-        layout = self_attention_layout(
-            forward.family, options, q.shape[tokens], k.shape[tokens], forward.others
-        )
+        layout = self_attention_layout(options, q.shape[tokens], k.shape[tokens], forward.others)
         if isinstance(layout, str):
             return layout
         if mask is not None:
@@ -135,12 +142,23 @@ class RadialOverride:
             return "dense step"
         if self.schedule.is_dense_block(options.get("block_index")):
             return "dense block"
+        if self.failure is not None:
+            return self.failure
         return make_plan(self.pattern, layout, q.device)
 
     def report(self, _model_patcher):
         """Callback at the end of a sampler run (CallbacksMP.ON_CLEANUP)."""
         self.tally.report()
+        self.failure = None
 
 
-def _floats(x: torch.Tensor | None) -> list[float] | None:
-    return None if x is None else x.flatten().tolist()
+def _schedule(options: dict) -> list[float] | None:
+    """The sampler's noise levels. ComfyUI's LoRA training puts other numbers in their place."""
+    sigmas = options.get("sample_sigmas")
+    if sigmas is None or getattr(comfy.model_management, "in_training", False):
+        return None
+    return sigmas.flatten().tolist()
+
+
+def _first(x: torch.Tensor | None) -> float | None:
+    return None if x is None or not x.numel() else float(x.detach().flatten()[0])

@@ -4,8 +4,9 @@ from comfy.patcher_extension import CallbacksMP, WrappersMP
 from comfy_api.latest import io
 
 from ..radial_core import RadialPattern, Schedule
-from ..radial_core.attention import AUTO, check_backend_name
+from ..radial_core.attention import AUTO, check_backend_name, choose_backend
 from ..radial_core.pattern import BLOCK_SIZES, MAX_DECAY
+from .models import head_dim_of
 from .override import KEY, RadialOverride
 
 MOST = 10_000
@@ -31,7 +32,8 @@ class RadialAttentionPatch(io.ComfyNode):
                     max=MOST,
                     tooltip="First steps of the sampler that keep full attention. They settle what "
                     "happens in the video: more is closer to the unpatched result and slower. A "
-                    "quarter of the steps at the trained length, 2 for longer videos.",
+                    "quarter of the steps at the trained length, 2 for longer videos. 0 for a "
+                    "model that goes on where another stopped (the low-noise expert of Wan 2.2).",
                 ),
                 io.Int.Input(
                     "dense_last_steps",
@@ -109,6 +111,10 @@ class RadialAttentionPatch(io.ComfyNode):
         pattern = RadialPattern(decay, sink_frames, block_size)
         schedule = Schedule(dense_steps, dense_last_steps, dense_blocks)
         check_backend_name(backend)
+        head_dim = head_dim_of(model.get_model_object("diffusion_model"))
+        if backend != "auto" and head_dim is not None:
+            dtype = model.model.manual_cast_dtype or model.model_dtype()
+            choose_backend(backend, model.load_device, dtype, head_dim, block_size)
 
         override = RadialOverride(pattern, schedule, backend)
         model = model.clone()

@@ -1,6 +1,7 @@
 """What ran radial and what dense in one sampler run, and why."""
 
 import logging
+import sys
 from collections import Counter
 
 from .models import CROSS_ATTENTION
@@ -19,63 +20,68 @@ class Tally:
 
     def clear(self):
         self.steps = set()
-        self.forwards = 0
-        self.radial_calls = 0
+        self.model_calls = 0
         self.dense_calls = Counter()  # reason -> calls
-        self.plan = None
+        self.densities = []  # of each radial call
         self.backend = None
 
     def forward(self, step: int | None):
-        self.forwards += 1
-        self.steps.add(self.forwards if step is None else step)
+        self.model_calls += 1
+        self.steps.add(self.model_calls if step is None else step)
 
-    def radial(self, plan, backend: str):
-        self.radial_calls += 1
-        self.plan, self.backend = plan, backend
+    def radial(self, density: float, backend: str):
+        self.densities.append(density)
+        self.backend = backend
 
-    def dense(self, reason: str, level: int = logging.INFO):
+    def dense(self, reason: str):
         self.dense_calls[reason] += 1
-        if reason not in self._said:
-            self._said.add(reason)
-            log.log(level, "Radial attention: dense here: %s", reason)
+        self.say_once(reason, logging.INFO, "Radial attention: dense here: %s", reason)
+
+    def say_once(self, key: str, level: int, message: str, *arguments, **options):
+        if key not in self._said:
+            self._said.add(key)
+            log.log(level, message, *arguments, **options)
 
     def summary(self) -> dict:
         """The counts as plain values, with a line for people under "text"."""
-        plan = self.plan
-        kept = Counter({why: n for why, n in self.dense_calls.items() if why != CROSS_ATTENTION})
+        radial = len(self.densities)
+        density = sum(self.densities) / radial if radial else None
+        dense = Counter({why: n for why, n in self.dense_calls.items() if why != CROSS_ATTENTION})
         text = (
-            f"{len(self.steps)} steps, {self.radial_calls} self-attention calls radial, "
-            f"{kept.total()} dense"
+            f"{len(self.steps)} steps, {radial} self-attention calls radial, {dense.total()} dense"
         )
-        if kept:
-            text += f" ({', '.join(f'{why}: {n}' for why, n in kept.most_common())})"
-        if plan:
-            text += f"; {plan.density:.1%} of the blocks kept, backend {self.backend}"
+        if dense:
+            text += f" ({', '.join(f'{why}: {n}' for why, n in dense.most_common())})"
+        if radial:
+            text += f"; {density:.1%} of the blocks kept, backend {self.backend}"
         return {
             "steps": len(self.steps),
-            "model_calls": self.forwards,
-            "radial_calls": self.radial_calls,
+            "model_calls": self.model_calls,
+            "radial_calls": radial,
             "dense_calls": dict(self.dense_calls),
-            "density": plan.density if plan else None,
-            "video_density": plan.video_density if plan else None,
+            "density": density,  # the mean over the radial calls
             "backend": self.backend,
             "text": text,
         }
 
     def report(self):
-        """Log the summary of a run and send it to the page or script that queued it; start anew."""
-        if self.forwards:
-            summary = self.summary()
-            log.info("Radial attention: %s", summary["text"])
-            _send(EVENT, summary)
-        self.clear()
+        """Log the summary of a run and send it to the page or script that queued it; start anew.
+
+        Never raises: it runs when the video is done, and the video must not be lost for it.
+        """
+        try:
+            if self.model_calls:
+                summary = self.summary()
+                log.info("Radial attention: %s", summary["text"])
+                _send(EVENT, summary)
+        except Exception:
+            log.exception("Radial attention: no summary of this run")
+        finally:
+            self.clear()
 
 
 def _send(event: str, data: dict):
-    try:
-        from server import PromptServer
-    except ImportError:  # ComfyUI used as a library
-        return
-    server = getattr(PromptServer, "instance", None)
+    module = sys.modules.get("server")  # ComfyUI's; not there when it is used as a library
+    server = getattr(getattr(module, "PromptServer", None), "instance", None)
     if server is not None:
         server.send_sync(event, data, server.client_id)

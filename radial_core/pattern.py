@@ -22,6 +22,7 @@ always sees its own place in every frame that the rule keeps.
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 
@@ -92,11 +93,6 @@ class RadialPattern:
         blocks = block_count(layout, size)
         frames = torch.arange(layout.frames, dtype=torch.int32)
 
-        reach = [self.reach(d, s) for d in range(layout.frames)]
-        reach = torch.tensor([-1 if r is None else r for r in reach], dtype=torch.int32)
-        reach = reach[(frames[:, None] - frames).abs()]  # (query frames, key frames)
-        reach[:, : self.sink_frames] = s + size
-
         # Every (query block, frame it lies in, key frame). A block seldom lies in more than two
         # frames; with the later one first, the runs of a row ascend.
         start = torch.arange(query_blocks.start, query_blocks.stop, dtype=torch.int32) * size
@@ -107,7 +103,8 @@ class RadialPattern:
         lies_in = (frame >= first_frame[:, None]) & (frame < layout.frames)
         frame = torch.where(lies_in, frame, 0)
 
-        reach = reach[frame]  # (query blocks, frames it lies in, key frames)
+        reach = _reach_of_key_frames(self, layout.frames, s)[layout.frames - 1 - frame]
+        reach[..., : self.sink_frames] = s + size
         kept = (reach >= 0) & lies_in[..., None]
         same_place = (start[:, None] - frame * s)[..., None] + frames * s
         shift = size.bit_length() - 1  # >> divides by the block size, rounding down
@@ -125,6 +122,19 @@ class RadialPattern:
         first = torch.cat([torch.zeros_like(before), first, torch.full_like(after, end // size)], 1)
         last = torch.cat([before, last, after], 1)
         return first, last
+
+
+@lru_cache(maxsize=16)
+def _reach_of_key_frames(
+    pattern: RadialPattern, frames: int, tokens_per_frame: int
+) -> torch.Tensor:
+    """`reach`, -1 for None, to every key frame; row r is that of query frame frames - 1 - r.
+
+    (frames, frames), but a view: a row is a window on the reach by difference of the frames.
+    """
+    reach = [pattern.reach(d, tokens_per_frame) for d in range(frames)]
+    reach = torch.tensor([-1 if r is None else r for r in reach], dtype=torch.int32)
+    return torch.cat([reach.flip(0), reach[1:]]).unfold(0, frames, 1)
 
 
 def block_count(layout: VideoLayout, block_size: int) -> int:

@@ -10,7 +10,7 @@ from .layout import VideoLayout
 from .pattern import RadialPattern, block_count
 
 PLANS_KEPT = 16
-ROWS_AT_ONCE = 256  # bounds the scratch memory of building a plan
+RUNS_AT_ONCE = 2**16  # bounds the scratch memory of building a plan
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,9 +93,11 @@ def _compressed_rows(
     pattern: RadialPattern, layout: VideoLayout
 ) -> tuple[torch.Tensor, torch.Tensor]:
     blocks = block_count(layout, pattern.block_size)
+    frames_in_a_block = pattern.block_size // layout.tokens_per_frame + 2
+    rows_at_once = max(1, RUNS_AT_ONCE // (layout.frames * frames_in_a_block))
     counts, indices = [], []
-    for start in range(0, blocks, ROWS_AT_ONCE):
-        rows = range(start, min(start + ROWS_AT_ONCE, blocks))
+    for start in range(0, blocks, rows_at_once):
+        rows = range(start, min(start + rows_at_once, blocks))
         first, last = pattern.key_runs(layout, rows)
         # Runs ascend, so a run adds the blocks past the furthest one seen so far in its row.
         seen = last.cummax(dim=1).values

@@ -32,16 +32,15 @@ class Schedule:
             if not isinstance(value, int) or isinstance(value, bool) or value < 0:
                 raise ValueError(f"{name} must be a whole number from 0 up, got {value!r}")
 
-    def is_dense_step(self, sigmas: Sequence[float] | None, sigma: float | None) -> bool:
-        """Whether the step that `sigma` belongs to is dense at every block.
+    def is_dense_step(self, sigmas: Sequence[float] | None, step: int | None) -> bool:
+        """Whether a step is dense at every block.
 
-        sigmas: the steps + 1 noise levels of this sampler; None when there is no schedule (as in
-        training), and then no step is dense.
+        sigmas: the steps + 1 noise levels of this sampler. step: see `step_of`; None when there is
+        no schedule (as in training), and then it is not dense.
         """
-        if sigmas is None or sigma is None or len(sigmas) < 2:
+        if step is None:
             return False
         steps = len(sigmas) - 1
-        step = step_of(sigmas, sigma)
         ends_clean = abs(sigmas[-1]) <= CLEAN * abs(sigmas[0])
         return step < self.dense_steps or (ends_clean and step >= steps - self.dense_last_steps)
 
@@ -50,13 +49,15 @@ class Schedule:
         return block_index is not None and block_index < self.dense_blocks
 
 
-def step_of(sigmas: Sequence[float], sigma: float) -> int:
+def step_of(sigmas: Sequence[float] | None, sigma: float | None) -> int | None:
     """The step, from 0, whose noise levels [sigmas[i], sigmas[i + 1]) hold `sigma`.
 
     A sampler may call the model between two noise levels (dpm_2, heun, uni_pc), or a little above
     the first one: each call belongs to the step it falls in. Schedules may fall or, for inversion,
-    rise.
+    rise. None when there is no schedule.
     """
+    if sigmas is None or sigma is None or len(sigmas) < 2:
+        return None
     sign = -1 if sigmas[0] > sigmas[-1] else 1
     rising = [sign * s for s in sigmas]
     step = 0

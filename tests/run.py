@@ -35,7 +35,7 @@ def main():
         raise SystemExit(f"Expected any of {', '.join(PARTS)}; got {', '.join(unknown)}\n{__doc__}")
     python = ensure_environment().python
     # Tiny models: more threads than this only get in each other's way.
-    environment = {"OMP_NUM_THREADS": str(min(os.cpu_count() or 1, 4)), **os.environ}
+    environment = {"OMP_NUM_THREADS": str(min(os.cpu_count() or 1, 2)), **os.environ}
     failed = []
     for part in parts:
         start = time.monotonic()

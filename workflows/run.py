@@ -10,12 +10,16 @@ import hashlib
 import importlib.util
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+from urllib.parse import urlsplit
 
-from headless import environment as env
-from headless.graph import load_graph, names, set_inputs
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # not there in isolated mode
+
+from headless import environment as env  # noqa: E402
+from headless.graph import load_graph, names, set_inputs  # noqa: E402
 
 # Stand-ins show that everything works, not how it looks: a size that a laptop does in a minute.
 STAND_IN_SIZE = {"width": 256, "height": 128, "length": 129, "steps": 12, "dense_steps": 3}
@@ -25,15 +29,18 @@ def main():
     arguments = parse()
     graph = load_graph(arguments.workflow)
     settings = dict(arguments.set)
+    graph_as_set = set_inputs(graph, settings)
+    make_folder(arguments.output)
     use_python_of(arguments)
-    from headless.server import ServerDied, end_on_signals
+    from headless.server import ServerDied
+    from headless.signals import end_on_signals
 
     end_on_signals()
     try:
         if arguments.server:
-            run(arguments.server.rstrip("/"), set_inputs(graph, settings), arguments.output)
+            run(arguments.server, graph_as_set, arguments.output)
         elif arguments.comfyui:
-            run_on_users_comfyui(arguments, set_inputs(graph, settings))
+            run_on_users_comfyui(arguments, graph_as_set)
         else:
             run_on_stand_ins(arguments, graph, settings)
     except ServerDied as error:
@@ -45,12 +52,19 @@ def parse() -> argparse.Namespace:
         description=__doc__.split("\n\n")[0],
         epilog=__doc__.split("\n\n", 1)[1],
         formatter_class=argparse.RawDescriptionHelpFormatter,
+        usage="%(prog)s WORKFLOW [options] [-- ComfyUI's own options]",
     )
     parser.add_argument("workflow", help=f"one of {', '.join(names())}, or an API JSON file")
     where = parser.add_mutually_exclusive_group()
-    where.add_argument("--comfyui", type=Path, metavar="DIR", help="start the ComfyUI in DIR")
-    where.add_argument("--server", metavar="URL", help="use the ComfyUI that runs at URL")
-    parser.add_argument("--python", type=Path, help="the Python of --comfyui, if not found")
+    where.add_argument(
+        "--comfyui", type=comfyui_folder, metavar="DIR", help="start the ComfyUI in DIR"
+    )
+    where.add_argument(
+        "--server", type=server_url, metavar="URL", help="use the ComfyUI that runs at URL"
+    )
+    parser.add_argument(
+        "--python", type=program, help="the Python of --comfyui, if not in a venv there"
+    )
     parser.add_argument(
         "--set",
         action="append",
@@ -61,12 +75,6 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument(
         "--output", type=Path, default=Path("output"), help="folder for the outputs (./output)"
-    )
-    parser.add_argument(
-        "comfyui_arguments",
-        nargs="*",
-        metavar="-- ...",
-        help="arguments for the ComfyUI that is started: -- --lowvram",
     )
     words = sys.argv[1:]
     at = words.index("--") if "--" in words else len(words)
@@ -85,6 +93,37 @@ def setting(text: str) -> tuple[str, object]:
         return name, value
 
 
+def server_url(text: str) -> str:
+    parts = urlsplit(text)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise argparse.ArgumentTypeError(f"expected http://HOST:PORT, got {text!r}")
+    return text.rstrip("/")
+
+
+def comfyui_folder(text: str) -> Path:
+    folder = Path(text).expanduser().resolve()
+    if not (folder / "main.py").is_file():
+        raise argparse.ArgumentTypeError(f"{folder} has no main.py, so it is not ComfyUI's folder")
+    return folder
+
+
+def program(text: str) -> Path:
+    found = shutil.which(os.path.expanduser(text))
+    if not found:
+        raise argparse.ArgumentTypeError(f"there is no program {text}")
+    return Path(found).absolute()
+
+
+def make_folder(folder: Path):
+    """Before anything runs, so that no result is lost for want of a place."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SystemExit(f"--output: can't make {folder}: {error.strerror}") from None
+    if not os.access(folder, os.W_OK):
+        raise SystemExit(f"--output: can't write into {folder}")
+
+
 def use_python_of(arguments):
     """Go on under a Python that has what is needed, unless this is one."""
     if arguments.comfyui:
@@ -98,17 +137,20 @@ def use_python_of(arguments):
     if Path(sys.executable) == python or os.environ.get("RADIAL_ATTENTION_PYTHON") == str(python):
         return
     os.environ["RADIAL_ATTENTION_PYTHON"] = str(python)
-    command = [str(python), __file__, *sys.argv[1:]]
-    if os.name == "nt":
-        sys.exit(subprocess.run(command).returncode)
+    command = [str(python), str(Path(__file__).resolve()), *sys.argv[1:]]
     sys.stdout.flush()
-    os.execv(command[0], command)
+    if os.name != "nt":
+        os.execv(command[0], command)
+    process = subprocess.Popen(command)
+    while True:  # Ctrl-C reaches both; this one waits while the other cleans up
+        try:
+            sys.exit(process.wait())
+        except KeyboardInterrupt:
+            pass
 
 
 def users_python(arguments) -> Path:
-    folder = arguments.comfyui.expanduser().resolve()
-    if not (folder / "main.py").is_file():
-        raise SystemExit(f"--comfyui: {folder} has no main.py, so it is not ComfyUI's folder")
+    folder = arguments.comfyui
     candidates = [
         folder / "venv/bin/python",
         folder / ".venv/bin/python",
@@ -125,7 +167,6 @@ def run_on_stand_ins(arguments, graph: dict, settings: dict):
 
     inputs = {name for node in graph.values() for name in node["inputs"]}
     size = {k: v for k, v in STAND_IN_SIZE.items() if k in inputs and k not in settings}
-    graph = set_inputs(graph, {**size, **settings})
     environment = env.ensure_environment()
     models = stand_in_models(environment)
     print(
@@ -135,6 +176,7 @@ def run_on_stand_ins(arguments, graph: dict, settings: dict):
         + "\n(--set changes it)."
     )
     print(f"Starting ComfyUI {env.COMFYUI_VERSION} ...", flush=True)
+    graph = set_inputs(graph, {**size, **settings})
     with standin_server(environment, models, arguments.comfyui_arguments) as server:
         run(server.url, graph, arguments.output, server.check)
 
@@ -144,24 +186,27 @@ def stand_in_models(environment: env.Environment) -> Path:
     recipe = Path(__file__).parent / "headless/standins.py"
     tag = hashlib.sha256(recipe.read_bytes()).hexdigest()[:12]
     models = environment.comfyui.parent / f"stand-ins-{tag}"
-    if not models.exists():
-        print("Making the stand-in weights")
-        fresh = models.with_name(f"{models.name}.{os.getpid()}")
+    if models.exists():
+        return models
+    print("Making the stand-in weights", flush=True)
+    fresh = models.with_name(f"{models.name}.{os.getpid()}")
+    try:
         command = [environment.python, recipe, environment.comfyui, fresh]
-        subprocess.run(command, check=True)
-        try:
+        made = subprocess.run(command, capture_output=True, text=True)
+        if made.returncode:
+            raise SystemExit(f"{made.stderr}\nCould not make the stand-in weights in {fresh}.")
+        if not models.exists():  # another run may have been faster
             fresh.rename(models)
-        except OSError:  # another run was faster
-            pass
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
     return models
 
 
 def run_on_users_comfyui(arguments, graph: dict):
     from headless.server import users_server
 
-    folder = arguments.comfyui.expanduser().resolve()
-    print(f"Starting ComfyUI in {folder} ...", flush=True)
-    environment = env.Environment(users_python(arguments), folder)
+    print(f"Starting ComfyUI in {arguments.comfyui} ...", flush=True)
+    environment = env.Environment(users_python(arguments), arguments.comfyui)
     with users_server(environment, arguments.comfyui_arguments) as server:
         run(server.url, graph, arguments.output, server.check)
 
@@ -169,7 +214,7 @@ def run_on_users_comfyui(arguments, graph: dict):
 def run(url: str, graph: dict, output: Path, check=lambda: None):
     import asyncio
 
-    from headless.client import GraphFailed, run_graph
+    from headless.client import NODE, GraphFailed, run_graph
 
     try:
         result = asyncio.run(run_graph(url, graph, output, check))
@@ -177,7 +222,9 @@ def run(url: str, graph: dict, output: Path, check=lambda: None):
         raise SystemExit(str(error)) from None
     for summary in result.summaries:
         print(f"Radial attention: {summary['text']}")
-    if not result.summaries:
+    if not any(node["class_type"] == NODE for node in graph.values()):
+        print(f"Radial attention: the workflow has no {NODE}")
+    elif not result.summaries:
         print("Radial attention: no sampler ran (the server had the result already)")
     for file in result.files:
         print(f"Output: {file.resolve()}")

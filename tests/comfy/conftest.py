@@ -1,6 +1,7 @@
 """The real ComfyUI in this process: its loader loads the pack, its sampler runs the models."""
 
 import asyncio
+import importlib
 import sys
 from pathlib import Path
 
@@ -62,14 +63,18 @@ def load(weights, metadata):
 @pytest.fixture
 def summaries(monkeypatch):
     """What each sampler run tells the page, in order."""
-    tally = sys.modules[patch_module().RadialOverride.__module__.replace("override", "tally")]
     sent = []
-    monkeypatch.setattr(tally, "_send", lambda event, data: sent.append(data))
+    monkeypatch.setattr(pack_module("nodes.tally"), "_send", lambda event, data: sent.append(data))
     return sent
 
 
 def patch_module():
     return sys.modules[nodes.NODE_CLASS_MAPPINGS["RadialAttentionPatch"].__module__]
+
+
+def pack_module(name):
+    """A module of the pack as ComfyUI loaded it: "nodes.override", "radial_core.reference"."""
+    return importlib.import_module(f"{patch_module().__name__.rsplit('.nodes.', 1)[0]}.{name}")
 
 
 DEFAULTS = {
@@ -102,15 +107,17 @@ def sample(
     seed=1,
     text_tokens=20,
     latent=None,
+    condition=None,
     **options,
 ):
-    """ComfyUI's KSampler on a random prompt. Height and width in latent pixels, 2 a patch.
+    """ComfyUI's KSampler on a random prompt; condition: what the prompt carries besides text.
 
-    The default is 9 x 6 x 10 patches: 540 tokens, 8.4 blocks of 64. Returns (b, c, f, h, w).
+    Height and width in latent pixels, 2 a patch. The default is 9 x 6 x 10 patches: 540 tokens,
+    8.4 blocks of 64. Returns (b, c, f, h, w).
     """
     generator = torch.Generator().manual_seed(7)
     positive, negative = (
-        [[torch.randn(1, text_tokens, 16, generator=generator), {}]] for _ in range(2)
+        [[torch.randn(1, text_tokens, 16, generator=generator), condition or {}]] for _ in range(2)
     )
     if latent is None:
         latent = torch.zeros(batch, 16, frames, height, width)

@@ -1,13 +1,13 @@
 """The node among other nodes: what goes radial, what stays dense and says so."""
 
-import importlib
+import dataclasses
 
 import comfy.model_management
 import comfy.samplers
 import pytest
 import torch
 from comfy_api.torch_helpers import set_torch_compile_wrapper
-from conftest import difference, patch, patch_module, sample
+from conftest import difference, pack_module, patch, sample
 
 SLOT = "optimized_attention_override"
 BLOCKS = 3
@@ -41,19 +41,40 @@ def test_shares_the_hook_with_another_node(wan, order, summaries):
     assert len(calls) == summaries[0]["dense_calls"]["cross-attention"]
 
 
-def test_an_override_that_wraps_what_it_finds_still_runs_once(wan, summaries):
-    """A later node that chains: ours goes in front of the chain, not into it twice."""
-    patched = patch(wan)
-    before = patched.model_options["transformer_options"].get(SLOT)
+def with_wrapper(model, wrapper):
+    """A node that wraps each forward pass, inside our own wrapper."""
+    model = model.clone()
+    model.add_wrapper_with_key("apply_model", "test", wrapper)
+    return model
+
+
+def test_an_override_that_wraps_ours_during_the_pass(wan, summaries):
     calls = []
-    count = counting(calls)
 
-    def chaining(func, *args, **kwargs):
-        count(lambda *a, **k: None, *args, **kwargs)
-        return before(func, *args, **kwargs) if before else func(*args, **kwargs)
+    def wrapper(executor, *args, **kwargs):
+        options, ours = args[5], args[5][SLOT]
+        count = counting(calls)
+        options[SLOT] = lambda func, *a, **k: count(lambda *b, **j: ours(func, *b, **j), *a, **k)
+        return executor(*args, **kwargs)
 
-    assert difference(sample(with_override(patched, chaining)), sample(patched)) < 1e-6
-    assert set(calls) == {(540, 20)}
+    plain = sample(patch(wan))
+    assert difference(sample(with_wrapper(patch(wan), wrapper)), plain) < 1e-6
+    assert set(calls) == {(540, 20), (540, 540)}
+    assert summaries[0] == summaries[1]
+
+
+def test_a_pass_within_a_pass(wan, summaries):
+    """A wrapper that runs the model anew with the options it got: our hook is on it already."""
+
+    def wrapper(executor, *args, **kwargs):
+        if args[5].get("within"):
+            return executor(*args, **kwargs)
+        args[5]["within"] = True
+        return executor.class_obj.apply_model(*args, **kwargs)
+
+    plain = sample(patch(wan))
+    assert difference(sample(with_wrapper(patch(wan), wrapper)), plain) < 1e-6
+    assert summaries[1]["dense_calls"] == summaries[0]["dense_calls"]
 
 
 def test_patched_twice_the_later_settings_count(wan, summaries):
@@ -125,7 +146,7 @@ def dense_forwards(wan, summaries, steps, **options):
     settings = {k: options.pop(k) for k in ("dense_steps", "dense_last_steps") if k in options}
     model = patch(wan, **settings)
     seen = []
-    override = importlib.import_module(patch_module().RadialOverride.__module__)
+    override = pack_module("nodes.override")
 
     def watch(apply, p):
         key = float(p["timestep"][0])
@@ -188,7 +209,11 @@ def reasons(summary):
     "case, reason",
     [
         ({"frames": 1, "height": 64, "width": 64}, "single frame"),
-        ({"frames": 5, "height": 8, "width": 8}, "only 80 tokens"),
+        ({"frames": 7, "height": 16, "width": 18}, "only 504 tokens"),  # 512 are 8 blocks of 64
+        (
+            {"condition": {"time_dim_concat": torch.zeros(1, 16, 2, 12, 20)}},
+            "reference frames stand behind the video's own",
+        ),
         ({"text_tokens": 540}, "the video and its prompt both have 540 tokens"),
     ],
 )
@@ -203,22 +228,94 @@ def test_stays_dense_and_says_why_once(wan, case, reason, summaries, caplog):
     assert sum(reason in line for line in said) == 1
 
 
-def test_a_masked_call_stays_dense(wan, summaries):
-    """No Wan call has a mask today; ask the hook itself, in the middle of a real forward pass."""
-    asked = []
+def test_eight_blocks_are_enough(wan, summaries):
+    sample(patch(wan), frames=8, height=16, width=16)
+    assert summaries[0]["radial_calls"] > 0
 
-    def override(func, q, k, v, heads, mask=None, **kwargs):
-        if not asked and k.shape[1] == 20:
+
+def ask_the_hook(wan, ask):
+    """Call `ask(ours, options)` in the middle of a real forward pass."""
+    answers = []
+
+    def override(func, q, k, v, heads, **kwargs):
+        if not answers:
             options = kwargs["transformer_options"]
-            mask_of_ours = torch.zeros(1, 540)
-            q = torch.randn(q.shape[0], 540, 256)
-            ours = options[SLOT]
-            asked.append(ours(lambda *a, **k: k["mask"], q, q, q, heads, mask_of_ours, **kwargs))
-            assert asked[0] is mask_of_ours
-        return func(q, k, v, heads, mask=mask, **kwargs)
+            answers.append(ask(options[SLOT], options))
+        return func(q, k, v, heads, **kwargs)
 
-    sample(patch(with_override(wan, override)))
-    assert asked and summaries[0]["dense_calls"]["attention mask"] == 1
+    sample(patch(with_override(wan, override)), steps=1, cfg=1.0)
+    return answers[0]
+
+
+def test_a_masked_call_stays_dense(wan, summaries):
+    q, mask = torch.randn(1, 540, 256), torch.zeros(1, 540)
+
+    def ask(ours, options):
+        options = {**options, "radial_attention": _without_previous(options)}
+        return ours(lambda *a, **k: k["mask"], q, q, q, 2, mask, transformer_options=options)
+
+    assert ask_the_hook(wan, ask) is mask
+    assert summaries[0]["dense_calls"]["attention mask"] == 1
+
+
+def _without_previous(options):
+    return dataclasses.replace(options["radial_attention"], previous=None)
+
+
+@pytest.mark.parametrize("skip_reshape", [False, True])
+@pytest.mark.parametrize("skip_output_reshape", [False, True])
+def test_every_layout_of_a_call(wan, summaries, skip_reshape, skip_output_reshape):
+    core = pack_module("radial_core")
+    reference = pack_module("radial_core.reference")
+    q, k, v = torch.randn(3, 2, 540, 2, 128).unbind(0)
+    plan = core.make_plan(core.RadialPattern(0.2, 1, 64), core.VideoLayout(9, 6, 10))
+    truth = reference.reference_attention(q, k, v, plan, 0.3).float()
+    given = [x.transpose(1, 2) if skip_reshape else x.flatten(2) for x in (q, k, v)]
+    layout = {"skip_reshape": skip_reshape, "skip_output_reshape": skip_output_reshape}
+
+    out = ask_the_hook(
+        wan,
+        lambda ours, options: ours(
+            None, *given, 2, **layout, scale=0.3, transformer_options=options
+        ),
+    )
+    expected = truth.transpose(1, 2) if skip_output_reshape else truth.flatten(2)
+    assert difference(out, expected) < 1e-5
+
+
+def test_keys_with_other_heads_stay_dense(wan, summaries):
+    q, k = torch.randn(1, 2, 540, 128), torch.randn(1, 1, 540, 128)
+
+    def ask(ours, options):
+        options = {**options, "radial_attention": _without_previous(options)}
+        return ours(
+            lambda *a, **k: "dense", q, k, k, 2, skip_reshape=True, transformer_options=options
+        )
+
+    assert ask_the_hook(wan, ask) == "dense"
+    assert summaries[0]["dense_calls"]["keys have other heads than queries"] == 1
+
+
+def test_in_comfyuis_lora_training_every_call_is_radial(wan, summaries, monkeypatch):
+    """Its sampler puts image numbers where a schedule stands."""
+    from comfy_extras import nodes_train
+
+    latents = torch.randn(3, 16, 9, 12, 20)
+    sampler = nodes_train.TrainSampler(
+        torch.nn.functional.mse_loss,
+        torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1),
+        batch_size=2,
+        total_steps=2,
+        training_dtype=torch.float32,
+    )
+    guider = nodes_train.TrainGuider(patch(wan, dense_steps=5, dense_last_steps=1, dense_blocks=1))
+    guider.set_conds([[torch.randn(1, 20, 16), {}] for _ in latents])
+    monkeypatch.setattr(comfy.model_management, "in_training", True)
+    with torch.inference_mode(False), torch.enable_grad():
+        guider.sample(torch.randn_like(latents), latents, sampler, torch.arange(3), seed=1)
+    (summary,) = summaries
+    assert summary["radial_calls"] == 2 * summary["model_calls"] > 0
+    assert reasons(summary) == {"dense block"}
 
 
 def test_another_model_runs_as_before(summaries):
@@ -271,36 +368,72 @@ def test_another_model_runs_as_before(summaries):
 
 
 def test_a_failing_kernel_does_not_spoil_the_render(wan, summaries, monkeypatch, caplog):
-    core = importlib.import_module(
-        patch_module().__name__.rsplit(".nodes.", 1)[0] + ".radial_core.attention"
-    )
+    asked = []
 
     class Broken:
         why_not = staticmethod(lambda *args: None)
 
         @staticmethod
         def run(*args):
-            raise RuntimeError("no nvcc")
+            asked.append(args)
+            raise RuntimeError(f"no nvcc, {len(asked)} times")
 
-    monkeypatch.setattr(core, "_module", lambda name: Broken)
+    monkeypatch.setattr(pack_module("radial_core.attention"), "_module", lambda name: Broken)
     assert torch.equal(sample(patch(wan)), sample(wan))
     assert summaries[0]["radial_calls"] == 0
-    warned = [r for r in caplog.records if "RuntimeError: no nvcc" in r.getMessage()]
-    assert len(warned) == 1 and warned[0].levelname == "WARNING"
+    assert summaries[0]["dense_calls"]["RuntimeError"] == BLOCKS * summaries[0]["model_calls"]
+    assert len(asked) == 1  # not asked again in the same run
+    warned = [r for r in caplog.records if r.levelname == "WARNING"]
+    assert len(warned) == 1 and "RuntimeError: no nvcc" in warned[0].getMessage()
 
 
-def test_under_torch_compile(wan, summaries):
+def test_a_plan_that_cannot_be_made_does_not_spoil_the_render(wan, summaries, monkeypatch):
+    def out_of_memory(*args):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(pack_module("nodes.override"), "make_plan", out_of_memory)
+    assert torch.equal(sample(patch(wan)), sample(wan))
+    assert summaries[0]["dense_calls"]["OutOfMemoryError"] > 0
+
+
+def test_a_page_that_is_gone_does_not_spoil_the_video(wan, monkeypatch, caplog):
+    def closed(event, data):
+        raise RuntimeError("Event loop is closed")
+
+    model = patch(wan)
+    whole = sample(model)
+    monkeypatch.setattr(pack_module("nodes.tally"), "_send", closed)
+    assert torch.equal(sample(model), whole)
+    assert "no summary of this run" in caplog.text
+
+
+def test_a_named_backend_that_cannot_run_is_refused_before_sampling(wan, monkeypatch):
+    sdpa = pack_module("radial_core.backends.sdpa")
+    monkeypatch.setattr(sdpa, "why_not", lambda *args: "install this and that")
+    with pytest.raises(ValueError, match="install this and that"):
+        patch(wan, backend="sdpa")
+    patch(wan, backend="auto")  # may still find another
+
+
+@pytest.mark.parametrize("order", ["patched, then compiled", "compiled, then patched"])
+def test_under_torch_compile(wan, summaries, order):
     """Whatever is compiled, each step decides anew whether it is dense."""
+
+    def compiled(model):
+        model = model.clone()
+        # TorchCompileModel's own options, and the quick backend
+        options = {"guard_filter_fn": lambda g: ["transformer_options" not in e.name for e in g]}
+        set_torch_compile_wrapper(model, "eager", options=options)
+        return model
+
     settings = {"dense_steps": 1, "dense_blocks": 1}
-    model = patch(wan, **settings)
-    set_torch_compile_wrapper(
-        model,
-        "eager",
-        options={"guard_filter_fn": lambda g: ["transformer_options" not in e.name for e in g]},
-    )
-    assert difference(sample(model), sample(patch(wan, **settings))) < 1e-5
-    compiled, plain = summaries
-    assert compiled == plain
+    plain = sample(patch(wan, **settings))
+    if order == "patched, then compiled":
+        model = compiled(patch(wan, **settings))
+    else:
+        model = patch(compiled(wan), **settings)
+    assert difference(sample(model), plain) < 1e-5
+    assert summaries[0] == summaries[1]
 
 
 @pytest.mark.parametrize(

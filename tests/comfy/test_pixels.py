@@ -1,8 +1,10 @@
 """What a patched model computes, held against the unpatched one and the oracle's attention."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
-from conftest import difference, load, patch, patch_module, sample
+from conftest import difference, load, pack_module, patch, sample
 
 CASES = {
     "cfg in one batch": {},
@@ -15,10 +17,7 @@ CASES = {
 
 
 def core():
-    import importlib
-
-    name = patch_module().__name__.rsplit(".nodes.", 1)[0] + ".radial_core"
-    return importlib.import_module(name), importlib.import_module(name + ".reference")
+    return pack_module("radial_core"), pack_module("radial_core.reference")
 
 
 def with_oracle_attention(model, grid, pattern):
@@ -76,6 +75,32 @@ def test_cfg_in_two_batches(wan, summaries, monkeypatch):
     assert difference(sample(patch(wan)), together) < 1e-5
     assert [s["model_calls"] for s in summaries] == [2, 4]
     assert all(s["steps"] == 2 for s in summaries)
+
+
+def test_image_to_video(summaries):
+    """The same class as text to video, with image tokens in its cross-attention."""
+    from comfy.ldm.wan.model import WanModel
+    from headless.standins import _operations, _randomised
+
+    net = WanModel(
+        model_type="i2v",
+        dim=256,
+        ffn_dim=256,
+        num_heads=2,
+        num_layers=2,
+        text_dim=16,
+        in_dim=36,
+        **_operations(),
+    )
+    model = load(_randomised(net), {"config": '{"transformer": {"text_dim": 16}}'})
+    image = SimpleNamespace(penultimate_hidden_states=torch.randn(1, 257, 1280))
+    case = {"condition": {"clip_vision_output": image}}
+    everything = {"sink_frames": 1000, "decay": 4.0}
+    assert difference(sample(patch(model, **everything), **case), sample(model, **case)) < 1e-4
+    radial_core, _ = core()
+    oracle, _ = with_oracle_attention(model, (9, 6, 10), radial_core.RadialPattern(0.2, 1, 64))
+    assert difference(sample(patch(model), **case), sample(oracle, **case)) < 1e-4
+    assert all(s["radial_calls"] == 2 * s["model_calls"] for s in summaries)
 
 
 def test_what_a_token_sees_in_the_models_own_output(wan_weights):

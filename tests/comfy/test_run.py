@@ -1,16 +1,22 @@
 """workflows/run.py as a person runs it."""
 
+import asyncio
+import http.server
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
+import headless.server
 import psutil
 import pytest
 from conftest import PACK
+from headless.client import run_graph
+from headless.graph import load_graph, set_inputs
 from headless.server import ServerDied, standin_server
 
 RUN = PACK / "workflows/run.py"
@@ -22,18 +28,13 @@ def run(*arguments, cwd):
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300)
 
 
-def servers():
-    """Command lines of ComfyUI servers on this machine, by pid."""
-    found = {}
-    for process in psutil.process_iter(["pid", "cmdline"]):
-        line = process.info["cmdline"] or []
-        if any(part.endswith("main.py") for part in line) and "--port" in line:
-            found[process.info["pid"]] = line
-    return found
+def servers_of(process):
+    """The ComfyUI servers that a run.py has started."""
+    children = psutil.Process(process.pid).children(recursive=True)
+    return [child for child in children if "--port" in child.cmdline()]
 
 
 def test_with_nothing_else_on_the_machine(tmp_path):
-    before = servers()
     done = run("wan21_t2v", *QUICK, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "tiny random weights" in done.stdout
@@ -42,7 +43,6 @@ def test_with_nothing_else_on_the_machine(tmp_path):
     (line,) = (line for line in done.stdout.splitlines() if line.startswith("Output: "))
     assert Path(line.removeprefix("Output: ")).stat().st_size > 1000
     assert (tmp_path / "output").is_dir()
-    assert servers().keys() <= before.keys()
 
 
 def test_a_comfyui_of_the_users_own(tmp_path, environment, stand_ins):
@@ -69,25 +69,58 @@ def test_a_server_that_is_running(tmp_path, environment, stand_ins):
 
 @pytest.mark.skipif(os.name == "nt", reason="signals")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_stopped_in_the_middle_it_leaves_no_server(tmp_path, number):
-    before = servers()
-    with subprocess.Popen(
-        [sys.executable, RUN, "wan21_t2v", "--set=steps=500"],
-        cwd=tmp_path,
-        stderr=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        start_new_session=True,
-    ) as process:
-        seen = b""
-        while b"/500" not in seen:  # it samples
-            piece = process.stderr.read1(4096)
-            assert piece, seen.decode()
-            seen += piece
-        assert len(servers()) == len(before) + 1
+@pytest.mark.parametrize("moment", ["Starting ComfyUI", "/500"])
+def test_stopped_it_leaves_no_server(tmp_path, moment, number):
+    log = tmp_path / "log"
+    with open(log, "wb") as out:
+        process = subprocess.Popen(
+            [sys.executable, RUN, "wan21_t2v", *QUICK, "--set=steps=500"],
+            cwd=tmp_path,
+            stdout=out,
+            stderr=out,
+            start_new_session=True,
+        )
+    try:
+        wait_for(lambda: moment in log.read_text())
+        wait_for(lambda: servers_of(process))
+        started = servers_of(process)
         process.send_signal(number)
-        process.communicate(timeout=30)
-    assert process.returncode != 0
-    assert servers().keys() <= before.keys()
+        assert process.wait(timeout=30) != 0
+        assert not psutil.wait_procs(started, timeout=5)[1]
+        assert "Traceback" not in log.read_text()
+    finally:
+        process.kill()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals")
+def test_stopped_at_the_very_moment_of_starting_it_leaves_no_server(tmp_path):
+    """Signals a few milliseconds apart, around the start of the server's process."""
+    sleeper = tmp_path / "ComfyUI"
+    sleeper.mkdir()
+    (sleeper / "main.py").write_text("import time; time.sleep(60)")
+    for i in range(20):
+        command = [sys.executable, RUN, "wan21_t2v", "--comfyui", sleeper]
+        process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True)
+        while "Starting" not in process.stdout.readline():
+            pass
+        time.sleep(i / 4000)
+        process.send_signal(signal.SIGINT)
+        process.wait(timeout=30)
+        left = [p for p in psutil.process_iter(["cmdline"]) if str(sleeper) in line_of(p)]
+        for p in left:
+            p.kill()
+        assert not left, f"{i / 4} ms"
+
+
+def line_of(process):
+    return " ".join(process.info["cmdline"] or [])
+
+
+def wait_for(what, seconds=120):
+    deadline = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 def test_a_server_that_dies_is_reported_with_the_end_of_its_log(tmp_path, environment):
@@ -100,14 +133,33 @@ def test_a_server_that_dies_is_reported_with_the_end_of_its_log(tmp_path, enviro
     assert "No space left on device" in done.stderr and "Traceback" not in done.stderr
 
 
-def test_a_server_that_dies_in_the_middle(environment, stand_ins):
+def test_a_server_that_dies_in_the_middle(tmp_path, environment, stand_ins):
+    graph = set_inputs(load_graph("wan21_t2v"), {"steps": 500, "width": 128, "height": 128})
     with standin_server(environment, stand_ins) as server:
-        server.process.kill()
-        deadline = time.monotonic() + 10
-        with pytest.raises(ServerDied, match=r"(?s)end of its log.*Starting server"):
-            while time.monotonic() < deadline:
-                server.check()
-                time.sleep(0.05)
+        threading.Timer(8, server.process.kill).start()
+        with pytest.raises(ServerDied, match=r"(?s)code -9\. The end of its log:\n  \| "):
+            asyncio.run(run_graph(server.url, graph, tmp_path, server.check))
+
+
+def test_a_port_that_is_taken_meanwhile(environment, stand_ins, monkeypatch):
+    """Somebody else answers on the port that was free: not taken for ours, and the next one is."""
+    with http.server.ThreadingHTTPServer(
+        ("127.0.0.1", 0), http.server.SimpleHTTPRequestHandler
+    ) as other:
+        threading.Thread(target=other.serve_forever, daemon=True).start()
+        ports = [other.server_address[1], headless.server._free_port()]
+        monkeypatch.setattr(headless.server, "_free_port", lambda: ports.pop(0))
+        with standin_server(environment, stand_ins) as server:
+            assert not ports and str(other.server_address[1]) not in server.url
+        other.shutdown()
+
+
+def test_a_proxy_is_not_asked_for_this_machine(environment, stand_ins, monkeypatch):
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.setattr(headless.server, "START_SECONDS", 60)
+    with standin_server(environment, stand_ins) as server:
+        server.check()
 
 
 @pytest.mark.parametrize(
@@ -118,6 +170,11 @@ def test_a_server_that_dies_in_the_middle(environment, stand_ins):
         (["wan21_t2v", "--set", "steps"], "expected INPUT=VALUE, got 'steps'"),
         (["wan21_t2v", "--set", "stepz=3"], "no node of the workflow has such an input"),
         (["wan21_t2v", "--server", "http://127.0.0.1:9"], "Lost the server at http://127.0.0.1:9"),
+        (["wan21_t2v", "--server", "localhost:8188"], "expected http://HOST:PORT"),
+        (["wan21_t2v", "--server", ""], "expected http://HOST:PORT, got ''"),
+        (["wan21_t2v", "--python", "no/such"], "there is no program no/such"),
+        (["wan21_t2v", "steps=20"], "unrecognized arguments: steps=20"),
+        (["wan21_t2v", "--output", str(RUN)], "--output: can't make"),
         ([str(PACK / "workflows/wan21_t2v.json")], "is not in API format"),
     ],
 )

@@ -74,7 +74,7 @@ def test_takes_any_scale_and_large_logits(scale):
     plan = make_plan(RadialPattern(0.2, 1, 64), layout)
     out = radial_attention(q, k, v, plan, softmax_scale=scale)
     assert out.isfinite().all()
-    assert relative_rms(out, reference_attention(q, k, v, plan, scale)) < 1e-5
+    assert relative_rms(out, reference_attention(q, k, v, plan, scale)) < 3e-5
 
 
 def test_takes_any_strides():

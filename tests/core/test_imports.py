@@ -9,14 +9,15 @@ ALLOWED = {"torch", "einops"}
 
 
 def imported_by(file):
+    """Top-level names of what a file imports; of relative imports, the levels they go up."""
     for node in ast.walk(ast.parse(file.read_text())):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.level == 0:
-            yield node.module
+            yield from (alias.name.split(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.level or node.module.split(".")[0]
 
 
 @pytest.mark.parametrize("file", sorted(CORE.rglob("*.py")), ids=lambda f: f.name)
 def test_the_core_imports_torch_einops_and_the_standard_library(file):
-    roots = {name.split(".")[0] for name in imported_by(file)}
-    assert roots <= ALLOWED | set(sys.stdlib_module_names)
+    within = set(range(1, len(file.relative_to(CORE).parts) + 1))
+    assert set(imported_by(file)) <= ALLOWED | set(sys.stdlib_module_names) | within

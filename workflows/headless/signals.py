@@ -1,0 +1,31 @@
+"""Ctrl-C and its kin: they unwind the program, but never between a start and its stop."""
+
+import contextlib
+import signal
+import sys
+from collections.abc import Iterator
+
+ENDING = [
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
+]
+
+
+def end_on_signals():
+    """Let SIGTERM and SIGHUP unwind the program as Ctrl-C does; nohup still shields from SIGHUP."""
+    for number in ENDING[1:]:
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, lambda number, frame: sys.exit(128 + number))
+
+
+@contextlib.contextmanager
+def undisturbed() -> Iterator[None]:
+    """Hold those signals back until the block is left. In the main thread only."""
+    held = []
+    before = {n: signal.signal(n, lambda number, frame: held.append(number)) for n in ENDING}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        for number in held:
+            signal.raise_signal(number)

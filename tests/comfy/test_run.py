@@ -1,6 +1,7 @@
 """workflows/run.py as a person runs it."""
 
 import asyncio
+import contextlib
 import http.server
 import os
 import shutil
@@ -30,8 +31,12 @@ def run(*arguments, cwd):
 
 def servers_of(process):
     """The ComfyUI servers that a run.py has started."""
-    children = psutil.Process(process.pid).children(recursive=True)
-    return [child for child in children if "--port" in child.cmdline()]
+    found = []
+    for child in psutil.Process(process.pid).children(recursive=True):
+        with contextlib.suppress(psutil.Error):  # it may end while we look
+            if "--port" in child.cmdline():
+                found.append(child)
+    return found
 
 
 def test_with_nothing_else_on_the_machine(tmp_path):

@@ -1,6 +1,7 @@
 """What does a plan cost to make, and how much of the block map does it keep?
 
-One core; a fresh process for each case, so that the first plan, with nothing warm, is timed too.
+One core; a fresh process for each case, so that the first plan of its size is timed too (after a
+tiny one, which loads torch's code from the disk).
 """
 
 import json
@@ -29,6 +30,7 @@ CASES = [
 def measure(name, grid, decay, sink, upstream) -> dict:
     torch.set_num_threads(1)
     layout = VideoLayout(*grid)
+    make_plan(RadialPattern(), VideoLayout(2, 8, 8))
     first, *again = (timed(RadialPattern(decay + i / 1e6, sink), layout) for i in range(6))
     plan = make_plan(RadialPattern(decay, sink), layout)
     return {

@@ -24,7 +24,9 @@ class RadialAttentionPatch(io.ComfyNode):
             "Wan 2.1 at its trained length with 20 steps.",
             search_aliases=["radial", "sparse attention", "long video", "fast video", "wan speed"],
             inputs=[
-                io.Model.Input("model", tooltip="A video model. Wan 2.1 text to video for now."),
+                io.Model.Input(
+                    "model", tooltip="A video model: Wan 2.1 for now. Any other runs as before."
+                ),
                 io.Int.Input(
                     "dense_steps",
                     default=5,

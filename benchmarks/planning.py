@@ -14,7 +14,7 @@ import torch
 
 from radial_core import RadialPattern, VideoLayout, make_plan
 
-# name, grid in patches, decay, sink, share kept upstream in percent (FACTS: the released code)
+# name, grid in patches, decay, sink, share that the released code keeps in percent
 CASES = [
     ("HunyuanVideo 117 f 768p", (30, 48, 80), 0.95, 0, 27.46),
     ("Wan 69 f 768p", (18, 48, 80), 0.2, 1, 28.71),

@@ -10,7 +10,7 @@ from .layout import VideoLayout
 from .pattern import RadialPattern, block_count
 
 PLANS_KEPT = 16
-RUNS_AT_ONCE = 2**16  # bounds the scratch memory of building a plan
+RUNS_AT_ONCE = 2**17  # bounds the scratch memory of building a plan, to some MiB
 
 
 @dataclass(frozen=True, eq=False)

@@ -30,7 +30,7 @@ def test_equals_the_released_rule_on_whole_block_frames(seed):
     assert torch.equal(make_plan(pattern, layout).block_mask(), expected)
 
 
-WHOLE = [  # settings of the authors; the share they keep, FACTS.md section 1
+WHOLE = [  # settings of the authors, and the share that the released code keeps
     ("hunyuan 117 f 768p", (30, 48, 80), 0.95, 0, 27.46),
     ("wan 69 f 768p", (18, 48, 80), 0.2, 1, 28.71),
     ("wan 161 f 768p", (41, 48, 80), 1.0, 1, 26.39),

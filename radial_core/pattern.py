@@ -73,8 +73,7 @@ class RadialPattern:
         """
         if distance <= 1:
             return tokens_per_frame + self.block_size
-        scale = math.floor(math.log2(tokens_per_frame)) - (distance.bit_length() - 1)
-        width = 2.0**scale
+        width = 2.0 ** (tokens_per_frame.bit_length() - distance.bit_length())  # L
         if width < THINNING_WIDTH and distance % int(THINNING_WIDTH / width):
             return None
         return math.floor(max(width * self.decay, self.block_size)) + self.slack

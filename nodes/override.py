@@ -56,23 +56,40 @@ class RadialOverride:
     ):
         """Wrapper of BaseModel.apply_model (WrappersMP.APPLY_MODEL)."""
         options = dict(transformer_options or {})
+        try:
+            self._take_the_hook(
+                executor.class_obj.diffusion_model, options, c_crossattn, conditions
+            )
+        except Exception as error:
+            self._fail(error)
+        return executor(x, t, c_concat, c_crossattn, control, options, **conditions)
+
+    def _take_the_hook(self, diffusion_model, options: dict, c_crossattn, conditions: dict):
+        """Put this override on the hook of a forward pass, if the pass has calls for it."""
         sigmas = _schedule(options)
         step = step_of(sigmas, _first(options.get("sigmas")))
         self.tally.forward(step)
-        reason = why_not_forward(executor.class_obj.diffusion_model, conditions)
-        if reason is None:
-            previous = options.get(SLOT)
-            if previous is self:  # a pass within a pass
-                previous = options[KEY].previous
-            options[KEY] = Forward(
-                previous=previous,
-                others=other_sequences(c_crossattn, conditions),
-                dense_step=self.schedule.is_dense_step(sigmas, step),
-            )
-            options[SLOT] = self
-        else:
+        reason = why_not_forward(diffusion_model, conditions)
+        if reason is not None:
             self.tally.dense(reason)
-        return executor(x, t, c_concat, c_crossattn, control, options, **conditions)
+            return
+        previous = options.get(SLOT)
+        if previous is self:  # a pass within a pass
+            previous = options[KEY].previous
+        options[KEY] = Forward(
+            previous=previous,
+            others=other_sequences(c_crossattn, conditions),
+            dense_step=self.schedule.is_dense_step(sigmas, step),
+        )
+        options[SLOT] = self
+
+    def _fail(self, error: Exception):
+        """Whatever goes wrong in ours, the render goes on."""
+        self.failure = type(error).__name__
+        self.tally.dense_calls[self.failure] += 1
+        message = "Radial attention failed; the rest of this run is dense. %s: %s"
+        details = (self.failure, error)
+        self.tally.say_once(self.failure, logging.WARNING, message, *details, exc_info=True)
 
     @torch.compiler.disable
     def __call__(
@@ -105,12 +122,8 @@ class RadialOverride:
                 out = radial_attention(qs, ks, vs, plan, backend, kwargs.get("scale"))
                 self.tally.radial(plan.density, backend)
                 return rearrange(out, merge)
-        except Exception as error:  # whatever goes wrong in ours, the render goes on
-            self.failure = type(error).__name__
-            self.tally.dense_calls[self.failure] += 1
-            message = "Radial attention failed; the rest of this run is dense. %s: %s"
-            details = (self.failure, error)
-            self.tally.say_once(self.failure, logging.WARNING, message, *details, exc_info=True)
+        except Exception as error:
+            self._fail(error)
 
         kwargs.update(
             mask=mask,

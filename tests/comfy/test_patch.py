@@ -396,6 +396,16 @@ def test_a_plan_that_cannot_be_made_does_not_spoil_the_render(wan, summaries, mo
     assert summaries[0]["dense_calls"]["OutOfMemoryError"] > 0
 
 
+def test_options_it_cannot_read_do_not_spoil_the_render(wan, summaries):
+    def wrapper(executor, *args, **kwargs):
+        args[5]["sample_sigmas"] = "not a tensor"
+        return executor(*args, **kwargs)
+
+    model = wan.clone()
+    model.add_wrapper_with_key("apply_model", "test", wrapper)  # before ours, so it runs outside
+    assert torch.equal(sample(patch(model)), sample(wan))
+
+
 def test_a_page_that_is_gone_does_not_spoil_the_video(wan, monkeypatch, caplog):
     def closed(event, data):
         raise RuntimeError("Event loop is closed")

@@ -29,6 +29,16 @@ def run(*arguments, cwd):
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300)
 
 
+def start(*arguments, **options):
+    """run.py in a session of its own; it hears Ctrl-C even if these tests run in the background."""
+    return subprocess.Popen(
+        [sys.executable, RUN, *arguments],
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        **options,
+    )
+
+
 def servers_of(process):
     """The ComfyUI servers that a run.py has started."""
     found = []
@@ -78,12 +88,8 @@ def test_a_server_that_is_running(tmp_path, environment, stand_ins):
 def test_stopped_it_leaves_no_server(tmp_path, moment, number):
     log = tmp_path / "log"
     with open(log, "wb") as out:
-        process = subprocess.Popen(
-            [sys.executable, RUN, "wan21_t2v", *QUICK, "--set=steps=500"],
-            cwd=tmp_path,
-            stdout=out,
-            stderr=out,
-            start_new_session=True,
+        process = start(
+            "wan21_t2v", *QUICK, "--set=steps=500", cwd=tmp_path, stdout=out, stderr=out
         )
     try:
         wait_for(lambda: moment in log.read_text())
@@ -104,8 +110,8 @@ def test_stopped_at_the_very_moment_of_starting_it_leaves_no_server(tmp_path):
     sleeper.mkdir()
     (sleeper / "main.py").write_text("import time; time.sleep(60)")
     for i in range(20):
-        command = [sys.executable, RUN, "wan21_t2v", "--comfyui", sleeper]
-        process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True)
+        pipe = {"stdout": subprocess.PIPE, "text": True}
+        process = start("wan21_t2v", "--comfyui", sleeper, cwd=tmp_path, **pipe)
         while "Starting" not in process.stdout.readline():
             pass
         time.sleep(i / 4000)

@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # not there in isolated mode
 
 from headless import environment as env  # noqa: E402
-from headless.graph import load_graph, names, set_inputs  # noqa: E402
+from headless.graph import holders, load_graph, names, set_inputs  # noqa: E402
 
 # Stand-ins show that everything works, not how it looks: a size that a laptop does in a minute.
 STAND_IN_SIZE = {"width": 256, "height": 128, "length": 129, "steps": 12, "dense_steps": 3}
@@ -29,7 +29,8 @@ def main():
     arguments = parse()
     graph = load_graph(arguments.workflow)
     settings = dict(arguments.set)
-    graph_as_set = set_inputs(graph, settings)
+    small = {} if arguments.server or arguments.comfyui else stand_in_size(graph, settings)
+    graph = set_inputs(graph, {**small, **settings})
     make_folder(arguments.output)
     use_python_of(arguments)
     from headless.server import ServerDied
@@ -38,11 +39,11 @@ def main():
     end_on_signals()
     try:
         if arguments.server:
-            run(arguments.server, graph_as_set, arguments.output)
+            run(arguments.server, graph, arguments.output)
         elif arguments.comfyui:
-            run_on_users_comfyui(arguments, graph_as_set)
+            run_on_users_comfyui(arguments, graph)
         else:
-            run_on_stand_ins(arguments, graph, settings)
+            run_on_stand_ins(arguments, graph, small)
     except ServerDied as error:
         raise SystemExit(str(error)) from None
 
@@ -162,21 +163,23 @@ def users_python(arguments) -> Path:
     return arguments.python or (found[0] if found else Path(sys.executable))
 
 
-def run_on_stand_ins(arguments, graph: dict, settings: dict):
+def stand_in_size(graph: dict, settings: dict) -> dict:
+    """What to make small of a graph for the stand-ins: the inputs it has and nobody set."""
+    return {k: v for k, v in STAND_IN_SIZE.items() if k not in settings and holders(graph, k)}
+
+
+def run_on_stand_ins(arguments, graph: dict, small: dict):
     from headless.server import standin_server
 
-    inputs = {name for node in graph.values() for name in node["inputs"]}
-    size = {k: v for k, v in STAND_IN_SIZE.items() if k in inputs and k not in settings}
     environment = env.ensure_environment()
     models = stand_in_models(environment)
     print(
         "No checkpoints: tiny random weights of the same architecture stand in for the model,\n"
         "text encoder and VAE, so the video is coloured noise. At a small size: "
-        + ", ".join(f"{k} {v}" for k, v in size.items())
+        + ", ".join(f"{k} {v}" for k, v in small.items())
         + "\n(--set changes it)."
     )
     print(f"Starting ComfyUI {env.COMFYUI_VERSION} ...", flush=True)
-    graph = set_inputs(graph, {**size, **settings})
     with standin_server(environment, models, arguments.comfyui_arguments) as server:
         run(server.url, graph, arguments.output, server.check)
 

@@ -68,13 +68,10 @@ def summaries(monkeypatch):
     return sent
 
 
-def patch_module():
-    return sys.modules[nodes.NODE_CLASS_MAPPINGS["RadialAttentionPatch"].__module__]
-
-
 def pack_module(name):
     """A module of the pack as ComfyUI loaded it: "nodes.override", "radial_core.reference"."""
-    return importlib.import_module(f"{patch_module().__name__.rsplit('.nodes.', 1)[0]}.{name}")
+    pack = nodes.NODE_CLASS_MAPPINGS["RadialAttentionPatch"].__module__.removesuffix(".nodes.patch")
+    return importlib.import_module(f"{pack}.{name}")
 
 
 DEFAULTS = {

@@ -141,7 +141,7 @@ def test_interrupted_then_run_again(wan, summaries):
     assert summaries[2] == summaries[0]
 
 
-def dense_forwards(wan, summaries, steps, **options):
+def dense_forwards(wan, steps, **options):
     """Which forward passes of a run were dense, by asking the hook at each one."""
     settings = {k: options.pop(k) for k in ("dense_steps", "dense_last_steps") if k in options}
     model = patch(wan, **settings)
@@ -167,7 +167,7 @@ def dense_forwards(wan, summaries, steps, **options):
 )
 def test_dense_steps_under_every_kind_of_sampler(wan, sampler, summaries):
     steps = 6
-    seen = dense_forwards(wan, summaries, steps, sampler=sampler, dense_steps=2, dense_last_steps=1)
+    seen = dense_forwards(wan, steps, sampler=sampler, dense_steps=2, dense_last_steps=1)
     sigmas = comfy.samplers.KSampler(wan, steps, wan.load_device, sampler, "simple").sigmas.tolist()
     for sigma, dense in seen:
         near = min(range(len(sigmas)), key=lambda i: abs(sigmas[i] - sigma))
@@ -181,17 +181,15 @@ def test_dense_steps_under_every_kind_of_sampler(wan, sampler, summaries):
 
 def test_dense_steps_of_a_sliced_schedule(wan, summaries):
     common = {"steps": 6, "dense_steps": 1, "dense_last_steps": 1}
-    high = dense_forwards(wan, summaries, start_step=0, last_step=3, **common)
-    low = dense_forwards(
-        wan, summaries, start_step=3, last_step=6, force_full_denoise=True, **common
-    )
+    high = dense_forwards(wan, start_step=0, last_step=3, **common)
+    low = dense_forwards(wan, start_step=3, last_step=6, force_full_denoise=True, **common)
     assert [dense for _, dense in high] == [True, False, False]  # hands over: no last step
     assert [dense for _, dense in low] == [True, False, True]
 
 
 def test_one_step(wan, summaries):
-    assert dense_forwards(wan, summaries, steps=1, dense_steps=1)[0][1]
-    assert not dense_forwards(wan, summaries, steps=1)[0][1]
+    assert dense_forwards(wan, steps=1, dense_steps=1)[0][1]
+    assert not dense_forwards(wan, steps=1)[0][1]
 
 
 def test_dense_blocks(wan, summaries):
@@ -234,13 +232,14 @@ def test_eight_blocks_are_enough(wan, summaries):
 
 
 def ask_the_hook(wan, ask):
-    """Call `ask(ours, options)` in the middle of a real forward pass."""
+    """Call `ask(ours, options)` in the middle of a real forward pass, with no other override."""
     answers = []
 
     def override(func, q, k, v, heads, **kwargs):
         if not answers:
             options = kwargs["transformer_options"]
-            answers.append(ask(options[SLOT], options))
+            alone = dataclasses.replace(options["radial_attention"], previous=None)
+            answers.append(ask(options[SLOT], {**options, "radial_attention": alone}))
         return func(q, k, v, heads, **kwargs)
 
     sample(patch(with_override(wan, override)), steps=1, cfg=1.0)
@@ -251,15 +250,10 @@ def test_a_masked_call_stays_dense(wan, summaries):
     q, mask = torch.randn(1, 540, 256), torch.zeros(1, 540)
 
     def ask(ours, options):
-        options = {**options, "radial_attention": _without_previous(options)}
         return ours(lambda *a, **k: k["mask"], q, q, q, 2, mask, transformer_options=options)
 
     assert ask_the_hook(wan, ask) is mask
     assert summaries[0]["dense_calls"]["attention mask"] == 1
-
-
-def _without_previous(options):
-    return dataclasses.replace(options["radial_attention"], previous=None)
 
 
 @pytest.mark.parametrize("skip_reshape", [False, True])
@@ -287,7 +281,6 @@ def test_keys_with_other_heads_stay_dense(wan, summaries):
     q, k = torch.randn(1, 2, 540, 128), torch.randn(1, 1, 540, 128)
 
     def ask(ours, options):
-        options = {**options, "radial_attention": _without_previous(options)}
         return ours(
             lambda *a, **k: "dense", q, k, k, 2, skip_reshape=True, transformer_options=options
         )
@@ -322,7 +315,7 @@ def test_another_model_runs_as_before(summaries):
     """HunyuanVideo, until this pack knows it."""
     import comfy.ldm.hunyuan_video.model as hunyuan
     import comfy.sd
-    from headless.standins import _operations, _randomised
+    from headless.standins import operations, randomised
 
     net = hunyuan.HunyuanVideo(
         image_model="hunyuan_video",
@@ -345,9 +338,9 @@ def test_another_model_runs_as_before(summaries):
         meanflow_sum=False,
         use_cond_type_embedding=False,
         vision_in_dim=None,
-        **_operations(),
+        **operations(),
     )
-    model = comfy.sd.load_diffusion_model_state_dict(_randomised(net))
+    model = comfy.sd.load_diffusion_model_state_dict(randomised(net))
 
     def run(model):
         import nodes

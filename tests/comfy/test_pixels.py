@@ -80,7 +80,7 @@ def test_cfg_in_two_batches(wan, summaries, monkeypatch):
 def test_image_to_video(summaries):
     """The same class as text to video, with image tokens in its cross-attention."""
     from comfy.ldm.wan.model import WanModel
-    from headless.standins import _operations, _randomised
+    from headless.standins import operations, randomised
 
     net = WanModel(
         model_type="i2v",
@@ -90,9 +90,9 @@ def test_image_to_video(summaries):
         num_layers=2,
         text_dim=16,
         in_dim=36,
-        **_operations(),
+        **operations(),
     )
-    model = load(_randomised(net), {"config": '{"transformer": {"text_dim": 16}}'})
+    model = load(randomised(net), {"config": '{"transformer": {"text_dim": 16}}'})
     image = SimpleNamespace(penultimate_hidden_states=torch.randn(1, 257, 1280))
     case = {"condition": {"clip_vision_output": image}}
     everything = {"sink_frames": 1000, "decay": 4.0}

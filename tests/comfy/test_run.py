@@ -19,6 +19,7 @@ from conftest import PACK
 from headless.client import run_graph
 from headless.graph import load_graph, set_inputs
 from headless.server import ServerDied, standin_server
+from run import stand_in_size
 
 RUN = PACK / "workflows/run.py"
 QUICK = [f"--set={s}" for s in ("width=128", "height=128", "length=65", "steps=2", "dense_steps=0")]
@@ -173,6 +174,13 @@ def test_a_proxy_is_not_asked_for_this_machine(environment, stand_ins, monkeypat
     monkeypatch.setattr(headless.server, "START_SECONDS", 60)
     with standin_server(environment, stand_ins) as server:
         server.check()
+
+
+def test_stand_ins_make_small_what_is_a_plain_value_and_not_set():
+    graph = load_graph("wan21_t2v")
+    graph["8"]["inputs"]["width"] = ["7", 0]  # a link
+    small = stand_in_size(graph, {"steps": 3})
+    assert set(small) == {"height", "length", "dense_steps"}
 
 
 @pytest.mark.parametrize(

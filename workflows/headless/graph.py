@@ -1,5 +1,6 @@
 """Reads API graphs and sets their inputs."""
 
+import copy
 import json
 from pathlib import Path
 
@@ -34,17 +35,17 @@ def set_inputs(graph: dict, settings: dict[str, object]) -> dict:
 
     Raises SystemExit if no node has such an input as a plain value.
     """
-    graph = json.loads(json.dumps(graph))
+    graph = copy.deepcopy(graph)
     for setting, value in settings.items():
-        node_id, _, name = setting.rpartition(".")
-        nodes = [graph[node_id]] if node_id in graph else [] if node_id else graph.values()
-        holders = [n for n in nodes if name in n["inputs"] and not _is_link(n["inputs"][name])]
-        if not holders:
+        if not (nodes := holders(graph, setting)):
             raise SystemExit(f"--set {setting}: no node of the workflow has such an input")
-        for node in holders:
-            node["inputs"][name] = value
+        for node in nodes:
+            node["inputs"][setting.rpartition(".")[2]] = value
     return graph
 
 
-def _is_link(value) -> bool:
-    return isinstance(value, list)
+def holders(graph: dict, setting: str) -> list[dict]:
+    """The nodes that hold an input, "steps" or "9.steps", as a plain value and not as a link."""
+    node_id, _, name = setting.rpartition(".")
+    nodes = [graph[node_id]] if node_id in graph else [] if node_id else graph.values()
+    return [n for n in nodes if name in n["inputs"] and not isinstance(n["inputs"][name], list)]

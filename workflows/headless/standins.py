@@ -19,9 +19,9 @@ def tiny_wan_t2v():
     from comfy.ldm.wan.model import WanModel
 
     model = WanModel(
-        dim=256, ffn_dim=512, num_heads=2, num_layers=3, text_dim=TEXT_WIDTH, **_operations()
+        dim=256, ffn_dim=512, num_heads=2, num_layers=3, text_dim=TEXT_WIDTH, **operations()
     )
-    return _randomised(model), {"transformer": {"text_dim": TEXT_WIDTH}}
+    return randomised(model), {"transformer": {"text_dim": TEXT_WIDTH}}
 
 
 def tiny_wan_vae():
@@ -29,7 +29,7 @@ def tiny_wan_vae():
     from comfy.ldm.wan.vae import WanVAE
 
     vae = WanVAE(dim=4, z_dim=16, temperal_downsample=[False, True, True])
-    return _randomised(vae), None
+    return randomised(vae), None
 
 
 def tiny_umt5():
@@ -49,7 +49,7 @@ def tiny_umt5():
         "is_gated_act": True,
         "model_type": "umt5",
     }
-    weights = _randomised(T5(config, **_operations()))
+    weights = randomised(T5(config, **operations()))
     weights = {name: x.to(torch.bfloat16) for name, x in weights.items()}
     weights["spiece_model"] = torch.frombuffer(bytearray(tokenizer), dtype=torch.uint8)
     return weights, {"text_encoder_options": {"umt5xxl_model_config": config}}
@@ -73,14 +73,15 @@ def write_stand_ins(models: Path):
         save_file(weights, models / name, metadata)
 
 
-def _operations() -> dict:
+def operations() -> dict:
+    """What ComfyUI's model classes are built with: plain layers, float32, on the CPU."""
     import torch
     from comfy.ops import disable_weight_init
 
     return {"operations": disable_weight_init, "device": "cpu", "dtype": torch.float32}
 
 
-def _randomised(model) -> dict:
+def randomised(model) -> dict:
     """The model's weights, drawn anew: matrices keep the size of what they multiply."""
     import torch
 

@@ -1,14 +1,19 @@
-"""radial_attention(): check the call, choose a backend, run it."""
+"""radial_attention(): check the call, choose a backend, run it; if it fails, the next one."""
 
-from importlib import import_module
-from types import ModuleType
+import logging
+from functools import cache
 
 import torch
 
+from .backends import BACKENDS, SHORT, backend_module, ranking
+from .call import Call, on_device
 from .plan import Plan
+from .proof import proof_failure
 
-AUTO = ("sdpa",)  # what "auto" tries, best first
-BACKENDS = (*AUTO, "reference")
+log = logging.getLogger("radial_attention")
+
+_choices: dict[tuple, str] = {}  # by the backend asked for and the kind of call
+_failures: dict[tuple[str, Call], str] = {}  # of backends that failed in a call, not tried again
 
 
 def radial_attention(
@@ -18,15 +23,115 @@ def radial_attention(
     plan: Plan,
     backend: str = "auto",
     softmax_scale: float | None = None,
-) -> torch.Tensor:
+    return_lse: bool = False,
+) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
     """Exact attention over the kept blocks of a plan.
 
     q, k, v: (b, s, h, d) with s = plan.tokens, any strides, on the plan's device. Returns a tensor
-    of the same shape and dtype. softmax_scale: d ** -0.5 if None. backend: a name in BACKENDS, or
-    "auto" for the first that can.
+    of the same shape and dtype; with return_lse also the natural log of the softmax's denominator,
+    float32 (b, h, s). softmax_scale: d ** -0.5 if None. backend: a name in BACKENDS, or "auto" for
+    the fastest that can. A backend that fails is logged, and the next one takes the call.
 
     Raises ValueError if the tensors don't fit the plan, or no such backend can take them.
     """
+    _check_tensors(q, k, v, plan)
+    out, lse, _ = attend(q, k, v, plan, backend, softmax_scale, return_lse)
+    return (out, lse) if return_lse else out
+
+
+def attend(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    plan: Plan,
+    backend: str = "auto",
+    softmax_scale: float | None = None,
+    return_lse: bool = False,
+) -> tuple[torch.Tensor, torch.Tensor | None, str]:
+    """`radial_attention` of tensors known to fit the plan: out, lse or None, and the backend."""
+    grad = torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad)
+    kind = (q.device, q.dtype, q.shape[-1], plan.block_size, grad, return_lse)
+    key = (backend, plan.tokens, kind)
+    name = _choices.get(key)
+    if name is None:
+        name = _choices[key] = choose_backend(backend, Call(*kind), plan.tokens)
+    scale = q.shape[-1] ** -0.5 if softmax_scale is None else softmax_scale
+    while True:
+        try:
+            with on_device(q.device):
+                return *backend_module(name).run(q, k, v, plan, scale, return_lse), name
+        except Exception as error:
+            name = _next_after(name, Call(*kind), plan.tokens, error)
+            if not isinstance(error, torch.OutOfMemoryError):
+                _choices[key] = name
+
+
+def _next_after(name: str, call: Call, tokens: int, error: Exception) -> str:
+    """The backend to run in place of one that failed. Raises its error if there is none."""
+    log.warning("Backend %s failed on %s: %s", name, call, error, exc_info=True)
+    # Out of memory may pass; all else will happen again.
+    if not isinstance(error, torch.OutOfMemoryError):
+        _failures[name, call] = f"{name} failed: {type(error).__name__}: {error}"
+        _choices.clear()
+    names = ranking(call, tokens)
+    names = names[names.index(name) + 1 :] if name in names else names
+    try:
+        return _first_that_can(names, call)
+    except ValueError:
+        raise error from None
+
+
+def choose_backend(backend: str, call: Call, tokens: int = SHORT) -> str:
+    """The name of the backend to run: the one asked for, or the first that can for "auto".
+
+    Raises ValueError if the name is unknown, or none can take such a call.
+    """
+    check_backend_name(backend)
+    if backend != "auto":
+        return _first_that_can((backend,), call)
+    names = ranking(call, tokens)
+    name = _first_that_can(names, call)
+    if name == "sdpa" and call.device.type == "cuda":
+        _warn_that_it_is_slow(tuple(why_not(other, call) for other in names[:-1]))
+    return name
+
+
+@cache
+def _warn_that_it_is_slow(reasons: tuple[str, ...]) -> None:
+    reasons = "; ".join(reasons) or "there is none for this GPU"
+    log.warning("Radial attention runs without a sparse kernel, and may gain nothing: %s", reasons)
+
+
+def why_not(name: str, call: Call) -> str | None:
+    """Why a backend can't take such a call, for a person to read; None if it can.
+
+    One that says it can has to prove it on the device first.
+    """
+    return (
+        backend_module(name).why_not(call)
+        or _failures.get((name, call))
+        or proof_failure(name, call)
+    )
+
+
+def check_backend_name(backend: str) -> None:
+    """Raises ValueError if there is no such backend."""
+    if backend != "auto" and backend not in BACKENDS:
+        names = ", ".join(("auto", *BACKENDS))
+        raise ValueError(f"backend must be one of {names}, got {backend!r}")
+
+
+def _first_that_can(names: tuple[str, ...], call: Call) -> str:
+    reasons = []
+    for name in names:
+        reason = why_not(name, call)
+        if reason is None:
+            return name
+        reasons.append(reason)
+    raise ValueError("; ".join(reasons) or "no backend is left")
+
+
+def _check_tensors(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, plan: Plan) -> None:
     if q.ndim != 4 or q.shape[1] != plan.tokens:
         raise ValueError(f"q must be (b, {plan.tokens}, h, d), got {tuple(q.shape)}")
     for name, x in (("k", k), ("v", v)):
@@ -37,34 +142,3 @@ def radial_attention(
             )
     if plan.device != q.device:
         raise ValueError(f"the plan must be on {q.device}, got a plan on {plan.device}")
-    scale = q.shape[-1] ** -0.5 if softmax_scale is None else softmax_scale
-    name = choose_backend(backend, q.device, q.dtype, q.shape[-1], plan.block_size)
-    return _module(name).run(q, k, v, plan, scale)
-
-
-def choose_backend(
-    backend: str, device: torch.device, dtype: torch.dtype, head_dim: int, block_size: int
-) -> str:
-    """The name of the backend to run: the one asked for, or the first that can for "auto".
-
-    Raises ValueError if the name is unknown, or none can take such a call.
-    """
-    check_backend_name(backend)
-    reasons = []
-    for name in AUTO if backend == "auto" else (backend,):
-        reason = _module(name).why_not(device, dtype, head_dim, block_size)
-        if reason is None:
-            return name
-        reasons.append(reason)
-    raise ValueError("; ".join(reasons))
-
-
-def check_backend_name(backend: str) -> None:
-    """Raises ValueError if there is no such backend."""
-    if backend != "auto" and backend not in BACKENDS:
-        names = ", ".join(("auto", *BACKENDS))
-        raise ValueError(f"backend must be one of {names}, got {backend!r}")
-
-
-def _module(name: str) -> ModuleType:
-    return import_module(f".backends.{name}", __package__)

@@ -16,15 +16,31 @@ def reference_attention(
 
     q, k, v: (b, s, h, d). Returns float64 (b, s, h, d). The scale is d ** -0.5 if None.
     """
-    scale = q.shape[-1] ** -0.5 if softmax_scale is None else softmax_scale
-    q, k, v = (x.double() for x in (q, k, v))
-    block = torch.arange(plan.tokens, device=q.device) // plan.block_size
-    keep = plan.block_mask()[block[:, None], block]  # (query tokens, key tokens)
-
+    v = v.double()
     out = torch.empty_like(v)
+    for b, h, scores in _scores_of_each_head(q, k, plan, softmax_scale):
+        out[b, :, h] = scores.softmax(dim=-1) @ v[b, :, h]
+    return out
+
+
+def reference_lse(
+    q: torch.Tensor, k: torch.Tensor, plan: Plan, softmax_scale: float | None = None
+) -> torch.Tensor:
+    """log(sum(exp(q k^T * softmax_scale), over the kept keys only)), float64 (b, h, s)."""
+    batch, tokens, heads, _ = q.shape
+    lse = torch.empty(batch, heads, tokens, dtype=torch.float64, device=q.device)
+    for b, h, scores in _scores_of_each_head(q, k, plan, softmax_scale):
+        lse[b, h] = scores.logsumexp(dim=-1)
+    return lse
+
+
+def _scores_of_each_head(q, k, plan, softmax_scale):
+    """Batch index, head, and the scores (query tokens, key tokens), -inf where dropped."""
+    scale = q.shape[-1] ** -0.5 if softmax_scale is None else softmax_scale
+    q, k = q.double(), k.double()
+    block = torch.arange(plan.tokens, device=q.device) // plan.block_size
+    keep = plan.block_mask()[block[:, None], block]
     for b in range(q.shape[0]):
         for h in range(q.shape[2]):
             scores = q[b, :, h] @ k[b, :, h].T * scale
-            scores = scores.masked_fill(~keep, -torch.inf)
-            out[b, :, h] = scores.softmax(dim=-1) @ v[b, :, h]
-    return out
+            yield b, h, scores.masked_fill(~keep, -torch.inf)

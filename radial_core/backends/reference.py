@@ -2,15 +2,22 @@
 
 import torch
 
+from ..call import Call
 from ..plan import Plan
-from ..reference import reference_attention
+from ..reference import reference_attention, reference_lse
 
 
-def why_not(device: torch.device, dtype: torch.dtype, head_dim: int, block_size: int) -> str | None:
+def why_not(call: Call) -> str | None:
     return None
 
 
 def run(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, plan: Plan, softmax_scale: float
-) -> torch.Tensor:
-    return reference_attention(q, k, v, plan, softmax_scale).to(q.dtype)
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    plan: Plan,
+    softmax_scale: float,
+    return_lse: bool,
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    out = reference_attention(q, k, v, plan, softmax_scale).to(q.dtype)
+    return out, reference_lse(q, k, plan, softmax_scale).float() if return_lse else None

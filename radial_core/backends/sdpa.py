@@ -8,18 +8,26 @@ import torch
 from einops import rearrange
 from torch.nn.functional import scaled_dot_product_attention
 
+from ..call import Call
 from ..plan import Plan
 
 
-def why_not(device: torch.device, dtype: torch.dtype, head_dim: int, block_size: int) -> str | None:
-    if not dtype.is_floating_point or dtype.itemsize < 2:
-        return f"sdpa needs float16, bfloat16, float32 or float64, got {dtype}"
+def why_not(call: Call) -> str | None:
+    if not call.dtype.is_floating_point or call.dtype.itemsize < 2:
+        return f"sdpa needs float16, bfloat16, float32 or float64, got {call.dtype}"
+    if call.lse:
+        return "sdpa has no log-sum-exp to return"
     return None
 
 
 def run(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, plan: Plan, softmax_scale: float
-) -> torch.Tensor:
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    plan: Plan,
+    softmax_scale: float,
+    return_lse: bool,
+) -> tuple[torch.Tensor, torch.Tensor | None]:
     size = plan.block_size
     bounds = plan.indptr.tolist()
     last_seen = plan.indices[plan.indptr[1:] - 1].tolist()
@@ -32,7 +40,7 @@ def run(
         query, key, value = (rearrange(x, "b s h d -> b h s d") for x in (query, key, value))
         row = scaled_dot_product_attention(query, key, value, scale=softmax_scale)
         out.append(rearrange(row, "b h s d -> b s h d"))
-    return torch.cat(out, dim=1)
+    return torch.cat(out, dim=1), None
 
 
 def _gather(x: torch.Tensor, seen: torch.Tensor, sees_the_tail: bool, size: int) -> torch.Tensor:

@@ -1,0 +1,129 @@
+"""flash-attn-4: kernels in CuTe-DSL, compiled in seconds at the first call, without nvcc.
+
+Its sparse kernel is the fastest on Hopper. On datacenter Blackwell it computes two tiles of 128
+queries at once and wants query blocks of 256, which no plan has; there only `dense` serves.
+"""
+
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from weakref import WeakKeyDictionary
+
+import torch
+
+from ..call import Call, capability
+from ..plan import Plan
+
+INSTALL = 'pip install --pre "flash-attn-4[cu13]" (without [cu13] on CUDA 12)'
+
+_lists_of_plans = WeakKeyDictionary()  # plan -> its BlockSparseTensorsTorch
+
+
+def why_not(call: Call) -> str | None:
+    major = capability(call.device)[0]
+    if major == 10:
+        return "flash_attention has no sparse kernel with query blocks below 256 on Blackwell"
+    # On Ampere the library ignores the lists and runs dense; on Blackwell GeForce it refuses them.
+    if major != 9:
+        return "flash_attention needs a Hopper GPU (compute capability 9.x) for sparse attention"
+    # From 136 up its key tile is 112 or 80 wide, and shrinks to a list's blocks but never grows.
+    if call.head_dim > 128 and call.block_size != 64:
+        return f"flash_attention needs block_size 64 for head_dim {call.head_dim}"
+    return _why_not_such_tensors(call, 256)
+
+
+def why_not_dense(call: Call) -> str | None:
+    """Why `dense` can't take such a call (of any block size); None if it can."""
+    major = capability(call.device)[0]
+    # It has kernels for Ampere and Blackwell GeForce too: not tuned, no reason to leave torch's.
+    if major not in (9, 10):
+        return "flash_attention needs a GPU of compute capability 9.x or 10.x for dense attention"
+    return _why_not_such_tensors(call, 256 if major == 9 or call.head_dim == 256 else 128)
+
+
+def run(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    plan: Plan,
+    softmax_scale: float,
+    return_lse: bool,
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    return _attend(q, k, v, softmax_scale, return_lse, _lists(plan))
+
+
+def dense(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    softmax_scale: float,
+    return_lse: bool = False,
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Exact attention over all keys. q, k, v, out: (b, s, h, d), any strides; k and v may be of
+    another length than q. lse: float32 (b, h, s), or None if it is not asked for.
+    """
+    return _attend(q, k, v, softmax_scale, return_lse, None)
+
+
+def block_lists(plan: Plan) -> dict[str, torch.Tensor]:
+    """A plan's rows as the library's lists, for every batch and head alike.
+
+    counts: int32 (1, 1, blocks). indices: int32 (1, 1, blocks, longest row), ascending, which the
+    library needs: it compares key positions to the length only in a row's last entry.
+    """
+    lengths, table = plan.table
+    none = torch.zeros_like(lengths)
+    return {
+        "mask_block_cnt": none[None, None],
+        "mask_block_idx": none[None, None, :, None],
+        "full_block_cnt": lengths[None, None],
+        "full_block_idx": table[None, None],
+    }
+
+
+def _lists(plan: Plan):
+    if plan not in _lists_of_plans:
+        from flash_attn.cute.block_sparsity import BlockSparseTensorsTorch
+
+        size = (plan.block_size, plan.block_size)
+        _lists_of_plans[plan] = BlockSparseTensorsTorch(**block_lists(plan), block_size=size)
+    return _lists_of_plans[plan]
+
+
+def _attend(q, k, v, softmax_scale, return_lse, lists):
+    from flash_attn.cute.interface import flash_attn_func
+
+    # It copies what TMA can't read: rows that don't lie 16-byte aligned.
+    with torch.cuda.device(q.device):
+        out, lse = flash_attn_func(
+            q,
+            k,
+            v,
+            softmax_scale=softmax_scale,
+            block_sparse_tensors=lists,
+            return_lse=return_lse,
+        )
+    return out, lse if return_lse else None
+
+
+def _why_not_such_tensors(call: Call, largest: int) -> str | None:
+    if call.dtype not in (torch.float16, torch.bfloat16):
+        return f"flash_attention needs float16 or bfloat16, got {call.dtype}"
+    if call.head_dim % 8 or not 8 <= call.head_dim <= largest:
+        return (
+            f"flash_attention needs a head_dim of 8 to {largest}, a multiple of 8, "
+            f"got {call.head_dim}"
+        )
+    if call.grad:
+        return "flash_attention computes no gradients here yet"
+    if not _installed():
+        return f"flash-attn-4 is not installed (flash-attn 2 will not do): {INSTALL}"
+    return None
+
+
+@cache
+def _installed() -> bool:
+    """Looks for the file: importing flash_attn would load version 2, if that is what it is."""
+    spec = find_spec("flash_attn")
+    folders = (spec and spec.submodule_search_locations) or ()
+    return any(Path(folder, "cute", "block_sparsity.py").is_file() for folder in folders)

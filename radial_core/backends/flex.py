@@ -1,0 +1,143 @@
+"""torch's FlexAttention: Triton kernels that torch.compile writes. The one that trains anywhere."""
+
+import logging
+import os
+import re
+from functools import cache
+from importlib.util import find_spec
+from itertools import count
+from shutil import which
+from weakref import WeakKeyDictionary
+
+import torch
+
+from ..call import Call, capability
+from ..plan import Plan
+
+LEAST_TORCH = (2, 9)  # has AuxRequest and USE_TMA
+LARGEST_HEAD_DIM = 256
+
+log = logging.getLogger("radial_attention")
+
+_masks: WeakKeyDictionary[Plan, dict] = WeakKeyDictionary()  # block masks, by "with gradients"
+_kernels: WeakKeyDictionary[Plan, dict] = WeakKeyDictionary()  # compiled functions, by kind of call
+_number = count()
+
+
+def why_not(call: Call) -> str | None:
+    major, minor = capability(call.device)
+    if (major, minor) < (8, 0):
+        return "flex needs an NVIDIA GPU of compute capability 8.0 or newer"
+    if call.dtype not in (torch.float16, torch.bfloat16, torch.float32):
+        return f"flex needs float16, bfloat16 or float32, got {call.dtype}"
+    if not 16 <= call.head_dim <= LARGEST_HEAD_DIM:
+        return f"flex needs a head_dim from 16 to {LARGEST_HEAD_DIM}, got {call.head_dim}"
+    # torch offers one tile for the backward of each GPU, and takes none that exceeds the block.
+    wide = major in (9, 10) and call.head_dim <= 128 or call.head_dim < 64
+    if call.grad and call.block_size < 128 and call.dtype != torch.float32 and wide:
+        return f"flex has no backward for blocks of {call.block_size} on this GPU, use 128"
+    return _missing()
+
+
+def run(q, k, v, plan: Plan, softmax_scale: float, return_lse: bool):
+    grad = torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad)
+    tma = capability(q.device)[0] == 9
+    q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+    if grad or not tma:
+        # Pointers are computed in 32 bits there, from the start of a head.
+        q, k, v = (x.contiguous() if x.shape[2] * x.stride(2) >= 2**31 else x for x in (q, k, v))
+    kernel = _kernel(plan, softmax_scale, return_lse, grad, tma, q, k, v)
+    out, lse = kernel(q, k, v, block_mask(plan, grad))
+    return out.transpose(1, 2), lse
+
+
+def block_mask(plan: Plan, grad: bool):
+    """The plan as flex takes it: all its blocks full, none in need of a mask.
+
+    The kernels mask the keys past the end by themselves. With grad it has the query blocks of each
+    key block too. Not BlockMask.from_kv_blocks: that wants and makes tables of blocks squared, and
+    sorts them, in 64 bits.
+    """
+    masks = _masks.setdefault(plan, {})
+    if grad not in masks:
+        with torch.inference_mode(False):  # of another kind of tensor, training could save none
+            masks[grad] = _block_mask(plan, grad)
+    return masks[grad]
+
+
+def transposed_table(plan: Plan) -> tuple[torch.Tensor, torch.Tensor]:
+    """plan.table by columns: int32 lengths (blocks,), query blocks (blocks, longest column)."""
+    column, order = plan.indices.sort(stable=True)
+    rows = torch.arange(plan.blocks, dtype=torch.int32, device=plan.device)
+    row = rows.repeat_interleave(plan.indptr.diff(), output_size=len(order))[order]
+    lengths = torch.bincount(column, minlength=plan.blocks)
+    place = torch.arange(len(order), device=plan.device) - (lengths.cumsum(0) - lengths)[column]
+    table = plan.indices.new_zeros(plan.blocks, int(lengths.max()))
+    table[column, place] = row
+    return lengths.int(), table
+
+
+def _block_mask(plan: Plan, grad: bool):
+    from torch.nn.attention.flex_attention import BlockMask, noop_mask
+
+    zeros = plan.indptr.new_zeros(plan.blocks)
+    tables = {"full_kv": plan.table}
+    tables["full_q"] = transposed_table(plan) if grad else (zeros, zeros[:, None])
+    # No other blocks; but the kernels step through both tables with the strides of these.
+    tables |= {name.removeprefix("full_"): (zeros, table) for name, (_, table) in tables.items()}
+    for_all_heads = {}
+    for name, (lengths, table) in tables.items():
+        for_all_heads[f"{name}_num_blocks"] = lengths[None, None]
+        for_all_heads[f"{name}_indices"] = table[None, None]
+    return BlockMask(
+        seq_lengths=(plan.tokens, plan.tokens),
+        BLOCK_SIZE=(plan.block_size, plan.block_size),
+        mask_mod=noop_mask,
+        **for_all_heads,
+    )
+
+
+def _kernel(plan: Plan, scale: float, lse: bool, grad: bool, tma: bool, *tensors: torch.Tensor):
+    """The compiled function for such a call: one a length: whole blocks need no bounds checks."""
+    key = scale, lse, grad, tensors[0].dtype, *((x.shape, x.stride()) for x in tensors)
+    kernels = _kernels.setdefault(plan, {})
+    if key not in kernels:
+        log.info("Compiling flex attention for %d tokens", plan.tokens)
+        kernels[key] = _compile(scale, lse, _options(plan.block_size, tma))
+    return kernels[key]
+
+
+def _options(block_size: int, tma: bool) -> dict:
+    """Kernel options: TMA where Hopper has it, and tiles that don't exceed the block."""
+    options = {"FORCE_USE_FLEX_ATTENTION": True, "fwd_USE_TMA": tma}
+    return options if block_size >= 128 else options | {"fwd_BLOCK_M": 64, "fwd_BLOCK_N": 64}
+
+
+def _compile(scale: float, lse: bool, options: dict):
+    from torch.nn.attention.flex_attention import AuxRequest, flex_attention
+
+    def radial(q, k, v, mask):
+        # Where torch.compile is switched off, flex would make the full matrix of scores.
+        if not torch.compiler.is_dynamo_compiling():
+            raise RuntimeError("flex needs torch.compile, which is switched off here")
+        settings = {"scale": scale, "kernel_options": options, "return_aux": AuxRequest(lse=lse)}
+        out, aux = flex_attention(q, k, v, block_mask=mask, **settings)
+        return out, aux.lse
+
+    # Dynamo gives up on a code object compiled eight times, so each function has its own.
+    radial.__code__ = radial.__code__.replace(co_name=f"radial_{next(_number)}")
+    return torch.compile(radial, dynamic=False, fullgraph=True)
+
+
+@cache
+def _missing() -> str | None:
+    """What flex lacks on this machine, with what to install; None if nothing."""
+    if tuple(int(x) for x in re.findall(r"\d+", torch.__version__)[:2]) < LEAST_TORCH:
+        return f"flex needs torch {'.'.join(map(str, LEAST_TORCH))} or newer"
+    if not find_spec("triton"):
+        package = "triton-windows" if os.name == "nt" else "triton"
+        return f"flex needs Triton: pip install {package}"
+    # Triton compiles a launcher in C; that of Windows brings its own compiler.
+    if os.name != "nt" and not (os.environ.get("CC") or which("gcc") or which("clang")):
+        return "flex needs a C compiler, for Triton: install gcc or clang"
+    return None

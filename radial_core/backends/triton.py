@@ -1,0 +1,82 @@
+"""Our own kernels (radial_core/kernels), for NVIDIA GPUs from Ampere on. They need Triton alone."""
+
+from functools import cache
+from importlib.util import find_spec
+
+import torch
+
+from ..call import Call, capability
+from ..plan import Plan
+
+HEAD_DIMS = (64, 80, 96, 128)
+DENSE_BLOCK = 128
+
+
+def why_not(call: Call) -> str | None:
+    if capability(call.device) < (8, 0):
+        return f"triton needs an NVIDIA GPU of compute capability 8.0 or newer, got {call.device}"
+    if not _installed():
+        return "triton is not installed: pip install triton (on Windows: triton-windows)"
+    if call.dtype not in (torch.float16, torch.bfloat16):
+        return f"triton needs float16 or bfloat16, got {call.dtype}"
+    if call.head_dim not in HEAD_DIMS:
+        return f"triton needs head_dim {', '.join(map(str, HEAD_DIMS))}, got {call.head_dim}"
+    if call.grad:
+        return "triton has no backward pass"
+    return None
+
+
+def run(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    plan: Plan,
+    softmax_scale: float,
+    return_lse: bool,
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    from ..kernels import hopper_launch, portable_launch, tuning
+
+    config = tuning.best_config(q.device, q.dtype, q.shape[-1], plan.block_size)
+    rest = (plan.indptr, plan.indices, plan.order)
+    if config == tuning.HOPPER:
+        if loads := hopper_launch.loads(q, k, v, plan.block_size):
+            return hopper_launch.run(loads, q, k, v, *rest, softmax_scale, return_lse)
+        config = tuning.SAFE
+    q, k, v = (x if x.stride(-1) == 1 else x.contiguous() for x in (q, k, v))
+    return portable_launch.run(config, q, k, v, *rest, plan.block_size, softmax_scale, return_lse)
+
+
+def why_not_dense(call: Call) -> str | None:
+    """Why `dense` can't take such a call; None if it can."""
+    if reason := why_not(call):
+        return reason
+    if capability(call.device)[0] != 9 or call.head_dim not in (64, 128):
+        return "triton has a dense kernel for Hopper only, and head_dim 64 or 128"
+    return None
+
+
+def dense(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, softmax_scale: float, return_lse: bool
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Dense attention: every row walks one list of all blocks. (b, s, h, d) as in `run`.
+
+    Raises ValueError if the tensors can't be loaded by TMA.
+    """
+    from ..kernels import hopper_launch
+
+    loads = hopper_launch.loads(q, k, v, DENSE_BLOCK)
+    if loads is None:
+        raise ValueError(f"no TMA load of strides {q.stride()}, {k.stride()}, {v.stride()}")
+    indptr, indices = _all_blocks(-(-q.shape[1] // DENSE_BLOCK), q.device)
+    return hopper_launch.run(loads, q, k, v, indptr, indices, None, softmax_scale, return_lse)
+
+
+@cache
+def _all_blocks(count: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    indptr = torch.tensor([0, count], dtype=torch.int32, device=device)
+    return indptr, torch.arange(count, dtype=torch.int32, device=device)
+
+
+@cache
+def _installed() -> bool:
+    return find_spec("triton") is not None

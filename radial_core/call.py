@@ -1,0 +1,44 @@
+"""What kind of attention call this is: all that a backend must know to say whether it can."""
+
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import cache
+
+import torch
+
+
+@dataclass(frozen=True)
+class Call:
+    """The kind of an attention call, whatever its length.
+
+    grad: gradients will be asked for. lse: the log-sum-exp is asked for.
+    """
+
+    device: torch.device
+    dtype: torch.dtype
+    head_dim: int
+    block_size: int
+    grad: bool = False
+    lse: bool = False
+
+    def __str__(self):
+        extras = "".join(f", {name}" for name in ("grad", "lse") if getattr(self, name))
+        dtype = str(self.dtype).removeprefix("torch.")
+        return (
+            f"{self.device}, {dtype}, head_dim {self.head_dim}, blocks of {self.block_size}{extras}"
+        )
+
+
+@cache
+def capability(device: torch.device) -> tuple[int, int]:
+    """Compute capability of an NVIDIA GPU, (9, 0) for an H100; (0, 0) for anything else."""
+    if device.type != "cuda" or torch.version.cuda is None:
+        return (0, 0)
+    return torch.cuda.get_device_capability(device)
+
+
+def on_device(device: torch.device):
+    """A context in which a GPU is the current one: kernels start there, whatever their tensors."""
+    if device.type == "cuda" and device.index != torch.cuda.current_device():
+        return torch.cuda.device(device)
+    return nullcontext()

@@ -1,0 +1,259 @@
+"""Block-sparse attention forward for Hopper (H100, H200), in Gluon, which comes with Triton.
+
+The schedule is that of FlashAttention-3 (arXiv 2407.08608). One program computes a query block of
+one head. A loading warp streams the key and value blocks of the row's list through shared memory by
+TMA; two warpgroups, each with half of the queries, multiply. Within a warpgroup the scores of the
+next key block and the output of the last one are in flight together.
+"""
+
+from triton.experimental import gluon
+from triton.experimental.gluon import language as gl
+from triton.experimental.gluon.language.nvidia.hopper import (
+    fence_async_shared,
+    mbarrier,
+    tma,
+    warpgroup_mma,
+    warpgroup_mma_wait,
+)
+
+# Triton 3.9 renamed it.
+_copy = getattr(tma, "async_load", None) or tma.async_copy_global_to_shared
+
+STAGES = gl.constexpr(2)  # key and value blocks in shared memory: 2 x 64 KiB of 227
+
+
+@gluon.jit
+def attend(
+    Q,  # descriptors of the tensors as matrices of tokens; Q's box is half a block
+    K,
+    V,
+    out,
+    lse,
+    indptr,
+    indices,
+    order,  # the rows in the order to compute them
+    tokens,
+    heads,
+    scale,  # softmax_scale * log2(e): the softmax is taken to base 2
+    q_batch,  # where a batch element and a head begin: rows, rows and columns
+    q_head,
+    q_column,
+    k_batch,
+    k_head,
+    k_column,
+    v_batch,
+    v_head,
+    v_column,
+    HEAD_DIM: gl.constexpr,
+    BLOCK_SIZE: gl.constexpr,
+    ONE_LIST: gl.constexpr,
+    LSE: gl.constexpr,
+):
+    """out: contiguous (b, s, h, d). lse: float32 (b, h, s), natural log; not touched unless LSE.
+
+    ONE_LIST: all rows share the first row's list, and are computed as they come.
+    """
+    row = gl.program_id(0)
+    batch = gl.program_id(1) // heads
+    head = gl.program_id(1) % heads
+    if not ONE_LIST:
+        row = gl.load(order + row)
+        indptr += row
+    begin = gl.load(indptr)
+    end = gl.load(indptr + 1)
+    last = gl.load(indices + end - 1)
+    first = row * BLOCK_SIZE
+    out += (batch.to(gl.int64) * tokens * heads + head) * HEAD_DIM
+    lse += (batch.to(gl.int64) * heads + head) * tokens
+
+    queries = gl.allocate_shared_memory(Q.dtype, [2, BLOCK_SIZE // 2, HEAD_DIM], Q.layout)
+    keys = gl.allocate_shared_memory(K.dtype, [STAGES, BLOCK_SIZE, HEAD_DIM], K.layout)
+    values = gl.allocate_shared_memory(V.dtype, [STAGES, BLOCK_SIZE, HEAD_DIM], V.layout)
+    barrier: gl.constexpr = mbarrier.MBarrierLayout()
+    q_full = gl.allocate_shared_memory(gl.int64, [1], barrier)
+    k_full = gl.allocate_shared_memory(gl.int64, [STAGES, 1], barrier)
+    k_free = gl.allocate_shared_memory(gl.int64, [STAGES, 1], barrier)
+    v_full = gl.allocate_shared_memory(gl.int64, [STAGES, 1], barrier)
+    v_free = gl.allocate_shared_memory(gl.int64, [STAGES, 1], barrier)
+    mbarrier.init(q_full, count=1)
+    for i in gl.static_range(STAGES):
+        mbarrier.init(k_full.index(i), count=1)
+        mbarrier.init(v_full.index(i), count=1)
+        mbarrier.init(k_free.index(i), count=2)  # both warpgroups are done with it
+        mbarrier.init(v_free.index(i), count=2)
+    fence_async_shared()
+    q_row = batch * q_batch + head * q_head + first
+    k_row = batch * k_batch + head * k_head
+    v_row = batch * v_batch + head * v_head
+    # fmt: off
+    gl.warp_specialize([
+        (_multiply_upper, (queries, keys, values, q_full, k_full, k_free, v_full, v_free,
+                           out, lse, end - begin, last, first, tokens, heads, scale,
+                           HEAD_DIM, BLOCK_SIZE, LSE)),
+        (_multiply_lower, (queries, keys, values, q_full, k_full, k_free, v_full, v_free,
+                           out, lse, end - begin, last, first, tokens, heads, scale,
+                           HEAD_DIM, BLOCK_SIZE, LSE)),
+        (_load, (Q, K, V, queries, keys, values, q_full, k_full, k_free, v_full, v_free,
+                 indices, begin, end, q_row, k_row, v_row,
+                 head * q_column, head * k_column, head * v_column, BLOCK_SIZE)),
+    ], [4, 1], [240, 24])  # warps and registers of the second warpgroup and of the loading warp
+    # fmt: on
+
+
+@gluon.jit
+def _load(
+    Q,
+    K,
+    V,
+    queries,
+    keys,
+    values,
+    q_full,
+    k_full,
+    k_free,
+    v_full,
+    v_free,
+    indices,
+    begin,
+    end,
+    q_row,
+    k_row,
+    v_row,
+    q_column,
+    k_column,
+    v_column,
+    BLOCK_SIZE: gl.constexpr,
+):
+    """Streams the row's blocks: the last one first, as only it can reach past the end."""
+    mbarrier.expect(q_full, 2 * Q.block_type.nbytes)
+    _copy(Q, [q_row, q_column], q_full, queries.index(0))
+    lower = q_row + BLOCK_SIZE // 2
+    _copy(Q, [lower, q_column], q_full, queries.index(1))
+    block = gl.load(indices + end - 1)
+    slot = 0
+    phase = 1  # a fresh barrier passes a wait for this one: the slots are free
+    for i in range(begin, end):
+        n = block * BLOCK_SIZE
+        block = gl.load(indices + i)
+        mbarrier.wait(k_free.index(slot), phase)
+        mbarrier.expect(k_full.index(slot), K.block_type.nbytes)
+        _copy(K, [k_row + n, k_column], k_full.index(slot), keys.index(slot))
+        mbarrier.wait(v_free.index(slot), phase)
+        mbarrier.expect(v_full.index(slot), V.block_type.nbytes)
+        _copy(V, [v_row + n, v_column], v_full.index(slot), values.index(slot))
+        slot, phase = _next(slot, phase)
+
+
+@gluon.jit
+def _multiply(
+    half: gl.constexpr,
+    queries,
+    keys,
+    values,
+    q_full,
+    k_full,
+    k_free,
+    v_full,
+    v_free,
+    out,
+    lse,
+    count,
+    last,
+    first,
+    tokens,
+    heads,
+    scale,
+    HEAD_DIM: gl.constexpr,
+    BLOCK_SIZE: gl.constexpr,
+    LSE: gl.constexpr,
+):
+    ROWS: gl.constexpr = BLOCK_SIZE // 2
+    dtype: gl.constexpr = queries.dtype
+    scores_layout: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, BLOCK_SIZE, 16])
+    acc_layout: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, HEAD_DIM, 16])
+    p_layout: gl.constexpr = gl.DotOperandLayout(0, acc_layout, 2)
+    acc_rows: gl.constexpr = gl.SliceLayout(1, acc_layout)
+    q = queries.index(half)
+    zeros = gl.zeros([ROWS, BLOCK_SIZE], gl.float32, scores_layout)
+    acc = gl.zeros([ROWS, HEAD_DIM], gl.float32, acc_layout)
+
+    mbarrier.wait(q_full, 0)
+    mbarrier.wait(k_full.index(0), 0)
+    scores = warpgroup_mma(q, keys.index(0).permute((1, 0)), zeros, use_acc=False, is_async=True)
+    scores = warpgroup_mma_wait(0, deps=[scores])
+    mbarrier.arrive(k_free.index(0), count=1)
+    here = last * BLOCK_SIZE + gl.arange(0, BLOCK_SIZE, gl.SliceLayout(0, scores_layout)) < tokens
+    scores = gl.where(here[None, :], scores, float("-inf"))
+    top = gl.max(scores, 1) * scale
+    p = gl.exp2(scores * scale - top[:, None])
+    total = gl.sum(p, 1)
+    p = gl.convert_layout(p.to(dtype), p_layout)
+
+    k_slot, k_phase = _next(0, 0)
+    v_slot = 0
+    v_phase = 0
+    for _ in range(1, count):
+        mbarrier.wait(k_full.index(k_slot), k_phase)
+        key = keys.index(k_slot).permute((1, 0))
+        scores_running = warpgroup_mma(q, key, zeros, use_acc=False, is_async=True)
+        mbarrier.wait(v_full.index(v_slot), v_phase)
+        acc_running = warpgroup_mma(p, values.index(v_slot), acc, is_async=True)
+
+        scores = warpgroup_mma_wait(1, deps=[scores_running])
+        mbarrier.arrive(k_free.index(k_slot), count=1)
+        new_top = gl.maximum(top, gl.max(scores, 1) * scale)
+        shrink = gl.exp2(top - new_top)
+        new_p = gl.exp2(scores * scale - new_top[:, None])
+        total = total * shrink + gl.sum(new_p, 1)
+        top = new_top
+
+        new_p = gl.convert_layout(new_p.to(dtype), p_layout)
+        acc, p, new_p = warpgroup_mma_wait(0, deps=[acc_running, p, new_p])
+        mbarrier.arrive(v_free.index(v_slot), count=1)
+        acc = acc * gl.convert_layout(shrink, acc_rows)[:, None]
+        p = new_p
+        k_slot, k_phase = _next(k_slot, k_phase)
+        v_slot, v_phase = _next(v_slot, v_phase)
+    mbarrier.wait(v_full.index(v_slot), v_phase)
+    acc_running = warpgroup_mma(p, values.index(v_slot), acc, is_async=True)
+    acc, p = warpgroup_mma_wait(0, deps=[acc_running, p])
+
+    first += half * ROWS
+    acc = acc * gl.convert_layout(1.0 / total, acc_rows)[:, None]
+    out_layout: gl.constexpr = gl.BlockedLayout(
+        [1, 8], [256 // HEAD_DIM, HEAD_DIM // 8], [4, 1], [1, 0]
+    )
+    rows = first + gl.arange(0, ROWS, gl.SliceLayout(1, out_layout))
+    columns = gl.arange(0, HEAD_DIM, gl.SliceLayout(0, out_layout))
+    place = (rows.to(gl.int64) * heads * HEAD_DIM)[:, None] + columns[None, :]
+    result = gl.convert_layout(acc.to(dtype), out_layout)
+    gl.store(out + place, result, mask=(rows < tokens)[:, None])
+    if LSE:
+        rows = first + gl.arange(0, ROWS, gl.SliceLayout(1, scores_layout))
+        gl.store(lse + rows, (top + gl.log2(total)) * 0.6931471805599453, mask=rows < tokens)
+
+
+@gluon.jit
+def _next(slot, phase):
+    """The slot behind this one; the phase turns when the slots start over."""
+    slot += 1
+    turn = slot == STAGES
+    return gl.where(turn, 0, slot), phase ^ turn.to(gl.int32)
+
+
+# fmt: off
+@gluon.jit
+def _multiply_upper(queries, keys, values, q_full, k_full, k_free, v_full, v_free,
+                    out, lse, count, last, first, tokens, heads, scale,
+                    HEAD_DIM: gl.constexpr, BLOCK_SIZE: gl.constexpr, LSE: gl.constexpr):
+    _multiply(0, queries, keys, values, q_full, k_full, k_free, v_full, v_free,
+              out, lse, count, last, first, tokens, heads, scale, HEAD_DIM, BLOCK_SIZE, LSE)
+
+
+@gluon.jit
+def _multiply_lower(queries, keys, values, q_full, k_full, k_free, v_full, v_free,
+                    out, lse, count, last, first, tokens, heads, scale,
+                    HEAD_DIM: gl.constexpr, BLOCK_SIZE: gl.constexpr, LSE: gl.constexpr):
+    _multiply(1, queries, keys, values, q_full, k_full, k_free, v_full, v_free,
+              out, lse, count, last, first, tokens, heads, scale, HEAD_DIM, BLOCK_SIZE, LSE)
+# fmt: on

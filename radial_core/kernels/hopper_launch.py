@@ -1,0 +1,152 @@
+"""Launches radial_core/kernels/hopper.py."""
+
+import math
+from typing import NamedTuple
+
+import torch
+from triton.experimental.gluon import language as gl
+from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
+
+from .hopper import attend
+from .launch import launch
+
+DTYPES = {torch.float16: gl.float16, torch.bfloat16: gl.bfloat16}
+MAX_REGISTERS = 168  # of a thread when the program starts: 384 threads share 65,536
+LOG2_E = math.log2(math.e)
+
+
+class Matrix(NamedTuple):
+    """A (b, s, h, d) tensor as a matrix whose rows are tokens, for the copy engine.
+
+    Heads lie beside each other in (b, s, h, d), below each other in (b, h, s, d).
+    """
+
+    shape: tuple[int, int]
+    strides: tuple[int, int]
+    steps: tuple[int, int, int]  # rows to the next batch element, rows and columns to the next head
+
+
+class Loads(NamedTuple):
+    """How q, k and v are loaded: for each, its matrix, box and layout in shared memory."""
+
+    key: tuple
+    matrices: tuple[Matrix, Matrix, Matrix]
+    boxes: tuple[tuple[int, int], ...]
+    layouts: tuple
+    steps: tuple[int, ...]
+
+
+_loads: dict[tuple, Loads | None] = {}
+
+
+def loads(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, block_size: int) -> Loads | None:
+    """How the copy engine loads these (b, s, h, d) tensors as they lie in memory; None if not."""
+    key = (q.dtype, q.shape, q.stride(), k.stride(), v.stride(), block_size)
+    if key not in _loads:
+        _loads[key] = _find_loads(*key)
+    if (q.data_ptr() | k.data_ptr() | v.data_ptr()) % 16:
+        return None
+    return _loads[key]
+
+
+def run(
+    found: Loads,
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    indptr: torch.Tensor,
+    indices: torch.Tensor,
+    order: torch.Tensor | None,
+    softmax_scale: float,
+    return_lse: bool,
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """out (b, s, h, d) contiguous, and lse (b, h, s) or None. No order: one list, for all rows."""
+    batch, tokens, heads, head_dim = q.shape
+    block_size = found.boxes[1][0]
+    out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
+    lse = None
+    if return_lse:
+        lse = torch.empty(batch, heads, tokens, dtype=torch.float32, device=q.device)
+    descriptors = [
+        _descriptor(x, *how)
+        for x, *how in zip((q, k, v), found.matrices, found.boxes, found.layouts, strict=True)
+    ]
+    launch(
+        (found.key, q.device, order is None, return_lse),
+        attend,
+        (-(-tokens // block_size), batch * heads, 1),
+        (
+            *descriptors,
+            out,
+            out if lse is None else lse,  # not touched
+            indptr,
+            indices,
+            indices if order is None else order,  # not touched
+            tokens,
+            heads,
+            softmax_scale * LOG2_E,
+            *found.steps,
+            head_dim,
+            block_size,
+            order is None,
+            return_lse,
+        ),
+        num_warps=4,
+        maxnreg=MAX_REGISTERS,
+    )
+    return out, lse
+
+
+def _descriptor(x: torch.Tensor, matrix: Matrix, box: tuple[int, int], layout) -> TensorDescriptor:
+    made = object.__new__(TensorDescriptor)  # whose own checks take longer than the launch
+    made.base = x
+    made.shape, made.strides = matrix.shape, matrix.strides
+    made.block_shape = box
+    made.layout = layout
+    made.padding = "zero"
+    return made
+
+
+def _find_loads(dtype, shape, q_stride, k_stride, v_stride, block_size) -> Loads | None:
+    matrices = tuple(_matrix(shape, s, block_size) for s in (q_stride, k_stride, v_stride))
+    if None in matrices or dtype not in DTYPES:
+        return None
+    boxes = tuple((rows, shape[3]) for rows in (block_size // 2, block_size, block_size))
+    layouts = tuple(gl.NVMMASharedLayout.get_default_for(list(box), DTYPES[dtype]) for box in boxes)
+    key = (dtype, shape, q_stride, k_stride, v_stride, block_size)
+    steps = tuple(step for matrix in matrices for step in matrix.steps)
+    return Loads(key, matrices, boxes, layouts, steps)
+
+
+def _matrix(shape: torch.Size, stride: tuple[int, ...], block_size: int) -> Matrix | None:
+    """A tensor of this shape and stride as a matrix; None if it is none, or not safe to read."""
+    batch, tokens, heads, head_dim = shape
+    by_batch, by_token, by_head, by_place = stride
+    if by_place != 1 or by_token % 8 or by_token < head_dim:  # rows of 16 bytes
+        return None
+    batch_rows = head_rows = head_columns = 0
+    if batch > 1:
+        batch_rows, rest = divmod(by_batch, by_token)
+        if rest:
+            return None
+    if heads > 1 and by_head < by_token:
+        head_columns = by_head
+        if by_head % 8 or by_head * (heads - 1) + head_dim > by_token:
+            return None
+    elif heads > 1:
+        head_rows, rest = divmod(by_head, by_token)
+        if rest:
+            return None
+    # A last block reads past its sequence: into another one or into nothing, which both count as
+    # nothing, but never into memory that nobody has written: it might hold NaN.
+    steps = sorted(
+        (step, count) for step, count in ((batch_rows, batch), (head_rows, heads)) if step
+    )
+    written = tokens
+    for step, count in steps:
+        if tokens % block_size and step != written:
+            return None
+        written *= count
+    rows = (batch - 1) * batch_rows + (heads - 1) * head_rows + tokens
+    columns = (heads - 1) * head_columns + head_dim
+    return Matrix((rows, columns), (by_token, 1), (batch_rows, head_rows, head_columns))

@@ -1,0 +1,185 @@
+"""Which kernel, and which tiles, on the GPU at hand: measured at first use, and kept on disk."""
+
+import hashlib
+import json
+import logging
+import os
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+
+import torch
+import triton
+
+from ..call import Call, capability
+from ..layout import VideoLayout
+from ..pattern import RadialPattern
+from ..plan import make_plan
+from ..proof import fault_of
+from . import portable_launch
+from .portable_launch import Tiles
+
+SAFE = Tiles(
+    64, 64, 4, 2
+)  # 80 KiB of shared memory for head_dim 128: fits every GPU from Ampere on
+CANDIDATES = {
+    64: (SAFE, Tiles(64, 64, 4, 3), Tiles(64, 32, 4, 3)),
+    128: (SAFE, Tiles(128, 64, 4, 2), Tiles(128, 64, 8, 2), Tiles(128, 32, 4, 3)),
+}
+HOPPER = "hopper"
+
+# About half a TFLOP: 1 ms on an H100, 20 ms on the smallest cards.
+LAYOUT, HEADS, PATTERN_DECAY = VideoLayout(16, 32, 32), 8, 0.2
+RUNS = 3
+
+log = logging.getLogger("radial_attention")
+
+_chosen: dict[tuple, str | Tiles] = {}
+_lock = threading.Lock()
+
+
+def best_config(
+    device: torch.device, dtype: torch.dtype, head_dim: int, block_size: int
+) -> str | Tiles:
+    """HOPPER, or the tiles of the portable kernel. Takes some seconds, once for a GPU."""
+    key = (device, dtype, head_dim, block_size)
+    if key not in _chosen:
+        with _lock:
+            if key not in _chosen:
+                _chosen[key] = _load_or_measure(*key)
+    return _chosen[key]
+
+
+def candidates(device: torch.device, head_dim: int, block_size: int) -> tuple[str | Tiles, ...]:
+    """What is worth measuring on a device."""
+    own = capability(device)[0] == 9 and block_size == 128 and head_dim in (64, 128)
+    return (HOPPER,) * own + CANDIDATES[block_size]
+
+
+def _load_or_measure(device, dtype, head_dim, block_size) -> str | Tiles:
+    name = _key(device, dtype, head_dim, block_size)
+    options = candidates(device, head_dim, block_size)
+    kept = _read().get(name)
+    kept = tuple(kept) if isinstance(kept, list) else kept
+    if kept in options:
+        return next(option for option in options if option == kept)
+    start = time.perf_counter()
+    try:
+        times = _measure(options, device, dtype, head_dim, block_size)
+    except Exception as error:  # out of memory, say: a render must not end here
+        log.warning("Triton kernel not tuned, using a safe configuration: %s", error)
+        return SAFE
+    if not times:
+        log.warning("Triton kernel: no configuration works here, see above")
+        return SAFE
+    best = min(times, key=times.get)
+    seconds = time.perf_counter() - start
+    log.info("Triton kernel tuned for %s in %.1f s: %s of %s", name, seconds, best, times)
+    _write(name, best)
+    return best
+
+
+def _measure(options, device, dtype, head_dim, block_size) -> dict[str | Tiles, float]:
+    """Milliseconds by option; without those that fail or are wrong."""
+    call = Call(device, dtype, head_dim, block_size)
+    if HOPPER in options and _works(HOPPER, call):
+        return {HOPPER: 0.0}  # half as fast again as any other, wherever it runs
+    options = [option for option in options if option != HOPPER]
+    with torch.inference_mode(False), torch.no_grad(), torch.cuda.device(device):
+        plan = make_plan(RadialPattern(PATTERN_DECAY, 1, block_size), LAYOUT, device)
+        shape = (3, 1, LAYOUT.tokens, HEADS, head_dim)
+        random = torch.Generator(device).manual_seed(0)
+        q, k, v = torch.randn(shape, dtype=dtype, device=device, generator=random).unbind(0)
+        torch.cuda.synchronize()
+        runs = {o: partial(_runner(o), q, k, v, plan, head_dim**-0.5, False) for o in options}
+        with ThreadPoolExecutor() as threads:
+            for run in runs.values():
+                threads.submit(_compile, run, device)
+        return {o: _milliseconds(run) for o, run in runs.items() if _works(o, call)}
+
+
+def _compile(run, device: torch.device) -> None:
+    """For a thread: compiling takes a second or two. What fails, fails again where it counts."""
+    with torch.no_grad(), torch.cuda.device(device):
+        run()
+        torch.cuda.synchronize()
+
+
+def _works(option: str | Tiles, call: Call) -> bool:
+    try:
+        fault = fault_of(_runner(option), call)
+    except Exception as error:
+        fault = f"{type(error).__name__}: {error}"
+    if fault is not None:
+        log.info("Triton kernel: %s does not work on %s: %s", option, call, fault)
+    return fault is None
+
+
+def _runner(option: str | Tiles):
+    """`run` of a backend, with one configuration."""
+
+    def run(q, k, v, plan, softmax_scale, return_lse):
+        lists = (plan.indptr, plan.indices, plan.order)
+        if option == HOPPER:
+            from . import hopper_launch
+
+            loads = hopper_launch.loads(q, k, v, plan.block_size)
+            return hopper_launch.run(loads, q, k, v, *lists, softmax_scale, return_lse)
+        return portable_launch.run(
+            option, q, k, v, *lists, plan.block_size, softmax_scale, return_lse
+        )
+
+    return run
+
+
+def _milliseconds(run) -> float:
+    run()
+    times = []
+    for _ in range(RUNS):
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start.record()
+        run()
+        end.record()
+        end.synchronize()
+        times.append(start.elapsed_time(end))
+    return min(times)
+
+
+def _key(device, dtype, head_dim, block_size) -> str:
+    sources = sorted(Path(__file__).parent.glob("*.py"))
+    version = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()[:8]
+    kind = f"{dtype}, head_dim {head_dim}, blocks of {block_size}"
+    name = torch.cuda.get_device_name(device)
+    return f"{name}, {kind}, triton {triton.__version__}, kernels {version}"
+
+
+def _file() -> Path:
+    if chosen := os.environ.get("RADIAL_ATTENTION_CACHE"):
+        return Path(chosen).expanduser() / "triton.json"
+    if sys.platform == "win32":
+        base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
+    else:
+        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return base / "radial-attention" / "triton.json"
+
+
+def _read() -> dict:
+    try:
+        kept = json.loads(_file().read_text())
+        return kept if isinstance(kept, dict) else {}
+    except (OSError, ValueError):
+        return {}
+
+
+def _write(name: str, best: str | Tiles) -> None:
+    path = _file()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_suffix(f".{os.getpid()}")
+        part.write_text(json.dumps({**_read(), name: best}, indent=1))
+        part.replace(path)
+    except OSError as error:
+        log.info("Triton kernel: its configuration could not be kept: %s", error)

@@ -1,0 +1,125 @@
+"""A backend proves itself on the device at hand before it may touch a render.
+
+Kernel libraries come in many versions, for many GPUs, and some run dense, or attend to padding,
+where they should refuse. So each backend computes one small odd-shaped case for every kind of call
+that reaches it, once per process, and is compared with the oracle.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+
+from .backends import backend_module
+from .call import Call, on_device
+from .layout import VideoLayout
+from .pattern import RadialPattern
+from .plan import Plan, make_plan
+from .reference import reference_attention, reference_lse
+
+# Text on both sides, frames that straddle blocks, a tail that fills no block, and an eighth of the
+# blocks dropped: a kernel that keeps them anyway is a third off.
+LAYOUT = VideoLayout(12, 9, 15, prefix=77, suffix=60)
+DECAY = 0.1
+UNPROVEN = ("sdpa", "reference")  # torch's own attention on gathered keys, and the oracle itself
+LARGE = 30.0  # q and k times this: logits in the thousands
+
+log = logging.getLogger("radial_attention")
+
+_verdicts: dict[tuple[str, Call], str | None] = {}
+_lock = threading.Lock()
+
+
+def proof_failure(name: str, call: Call) -> str | None:
+    """Why a backend failed its proof for such a call; None if it passed, now or earlier."""
+    if name in UNPROVEN:
+        return None
+    return verdict(name, call, backend_module(name).run)
+
+
+def verdict(
+    name: str, call: Call, run: Callable, pattern: RadialPattern | None = None
+) -> str | None:
+    """`fault_of`, once per process for a name and a kind of call, as a sentence; logged."""
+    key = (name, call)
+    if key not in _verdicts:
+        with _lock:
+            if key not in _verdicts:
+                _verdicts[key] = _prove(name, call, run, pattern)
+    return _verdicts[key]
+
+
+def tolerance(dtype: torch.dtype) -> float:
+    """Relative RMS error allowed to a backend: about five times what rounding makes."""
+    return max(1.5 * torch.finfo(dtype).eps, 2e-3)
+
+
+def _prove(name: str, call: Call, run: Callable, pattern: RadialPattern | None) -> str | None:
+    start = time.perf_counter()
+    try:
+        fault = fault_of(run, call, pattern)
+    except Exception as error:
+        log.debug("Backend %s failed its proof", name, exc_info=True)
+        fault = f"{type(error).__name__}: {error}"
+    seconds = time.perf_counter() - start
+    if fault is None:
+        log.info("Backend %s is exact on %s (%.1f s)", name, call, seconds)
+        return None
+    log.warning("Backend %s is not used on %s: %s (%.1f s)", name, call, fault, seconds)
+    return f"{name} failed its proof on {call}: {fault}"
+
+
+def fault_of(run: Callable, call: Call, pattern: RadialPattern | None = None) -> str | None:
+    """What is wrong with a backend's `run` on the small case, for such a call; None if nothing.
+
+    pattern: one that drops some blocks, if None.
+    """
+    pattern = pattern or RadialPattern(DECAY, 1, call.block_size)
+    # ComfyUI samples in inference mode, where gradients can't be tried.
+    with (
+        torch.inference_mode(False),
+        torch.set_grad_enabled(call.grad),
+        on_device(call.device),
+    ):
+        plan = make_plan(pattern, LAYOUT, call.device)
+        q, k, v, weight = _draw(call)
+        fault = _fault_on(run, call, plan, q, k, v, weight)
+        if fault is None:
+            plain = replace(call, grad=False, lse=False)
+            with torch.no_grad():
+                fault = _fault_on(run, plain, plan, LARGE * q, LARGE * k, v, weight)
+                fault = fault and f"with large logits, {fault}"
+    return fault
+
+
+def _draw(call: Call) -> list[torch.Tensor]:
+    # A generator of our own: the user's seed must give the same video with and without a proof.
+    random = torch.Generator(call.device).manual_seed(0)
+    shape = (4, 2, LAYOUT.tokens, 2, call.head_dim)
+    drawn = torch.randn(shape, generator=random, device=call.device).to(call.dtype)
+    return [x.detach().requires_grad_(call.grad) for x in drawn.unbind(0)]
+
+
+def _fault_on(run: Callable, call: Call, plan: Plan, q, k, v, weight) -> str | None:
+    scale = call.head_dim**-0.5
+    out, lse = run(q, k, v, plan, scale, call.lse)
+    truth = reference_attention(q, k, v, plan, scale)
+    compared = [("output", out, truth)]
+    if call.lse:
+        compared.append(("lse", lse, reference_lse(q, k, plan, scale)))
+    if call.grad:
+        ours = torch.autograd.grad(out, (q, k, v), weight.to(out.dtype))
+        exact = torch.autograd.grad(truth, (q, k, v), weight.to(truth.dtype))
+        compared += [(f"gradient of {x}", a, b) for x, a, b in zip("qkv", ours, exact, strict=True)]
+    for what, ours, exact in compared:
+        if ours.shape != exact.shape:
+            return f"its {what} is {tuple(ours.shape)}, expected {tuple(exact.shape)}"
+        if not ours.isfinite().all():
+            return f"its {what} is not finite"
+        error = ((ours.double() - exact).norm() / exact.norm()).item()
+        if error > tolerance(call.dtype):
+            return f"the relative error of its {what} is {error:.1e}"
+    return None

@@ -1,0 +1,211 @@
+"""Which backend takes a call, what becomes of one that fails, and the proof before the first."""
+
+import logging
+
+import pytest
+import torch
+
+from radial_core import RadialPattern, VideoLayout, attention, backends, make_plan, proof
+from radial_core.attention import attend, choose_backend, why_not
+from radial_core.backends import BACKENDS, ranking
+from radial_core.backends import reference as oracle
+from radial_core.call import Call, capability
+
+CPU = torch.device("cpu")
+CALL = Call(CPU, torch.float32, 16, 64)
+LAYOUT = VideoLayout(12, 9, 15, suffix=60)
+PLAN = make_plan(RadialPattern(0.1, 1, 64), LAYOUT)
+
+
+class Backend:
+    """A backend made for a test: exact unless told otherwise."""
+
+    def __init__(self, run=oracle.run, reason=None):
+        self.calls, self._run, self.reason = 0, run, reason
+
+    def why_not(self, call):
+        return self.reason
+
+    def run(self, *arguments):
+        self.calls += 1
+        return self._run(*arguments)
+
+
+@pytest.fixture
+def install(monkeypatch):
+    """Put backends of these names in place of the real ones, ranked in this order."""
+    for memory in (attention._choices, attention._failures, proof._verdicts):
+        memory.clear()
+
+    def install(**made):
+        def module(name):
+            return made[name]
+
+        for place in (attention, proof):
+            monkeypatch.setattr(place, "backend_module", module)
+        monkeypatch.setattr(attention, "ranking", lambda call, tokens: tuple(made))
+        monkeypatch.setattr(attention, "BACKENDS", tuple(made))
+        return made
+
+    yield install
+    for memory in (attention._choices, attention._failures, proof._verdicts):
+        memory.clear()
+
+
+def draw(requires_grad=False):
+    q, k, v = torch.randn(3, 1, LAYOUT.tokens, 2, 16).unbind(0)
+    return [x.requires_grad_(requires_grad) for x in (q, k, v)]
+
+
+def fails(error):
+    def run(*arguments):
+        raise error
+
+    return run
+
+
+def dense(q, k, v, plan, softmax_scale, return_lse):
+    everything = make_plan(RadialPattern(sink_frames=plan.layout.frames), plan.layout)
+    return oracle.run(q, k, v, everything, softmax_scale, return_lse)
+
+
+def attends_to_padding(q, k, v, plan, softmax_scale, return_lse):
+    """As a kernel does that pads to whole blocks with zeros."""
+    missing = -q.shape[1] % plan.block_size
+    layout = VideoLayout(1, 1, 1, suffix=q.shape[1] + missing - 1)
+    q, k, v = (torch.nn.functional.pad(x, (0, 0, 0, 0, 0, missing)) for x in (q, k, v))
+    padded = type(plan)(plan.pattern, layout, plan.indptr, plan.indices)
+    out, lse = oracle.run(q, k, v, padded, softmax_scale, return_lse)
+    return out[:, : plan.tokens], lse
+
+
+def half_precision_logits(q, k, v, plan, softmax_scale, return_lse):
+    """Overflows when logits are large."""
+    if (q * softmax_scale).abs().max() * k.abs().max() > 300:
+        return torch.full_like(q, torch.nan), None
+    return oracle.run(q, k, v, plan, softmax_scale, return_lse)
+
+
+def test_auto_takes_the_first_that_can(install):
+    made = install(a=Backend(reason="a is not installed"), b=Backend(), c=Backend())
+    *_, name = attend(*draw(), PLAN)
+    assert name == "b" and made["c"].calls == 0
+    assert choose_backend("auto", CALL) == "b" and why_not("a", CALL) == "a is not installed"
+
+
+def test_a_named_one_that_cannot_is_refused_with_its_reason(install):
+    install(a=Backend(reason="a is not installed: pip install a"), b=Backend())
+    with pytest.raises(ValueError, match="a is not installed: pip install a"):
+        choose_backend("a", CALL)
+    with pytest.raises(ValueError, match="backend must be one of auto, a, b, got 'c'"):
+        choose_backend("c", CALL)
+
+
+@pytest.mark.parametrize(
+    "run, fault",
+    [
+        (dense, "relative error of its output"),
+        (attends_to_padding, "relative error of its output"),
+        (half_precision_logits, "with large logits, its output is not finite"),
+        (lambda q, *rest: (q[:, :-1], None), "its output is"),
+        (fails(RuntimeError("no nvcc")), "RuntimeError: no nvcc"),
+    ],
+)
+def test_one_that_fails_its_proof_never_touches_a_call(install, caplog, run, fault):
+    made = install(a=Backend(run), b=Backend())
+    with caplog.at_level(logging.INFO, "radial_attention"):
+        for _ in range(3):
+            assert attend(*draw(), PLAN)[2] == "b"
+    assert made["a"].calls <= 2  # of the proof
+    said = [r.getMessage() for r in caplog.records if "Backend a" in r.getMessage()]
+    assert len(said) == 1 and fault in said[0]
+    assert fault in why_not("a", CALL)
+
+
+def test_a_proof_runs_once_for_a_kind_of_call(install):
+    made = install(a=Backend())
+    for _ in range(3):
+        attend(*draw(), PLAN)
+    assert made["a"].calls == 2 + 3  # plain and with large logits, then the calls
+
+
+@pytest.mark.parametrize("backend", ["auto", "a"])
+def test_one_that_fails_later_hands_over_to_the_next_for_good(install, caplog, backend):
+    made = install(a=Backend(), b=Backend(reason="not here"), c=Backend())
+    attend(*draw(), PLAN, backend)
+    made["a"]._run = fails(RuntimeError("illegal instruction"))
+    with caplog.at_level(logging.WARNING, "radial_attention"):
+        names = [attend(*draw(), PLAN, backend)[2] for _ in range(3)]
+    assert names == ["c", "c", "c"]
+    assert len([r for r in caplog.records if "illegal instruction" in r.getMessage()]) == 1
+
+
+def test_one_that_is_out_of_memory_is_asked_again(install):
+    made = install(a=Backend(), b=Backend())
+    attend(*draw(), PLAN)
+    made["a"]._run = fails(torch.OutOfMemoryError("workspace"))
+    assert attend(*draw(), PLAN)[2] == "b"
+    made["a"]._run = oracle.run
+    assert attend(*draw(), PLAN)[2] == "a"
+
+
+def test_when_all_fail_the_last_error_is_raised(install):
+    made = install(a=Backend(), b=Backend())
+    attend(*draw(), PLAN)
+    attend(*draw(), PLAN, "b")
+    for name in "ab":
+        made[name]._run = fails(RuntimeError(f"{name} broke"))
+    with pytest.raises(RuntimeError, match="b broke"):
+        attend(*draw(), PLAN)
+
+
+def test_gradients_and_lse_are_proven_too(install):
+    def no_gradient(q, k, v, *rest):
+        return oracle.run(q, k.detach(), v, *rest)
+
+    def base_2(q, *rest):
+        out, lse = oracle.run(q, *rest)
+        return out, None if lse is None else lse / torch.log(torch.tensor(2.0))
+
+    install(a=Backend(no_gradient), b=Backend(base_2), c=Backend())
+    assert attend(*draw(), PLAN)[2] == "a"
+    assert attend(*draw(requires_grad=True), PLAN)[2] == "b"
+    assert attend(*draw(), PLAN, return_lse=True)[2] == "a"
+    assert "relative error of its lse" in why_not("b", Call(CPU, torch.float32, 16, 64, lse=True))
+
+
+def test_a_proof_leaves_the_random_numbers_of_the_user_alone(install):
+    install(a=Backend())
+    torch.manual_seed(7)
+    expected = torch.rand(3)
+    torch.manual_seed(7)
+    assert why_not("a", CALL) is None
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_a_proof_works_in_inference_mode_with_gradients(install):
+    install(a=Backend())
+    with torch.inference_mode():
+        assert why_not("a", Call(CPU, torch.float32, 16, 64, grad=True)) is None
+
+
+@pytest.mark.parametrize(
+    "gpu, tokens, first",
+    [
+        ((9, 0), 75_600, "triton"),
+        ((9, 0), 32_760, "flash_attention"),
+        ((10, 0), 75_600, "cudnn"),
+        ((8, 6), 75_600, "triton"),
+        ((12, 0), 32_760, "triton"),
+        ((0, 0), 75_600, "sdpa"),
+    ],
+)
+def test_the_ranking_by_gpu_and_length(monkeypatch, gpu, tokens, first):
+    monkeypatch.setattr(backends, "capability", lambda device: gpu)
+    names = ranking(CALL, tokens)
+    assert names[0] == first and names[-1] == "sdpa"  # which runs anywhere
+    assert set(names) <= set(BACKENDS) - {"reference"}
+
+
+def test_capability_of_a_cpu():
+    assert capability(CPU) == (0, 0)

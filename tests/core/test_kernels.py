@@ -1,0 +1,113 @@
+"""Our kernels without a GPU: the portable one in Triton's interpreter, Hopper's only compiled."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from radial_core import RadialPattern, VideoLayout, make_plan
+from radial_core.reference import reference_attention, reference_lse
+
+pytest.importorskip("triton")
+from radial_core.kernels import portable_launch  # noqa: E402
+from radial_core.kernels.portable_launch import Tiles  # noqa: E402
+
+LAYOUTS = {
+    "frames straddle blocks, text on both sides": VideoLayout(3, 7, 9, prefix=3, suffix=50),
+    "whole blocks": VideoLayout(5, 4, 16),
+    "one block": VideoLayout(2, 3, 5),
+}
+
+
+def relative_rms(x, y):
+    return ((x.double() - y).norm() / y.norm()).item()
+
+
+def check(layout, shape, tiles, block_size=64, change=lambda x: x, scale=1.0):
+    batch, heads, head_dim = shape
+    dtype = torch.float16  # the interpreter gets bfloat16 wrong
+    print(f"torch.manual_seed({torch.seed()})")  # shown if it fails
+    q, k, v = torch.randn(3, batch, layout.tokens, heads, head_dim).unbind(0)
+    q, k, v = (change(x).to(dtype) for x in (q * scale, k * scale, v))
+    plan = make_plan(RadialPattern(0.1, 0, block_size), layout)
+    lists = (plan.indptr, plan.indices, plan.order, block_size)
+    out, lse = portable_launch.run(tiles, q, k, v, *lists, head_dim**-0.5, True)
+    assert out.shape == q.shape and out.dtype == dtype and out.is_contiguous()
+    assert relative_rms(out, reference_attention(q, k, v, plan)) < torch.finfo(dtype).eps
+    assert relative_rms(lse, reference_lse(q, k, plan)) < 1e-6
+
+
+@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
+@pytest.mark.parametrize("tiles", [Tiles(64, 32, 4, 2), Tiles(32, 64, 4, 2)], ids=str)
+def test_portable_equals_the_oracle(layout, tiles):
+    check(layout, (2, 1, 64), tiles)
+
+
+@pytest.mark.parametrize("head_dim", [80, 96, 128])
+def test_portable_takes_any_head_dim_of_its_list(head_dim):
+    check(LAYOUTS["one block"], (1, 2, head_dim), Tiles(64, 64, 4, 2))
+
+
+def test_portable_takes_blocks_of_128_and_tiles_that_exceed_them():
+    check(VideoLayout(3, 7, 9), (1, 1, 64), Tiles(256, 256, 4, 2), block_size=128)
+
+
+def test_portable_takes_strides():
+    def change(x):
+        return torch.stack([x, x], dim=1).transpose(2, 3).contiguous().transpose(2, 3)[:, 1]
+
+    check(LAYOUTS["one block"], (2, 2, 64), Tiles(64, 64, 4, 2), change=change)
+
+
+def test_portable_takes_large_logits():
+    check(LAYOUTS["one block"], (1, 2, 64), Tiles(64, 32, 4, 2), scale=30.0)
+
+
+def test_the_second_launch_skips_the_dispatch(monkeypatch):
+    from radial_core.kernels import launch
+
+    ready = []
+
+    class Kernel:
+        def __getitem__(self, grid):
+            return lambda *arguments, **options: ready.append((grid, options)) or self
+
+    kernel = Kernel()
+    monkeypatch.setattr(launch, "_compiled", {})
+    for key in ((1,), (1,), (2,)):
+        launch.launch(key, kernel, (1, 1, 1), (), num_warps=4)
+    assert [options for _, options in ready] == [{"num_warps": 4}, {}, {"num_warps": 4}]
+
+
+COMPILE = Path(__file__).with_name("compile_hopper.py")
+
+
+@pytest.fixture(scope="module")
+def hopper():
+    """What the assembler says of the Hopper kernel: needs no GPU, nor an NVIDIA driver."""
+    import triton
+    from packaging.version import parse
+
+    if not parse("3.6") <= parse(triton.__version__) < parse("4"):
+        pytest.skip("Gluon as the kernel needs it came with Triton 3.6")
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    done = subprocess.run(
+        [sys.executable, COMPILE], capture_output=True, text=True, env=environment
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+def test_the_hopper_kernel_keeps_all_in_registers(hopper):
+    usage = re.findall(r"REG:(\d+) STACK:(\d+) SHARED:\d+ LOCAL:(\d+)", hopper)
+    assert len(usage) == 3 and set(usage) == {("168", "0", "0")}
+
+
+def test_the_hopper_kernel_has_its_products_in_flight_together(hopper):
+    """Where the assembler can't prove it safe it waits after each, at half the speed."""
+    for program in hopper.split("==== ")[1:]:
+        assert program.count("HGMMA") >= 48 and program.count("WARPGROUP.DEPBAR") == 8

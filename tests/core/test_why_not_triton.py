@@ -1,0 +1,44 @@
+import pytest
+import torch
+
+from radial_core.backends import triton
+from radial_core.call import Call
+
+CUDA = torch.device("cuda", 0)
+HALF, BF = torch.float16, torch.bfloat16
+
+
+@pytest.mark.parametrize(
+    "gpu, dtype, head_dim, options, reason",
+    [
+        ((9, 0), BF, 128, {}, None),
+        ((8, 0), HALF, 64, {"lse": True}, None),
+        ((8, 9), BF, 80, {}, None),
+        ((12, 0), BF, 96, {}, None),
+        ((7, 5), HALF, 128, {}, "triton needs an NVIDIA GPU of compute capability 8.0"),
+        ((0, 0), BF, 128, {}, "triton needs an NVIDIA GPU"),
+        ((9, 0), torch.float32, 128, {}, "triton needs float16 or bfloat16, got torch.float32"),
+        ((9, 0), BF, 256, {}, "triton needs head_dim 64, 80, 96, 128, got 256"),
+        ((9, 0), BF, 128, {"grad": True}, "triton has no backward pass"),
+    ],
+)
+def test_why_not(monkeypatch, gpu, dtype, head_dim, options, reason):
+    monkeypatch.setattr(triton, "capability", lambda device: gpu)
+    monkeypatch.setattr(triton, "_installed", lambda: True)
+    said = triton.why_not(Call(CUDA, dtype, head_dim, 128, **options))
+    assert said is None if reason is None else said.startswith(reason)
+
+
+def test_says_what_to_install(monkeypatch):
+    monkeypatch.setattr(triton, "capability", lambda device: (9, 0))
+    monkeypatch.setattr(triton, "_installed", lambda: False)
+    assert "pip install triton" in triton.why_not(Call(CUDA, BF, 128, 128))
+
+
+@pytest.mark.parametrize(
+    "gpu, head_dim, can", [((9, 0), 128, True), ((9, 0), 80, False), ((8, 0), 128, False)]
+)
+def test_dense_is_for_hopper(monkeypatch, gpu, head_dim, can):
+    monkeypatch.setattr(triton, "capability", lambda device: gpu)
+    monkeypatch.setattr(triton, "_installed", lambda: True)
+    assert (triton.why_not_dense(Call(CUDA, BF, head_dim, 128)) is None) == can

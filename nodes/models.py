@@ -1,6 +1,12 @@
 """What each model family's attention calls look like: the one place that knows."""
 
+from comfy.patcher_extension import WrappersMP
+from comfy_api.torch_helpers.torch_compile import COMPILE_KEY
+
 from ..radial_core import VideoLayout
+
+SLOT = "optimized_attention_override"  # ComfyUI's hook, in transformer_options
+KEY = "radial_attention"  # our wrappers' and callback's name, and our entry in transformer_options
 
 WAN = "comfy.ldm.wan.model.WanModel"
 SUPPORTED = (WAN,)
@@ -11,6 +17,12 @@ def family_of(diffusion_model) -> str:
     """The class of a diffusion model, as module.Class; torch.compile's wrapping taken off."""
     kind = type(getattr(diffusion_model, "_orig_mod", diffusion_model))
     return f"{kind.__module__}.{kind.__qualname__}"
+
+
+def is_compiled(diffusion_model, options: dict) -> bool:
+    """Whether a forward pass runs under ComfyUI's torch.compile, all of it or parts."""
+    wrappers = options.get("wrappers", {}).get(WrappersMP.APPLY_MODEL, {})
+    return COMPILE_KEY in wrappers or hasattr(diffusion_model, "_orig_mod")
 
 
 def head_dim_of(diffusion_model) -> int | None:

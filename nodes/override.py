@@ -6,26 +6,45 @@ from dataclasses import dataclass
 
 import comfy.model_management
 import torch
-from einops import rearrange
 
-from ..radial_core import Plan, RadialPattern, Schedule, make_plan, radial_attention
-from ..radial_core.attention import choose_backend
+from ..radial_core import Plan, RadialPattern, Schedule, make_plan
+from ..radial_core.attention import attend
 from ..radial_core.schedule import step_of
-from .models import other_sequences, self_attention_layout, why_not_forward
+from . import compiled
+from .dense import attend_fast, wants_fastest
+from .models import (
+    KEY,
+    SLOT,
+    is_compiled,
+    other_sequences,
+    self_attention_layout,
+    why_not_forward,
+)
 from .tally import Tally
 
-SLOT = "optimized_attention_override"  # ComfyUI's hook, in transformer_options
-KEY = "radial_attention"  # our wrapper's and callback's name, and our entry in transformer_options
-FEWEST_BLOCKS = 8  # a shorter sequence gains nothing
+# A plan that keeps more than this share of its blocks, as those of short sequences do, is slower
+# than dense attention: measured on an H100, benchmarks/results/crossover-h100.json.
+MOST_DENSITY = 0.95
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Forward:
     """What one forward pass of the model has in common for all its attention calls."""
 
+    override: "RadialOverride"
+    options: dict  # the pass's transformer_options
     previous: Callable | None  # the override that was on the hook
     others: frozenset[int]
     dense_step: bool
+    fast_dense: bool
+
+
+@dataclass(frozen=True)
+class Dense:
+    """A call that stays dense. plain: it is self-attention over the video, and nothing else."""
+
+    reason: str
+    plain: bool = False
 
 
 class RadialOverride:
@@ -36,12 +55,18 @@ class RadialOverride:
     calls that we leave dense go to that.
     """
 
-    def __init__(self, pattern: RadialPattern, schedule: Schedule, backend: str):
+    def __init__(self, pattern: RadialPattern, schedule: Schedule, backend: str, dense_choice: str):
         self.pattern = pattern
         self.schedule = schedule
         self.backend = backend
+        self.dense_choice = dense_choice
         self.tally = Tally()
+        self.start_anew()
+
+    def start_anew(self):
+        """Forget the run that ended."""
         self.failure = None  # a kernel that failed is not asked again in the same run
+        self._read = {}  # name -> (tensor, its numbers)
 
     def wrap_forward(
         self,
@@ -56,32 +81,40 @@ class RadialOverride:
     ):
         """Wrapper of BaseModel.apply_model (WrappersMP.APPLY_MODEL)."""
         options = dict(transformer_options or {})
+        model, forward = executor.class_obj.diffusion_model, None
         try:
-            self._take_the_hook(
-                executor.class_obj.diffusion_model, options, c_crossattn, conditions
-            )
+            forward = self._take_the_hook(model, options, c_crossattn, conditions)
+            if forward is not None and is_compiled(model, options):
+                conditions[KEY] = compiled.mark(options)
         except Exception as error:
             self._fail(error)
-        return executor(x, t, c_concat, c_crossattn, control, options, **conditions)
+        with compiled.in_pass(forward):
+            return executor(x, t, c_concat, c_crossattn, control, options, **conditions)
 
-    def _take_the_hook(self, diffusion_model, options: dict, c_crossattn, conditions: dict):
+    def _take_the_hook(
+        self, diffusion_model, options: dict, c_crossattn, conditions: dict
+    ) -> Forward | None:
         """Put this override on the hook of a forward pass, if the pass has calls for it."""
-        sigmas = _schedule(options)
-        step = step_of(sigmas, _first(options.get("sigmas")))
+        previous = options.get(SLOT)
+        if previous is self:  # a pass within a pass
+            previous = options[KEY].previous
+        sigmas = self._schedule(options)
+        step = step_of(sigmas, self._sigma(options))
         self.tally.forward(step)
         reason = why_not_forward(diffusion_model, conditions)
         if reason is not None:
             self.tally.dense(reason)
-            return
-        previous = options.get(SLOT)
-        if previous is self:  # a pass within a pass
-            previous = options[KEY].previous
-        options[KEY] = Forward(
+            return None
+        options[KEY] = forward = Forward(
+            override=self,
+            options=options,
             previous=previous,
             others=other_sequences(c_crossattn, conditions),
             dense_step=self.schedule.is_dense_step(sigmas, step),
+            fast_dense=wants_fastest(self.dense_choice, previous),
         )
         options[SLOT] = self
+        return forward
 
     def _fail(self, error: Exception):
         """Whatever goes wrong in ours, the render goes on."""
@@ -91,7 +124,6 @@ class RadialOverride:
         details = (self.failure, error)
         self.tally.say_once(self.failure, logging.WARNING, message, *details, exc_info=True)
 
-    @torch.compiler.disable
     def __call__(
         self,
         func,
@@ -106,72 +138,106 @@ class RadialOverride:
         **kwargs,
     ):
         """An attention call: q, k, v are (b, h, s, d) if skip_reshape, else (b, s, h * d)."""
-        options = kwargs.get("transformer_options") or {}
-        forward = options.get(KEY)
-        try:
-            plan = self._plan_or_reason(forward, options, q, k, v, mask, skip_reshape)
-            if isinstance(plan, str):
-                self.tally.dense(plan)
-            else:
-                split = "b h s d -> b s h d" if skip_reshape else "b s (h d) -> b s h d"
-                merge = "b s h d -> b h s d" if skip_output_reshape else "b s h d -> b s (h d)"
-                qs, ks, vs = (rearrange(x, split, h=heads) for x in (q, k, v))
-                backend = choose_backend(
-                    self.backend, q.device, q.dtype, qs.shape[-1], plan.block_size
-                )
-                out = radial_attention(qs, ks, vs, plan, backend, kwargs.get("scale"))
-                self.tally.radial(plan.density, backend)
-                return rearrange(out, merge)
-        except Exception as error:
-            self._fail(error)
-
         kwargs.update(
             mask=mask,
             attn_precision=attn_precision,
             skip_reshape=skip_reshape,
             skip_output_reshape=skip_output_reshape,
         )
+        if torch.compiler.is_compiling():
+            if compiled.why_not(func, q, k, v, kwargs) is None:
+                return compiled.traced(func, q, k, v, heads, **kwargs)
+            return self._outside_the_graph(func, q, k, v, heads, kwargs)
+        forward = (kwargs.get("transformer_options") or {}).get(KEY)
+        return self.attend(forward, func, q, k, v, heads, kwargs)
+
+    @torch.compiler.disable
+    def _outside_the_graph(self, func, q, k, v, heads, kwargs):
+        forward = (kwargs.get("transformer_options") or {}).get(KEY)
+        return self.attend(forward, func, q, k, v, heads, kwargs)
+
+    def attend(self, forward: Forward | None, func, q, k, v, heads: int, kwargs: dict):
+        """A call of a forward pass: radial, dense by the fastest kernel, or as it was before."""
+        try:
+            out = self._attend(forward, q, k, v, heads, kwargs)
+            if out is not None:
+                return out.transpose(1, 2) if kwargs["skip_output_reshape"] else out.flatten(2)
+        except Exception as error:
+            self._fail(error)
         if forward is not None and forward.previous is not None:
             return forward.previous(func, q, k, v, heads, **kwargs)
         return func(q, k, v, heads, **kwargs)
 
-    def _plan_or_reason(self, forward, options, q, k, v, mask, skip_reshape) -> Plan | str:
+    def _attend(self, forward, q, k, v, heads, kwargs) -> torch.Tensor | None:
+        """The output (b, s, h, d) of a call that we take; None if it runs as before."""
+        todo, scale = self._plan_or_dense(forward, q, k, v, kwargs), kwargs.get("scale")
+        if isinstance(todo, Dense) and not (todo.plain and forward.fast_dense):
+            self.tally.dense(todo.reason)
+            return None
+        if kwargs["skip_reshape"]:
+            q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
+        else:
+            shape = (*q.shape[:2], heads, q.shape[2] // heads)
+            q, k, v = q.view(shape), k.view(shape), v.view(shape)
+        if isinstance(todo, Plan):
+            out, _, name = attend(q, k, v, todo, self.backend, scale)
+            self.tally.radial(todo.density, name)
+            return out
+        out, name = attend_fast(q, k, v, scale)
+        self.tally.dense(todo.reason, name)
+        return out
+
+    def _plan_or_dense(self, forward, q, k, v, kwargs) -> Plan | Dense:
         """The plan to run this call with, or why it stays dense."""
         if forward is None:
-            return "outside a forward pass"
-        tokens = -2 if skip_reshape else 1
+            return Dense("outside a forward pass")
+        options = kwargs.get("transformer_options") or {}
+        tokens = -2 if kwargs["skip_reshape"] else 1
         layout = self_attention_layout(options, q.shape[tokens], k.shape[tokens], forward.others)
         if isinstance(layout, str):
-            return layout
-        if mask is not None:
-            return "attention mask"
+            return Dense(layout)
+        if kwargs["mask"] is not None:
+            return Dense("attention mask")
         if k.shape != q.shape or v.shape != q.shape:
-            return "keys have other heads than queries"
-        if layout.frames == 1:
-            return "single frame"
-        if layout.tokens < FEWEST_BLOCKS * self.pattern.block_size:
-            return f"only {layout.tokens} tokens"
-        if forward.dense_step:
-            return "dense step"
-        if self.schedule.is_dense_block(options.get("block_index")):
-            return "dense block"
+            return Dense("keys have other heads than queries")
         if self.failure is not None:
-            return self.failure
-        return make_plan(self.pattern, layout, q.device)
+            return Dense(self.failure)
+        if layout.frames == 1:
+            return Dense("single frame", plain=True)
+        if forward.dense_step:
+            return Dense("dense step", plain=True)
+        if self.schedule.is_dense_block(options.get("block_index")):
+            return Dense("dense block", plain=True)
+        plan = make_plan(self.pattern, layout, q.device)
+        if plan.density > MOST_DENSITY:
+            return Dense(f"{plan.density:.0%} of the blocks would be kept", plain=True)
+        return plan
 
     def report(self, _model_patcher):
         """Callback at the end of a sampler run (CallbacksMP.ON_CLEANUP)."""
         self.tally.report()
-        self.failure = None
+        self.start_anew()
 
+    def _schedule(self, options: dict) -> list[float] | None:
+        """The sampler's noise levels; ComfyUI's LoRA training puts other numbers in their place."""
+        sigmas = options.get("sample_sigmas")
+        if sigmas is None or getattr(comfy.model_management, "in_training", False):
+            return None
+        return self._numbers("sample_sigmas", sigmas)
 
-def _schedule(options: dict) -> list[float] | None:
-    """The sampler's noise levels. ComfyUI's LoRA training puts other numbers in their place."""
-    sigmas = options.get("sample_sigmas")
-    if sigmas is None or getattr(comfy.model_management, "in_training", False):
-        return None
-    return sigmas.flatten().tolist()
+    def _sigma(self, options: dict) -> float | None:
+        """The noise level of this pass."""
+        sigma = options.get("sigmas")
+        numbers = [] if sigma is None else self._numbers("sigmas", sigma)
+        return numbers[0] if numbers else None
 
+    def _numbers(self, name: str, x: torch.Tensor) -> list[float]:
+        """A tensor as numbers. ComfyUI keeps both on the GPU, and reading waits for it: once each.
 
-def _first(x: torch.Tensor | None) -> float | None:
-    return None if x is None or not x.numel() else float(x.detach().flatten()[0])
+        The passes of a step share the one tensor, and all passes of a run the other.
+        """
+        seen, numbers = self._read.get(name, (None, None))
+        if seen is not x:
+            numbers = x.detach().flatten().tolist()
+            self._read[name] = x, numbers
+        return numbers

@@ -4,10 +4,13 @@ from comfy.patcher_extension import CallbacksMP, WrappersMP
 from comfy_api.latest import io
 
 from ..radial_core import RadialPattern, Schedule
-from ..radial_core.attention import AUTO, check_backend_name, choose_backend
+from ..radial_core.attention import check_backend_name, choose_backend
+from ..radial_core.backends import BACKENDS
+from ..radial_core.call import Call
 from ..radial_core.pattern import BLOCK_SIZES, MAX_DECAY
-from .models import head_dim_of
-from .override import KEY, RadialOverride
+from .dense import AUTO, CHOICES, check_choice
+from .models import KEY, head_dim_of
+from .override import RadialOverride
 
 MOST = 10_000
 
@@ -86,10 +89,21 @@ class RadialAttentionPatch(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "backend",
-                    options=["auto", *AUTO],
+                    options=["auto", *(name for name in BACKENDS if name != "reference")],
                     default="auto",
                     tooltip="What computes the kept blocks. auto takes the fastest that can. All "
                     "are exact, so this changes the speed, not the picture.",
+                    advanced=True,
+                ),
+                io.Combo.Input(
+                    "dense_attention",
+                    options=list(CHOICES),
+                    default=AUTO,
+                    optional=True,  # graphs saved before it was there
+                    tooltip="What computes the video's self-attention where it stays full, as in "
+                    "the dense steps. comfyui is what would have run without this node; fastest is "
+                    "the fastest exact kernel on this machine; auto is fastest unless you chose an "
+                    "attention yourself, on ComfyUI's command line or by a node before this one.",
                     advanced=True,
                 ),
             ],
@@ -107,18 +121,20 @@ class RadialAttentionPatch(io.ComfyNode):
         decay,
         block_size,
         backend,
+        dense_attention=AUTO,
     ) -> io.NodeOutput:
         if not hasattr(model, "add_wrapper_with_key"):
             raise ValueError(f"model must come from a model loader, got {model!r}")
         pattern = RadialPattern(decay, sink_frames, block_size)
         schedule = Schedule(dense_steps, dense_last_steps, dense_blocks)
         check_backend_name(backend)
+        check_choice(dense_attention)
         head_dim = head_dim_of(model.get_model_object("diffusion_model"))
         if backend != "auto" and head_dim is not None:
             dtype = model.model.manual_cast_dtype or model.model_dtype()
-            choose_backend(backend, model.load_device, dtype, head_dim, block_size)
+            choose_backend(backend, Call(model.load_device, dtype, head_dim, block_size))
 
-        override = RadialOverride(pattern, schedule, backend)
+        override = RadialOverride(pattern, schedule, backend, dense_attention)
         model = model.clone()
         model.remove_wrappers_with_key(WrappersMP.APPLY_MODEL, KEY)
         model.add_wrapper_with_key(WrappersMP.APPLY_MODEL, KEY, override.wrap_forward)

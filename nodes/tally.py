@@ -22,6 +22,7 @@ class Tally:
         self.steps = set()
         self.model_calls = 0
         self.dense_calls = Counter()  # reason -> calls
+        self.dense_backends = Counter()  # kernel, if not ComfyUI's own -> calls
         self.densities = []  # of each radial call
         self.backend = None
 
@@ -33,8 +34,11 @@ class Tally:
         self.densities.append(density)
         self.backend = backend
 
-    def dense(self, reason: str):
+    def dense(self, reason: str, backend: str | None = None):
+        """A dense call. backend: the kernel, if it was not what ComfyUI would have run."""
         self.dense_calls[reason] += 1
+        if backend is not None:
+            self.dense_backends[backend] += 1
         self.say_once(reason, logging.INFO, "Radial attention: dense here: %s", reason)
 
     def say_once(self, key: str, level: int, message: str, *arguments, **options):
@@ -52,6 +56,8 @@ class Tally:
         )
         if dense:
             text += f" ({', '.join(f'{why}: {n}' for why, n in dense.most_common())})"
+        if self.dense_backends:
+            text += f", dense by {', '.join(self.dense_backends)}"
         if radial:
             text += f"; {density:.1%} of the blocks kept, backend {self.backend}"
         return {
@@ -62,6 +68,7 @@ class Tally:
             "density": density,  # the mean over the radial calls
             "backend": self.backend,
             "text": text,
+            "dense_backends": dict(self.dense_backends),
         }
 
     def report(self):

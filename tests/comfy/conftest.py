@@ -1,6 +1,7 @@
 """The real ComfyUI in this process: its loader loads the pack, its sampler runs the models."""
 
 import asyncio
+import dataclasses
 import importlib
 import sys
 from pathlib import Path
@@ -68,11 +69,20 @@ def summaries(monkeypatch):
     return sent
 
 
+@pytest.fixture
+def any_density(monkeypatch):
+    """Plans that keep all blocks run through the radial core, too."""
+    monkeypatch.setattr(pack_module("nodes.override"), "MOST_DENSITY", 1.0)
+
+
 def pack_module(name):
     """A module of the pack as ComfyUI loaded it: "nodes.override", "radial_core.reference"."""
     pack = nodes.NODE_CLASS_MAPPINGS["RadialAttentionPatch"].__module__.removesuffix(".nodes.patch")
     return importlib.import_module(f"{pack}.{name}")
 
+
+SLOT = "optimized_attention_override"
+BLOCKS = 3  # of the stand-in
 
 DEFAULTS = {
     "dense_steps": 0,
@@ -136,3 +146,31 @@ def sample(
 def difference(a, b):
     """Relative RMS."""
     return ((a - b).norm() / b.norm()).item()
+
+
+def with_override(model, override):
+    model = model.clone()
+    model.model_options["transformer_options"][SLOT] = override
+    return model
+
+
+def with_wrapper(model, wrapper):
+    """A node that wraps each forward pass, inside our own wrapper."""
+    model = model.clone()
+    model.add_wrapper_with_key("apply_model", "test", wrapper)
+    return model
+
+
+def ask_the_hook(wan, ask):
+    """Call `ask(ours, options)` in the middle of a real forward pass, with no other override."""
+    answers = []
+
+    def override(func, q, k, v, heads, **kwargs):
+        if not answers:
+            options = kwargs["transformer_options"]
+            alone = dataclasses.replace(options["radial_attention"], previous=None)
+            answers.append(ask(options[SLOT], {**options, "radial_attention": alone}))
+        return func(q, k, v, heads, **kwargs)
+
+    sample(patch(with_override(wan, override)), steps=1, cfg=1.0)
+    return answers[0]

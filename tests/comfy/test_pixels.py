@@ -49,7 +49,7 @@ def grid_of(case):
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
-def test_a_plan_that_keeps_everything_changes_nothing(wan, case, summaries):
+def test_a_plan_that_keeps_everything_changes_nothing(wan, case, summaries, any_density):
     kept = sample(patch(wan, sink_frames=1000, decay=4.0), **case)
     assert difference(kept, sample(wan, **case)) < 1e-4
     (summary,) = summaries
@@ -77,7 +77,7 @@ def test_cfg_in_two_batches(wan, summaries, monkeypatch):
     assert all(s["steps"] == 2 for s in summaries)
 
 
-def test_image_to_video(summaries):
+def test_image_to_video(summaries, any_density):
     """The same class as text to video, with image tokens in its cross-attention."""
     from comfy.ldm.wan.model import WanModel
     from headless.standins import operations, randomised

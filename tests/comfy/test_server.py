@@ -102,6 +102,12 @@ def test_refuses_in_the_node_what_comfyui_lets_through(server, tmp_path, name, v
         asyncio.run(run_graph(server.url, graph, tmp_path, server.check))
 
 
+def test_a_graph_saved_before_the_node_had_all_its_inputs(server, tmp_path):
+    graph = set_inputs(load_graph("wan21_t2v"), SMALL)
+    del graph["4"]["inputs"]["dense_attention"]
+    asyncio.run(run_graph(server.url, graph, tmp_path, server.check))
+
+
 def test_the_page_gets_the_node_its_help_and_the_template(server):
     info = json.loads(get(server, "/object_info/RadialAttentionPatch"))["RadialAttentionPatch"]
     assert info["display_name"] == "Radial Attention Patch" and info["output"] == ["MODEL"]
@@ -116,6 +122,9 @@ def test_the_page_gets_the_node_its_help_and_the_template(server):
         "block_size",
         "backend",
     ]
+    # not there in graphs saved earlier
+    assert list(info["input"]["optional"]) == ["dense_attention"]
+    inputs |= info["input"]["optional"]
     assert all(options.get("tooltip") for _, options in inputs.values())
     assert "radial" in info["search_aliases"]
 

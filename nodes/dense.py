@@ -1,0 +1,46 @@
+"""What calls that stay dense run."""
+
+from collections.abc import Callable
+
+import torch
+from comfy.cli_args import args
+
+from ..radial_core.dense import dense_attention, fastest_dense
+
+AUTO, COMFYUI, FASTEST = "auto", "comfyui", "fastest"
+CHOICES = (AUTO, COMFYUI, FASTEST)
+# ComfyUI's command-line options that choose an attention.
+OPTIONS = (
+    "use_sage_attention",
+    "use_flash_attention",
+    "use_pytorch_cross_attention",
+    "use_split_cross_attention",
+    "use_quad_cross_attention",
+)
+
+
+def check_choice(choice: str) -> None:
+    """Raises ValueError if there is no such choice."""
+    if choice not in CHOICES:
+        raise ValueError(f"dense_attention must be one of {', '.join(CHOICES)}, got {choice!r}")
+
+
+def wants_fastest(choice: str, previous: Callable | None) -> bool:
+    """Whether dense calls of a forward pass run the fastest exact kernel, or what ComfyUI would.
+
+    "auto" does unless the user chose an attention, by ComfyUI's command line or by a node: then it
+    is on the hook as `previous`.
+    """
+    if choice == AUTO:
+        return previous is None and not any(getattr(args, name, False) for name in OPTIONS)
+    return choice == FASTEST
+
+
+def attend_fast(q, k, v, softmax_scale: float | None) -> tuple[torch.Tensor | None, str | None]:
+    """Output and name of the fastest exact kernel; twice None if torch's default is as good.
+
+    q, k, v, output: (b, s, h, d).
+    """
+    if fastest_dense(q, k, v) is None:
+        return None, None
+    return dense_attention(q, k, v, softmax_scale)

@@ -1,0 +1,228 @@
+"""Under ComfyUI's TorchCompileModel: one graph for all steps, and each step decides anew."""
+
+import shutil
+
+import comfy.ldm.wan.model
+import pytest
+import torch
+import torch._dynamo
+from comfy.ldm.modules.attention import attention_pytorch
+from comfy_api.torch_helpers import set_torch_compile_wrapper
+from comfy_extras.nodes_torch_compile import TorchCompileModel, skip_torch_compile_dict
+from conftest import BLOCKS, ask_the_hook, difference, pack_module, patch, sample, with_override
+
+SETTINGS = {"dense_steps": 1, "dense_last_steps": 1, "dense_blocks": 1}
+STEPS = 4
+
+
+@pytest.fixture
+def graphs(monkeypatch):
+    """A backend of torch.compile that runs graphs as they are, and lists them."""
+    # What a GPU has by default. The one for CPUs asks how much memory is free, which breaks graphs.
+    monkeypatch.setattr(comfy.ldm.wan.model, "optimized_attention", attention_pytorch)
+
+    class Graphs(list):
+        def __call__(self, graph, _example, **_options):
+            self.append(graph)
+            return graph.forward
+
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    yield Graphs()
+    torch._dynamo.reset()
+
+
+def graph_breaks():
+    return sum(torch._dynamo.utils.counters["graph_break"].values())
+
+
+def compiled(model, backend):
+    return TorchCompileModel.execute(model, backend).args[0]
+
+
+def in_order(order, model, backend, **settings):
+    if order == "patched, then compiled":
+        return compiled(patch(model, **settings), backend)
+    return patch(compiled(model, backend), **settings)
+
+
+ORDERS = pytest.mark.parametrize("order", ["patched, then compiled", "compiled, then patched"])
+
+
+@ORDERS
+def test_one_graph_for_every_step_and_both_conditionings(wan, graphs, summaries, order):
+    plain = sample(patch(wan, **SETTINGS), steps=STEPS)
+    model = in_order(order, wan, graphs, **SETTINGS)
+    assert difference(sample(model, steps=STEPS), plain) < 1e-6
+    assert (len(graphs), graph_breaks()) == (1, 0)
+    assert difference(plain, sample(wan, steps=STEPS)) > 1e-3
+    assert summaries[0] == summaries[1]
+    assert summaries[0]["radial_calls"] == 2 * (BLOCKS - 1)
+
+    sample(model, steps=STEPS + 3, seed=3)  # another schedule
+    assert len(graphs) == 1
+    assert summaries[2]["radial_calls"] == 5 * (BLOCKS - 1)
+
+
+def test_conditionings_in_passes_of_their_own(wan, graphs, summaries, monkeypatch):
+    """As with little memory: cond, then uncond."""
+    monkeypatch.setattr(type(wan), "get_free_memory", lambda *args: 0)
+    plain = sample(patch(wan, **SETTINGS), steps=STEPS)
+    assert summaries[0]["model_calls"] == 2 * STEPS
+    model = compiled(patch(wan, **SETTINGS), graphs)
+    assert difference(sample(model, steps=STEPS), plain) < 1e-6
+    assert (len(graphs), graph_breaks()) == (1, 0)
+    assert summaries[0] == summaries[1]
+
+
+def test_settings_and_the_lack_of_any_are_not_baked_in(wan, graphs, summaries):
+    """One compiled model, with this node and without, as for comparing."""
+    model, dense = compiled(wan, graphs), sample(wan)
+    assert difference(sample(model), dense) < 1e-6
+    for settings in ({}, {"decay": 1.0}, {"dense_blocks": 2}):
+        plain = sample(patch(wan, **settings))
+        assert difference(sample(patch(model, **settings)), plain) < 1e-6
+        assert difference(sample(model), dense) < 1e-6
+        assert summaries[-2] == summaries[-1] and summaries[-1]["radial_calls"]
+    assert (len(graphs), graph_breaks()) == (2, 0)
+
+
+def test_another_prompt_and_another_size(wan, graphs, summaries):
+    model = compiled(patch(wan), graphs)
+    for case in ({}, {"text_tokens": 33}, {"text_tokens": 47}, {"frames": 13}):
+        assert difference(sample(model, **case), sample(patch(wan), **case)) < 1e-6
+        assert summaries[-2] == summaries[-1]
+    assert (len(graphs), graph_breaks()) == (3, 0)  # as many as without this node
+
+
+@pytest.mark.parametrize("options", [{"guard_filter_fn": skip_torch_compile_dict}, None])
+@ORDERS
+def test_only_the_blocks_are_compiled(wan, graphs, summaries, options, order):
+    """As some nodes do: then the blocks share graphs, but not their index."""
+    settings = {"dense_steps": 1, "dense_blocks": 2}
+
+    def with_blocks(model):
+        model = model.clone()
+        keys = [f"diffusion_model.blocks.{i}" for i in range(BLOCKS)]
+        set_torch_compile_wrapper(model, graphs, options=options, keys=keys)
+        return model
+
+    plain = sample(patch(wan, **settings), steps=3)
+    if order == "patched, then compiled":
+        model = with_blocks(patch(wan, **settings))
+    else:
+        model = patch(with_blocks(wan), **settings)
+    assert difference(sample(model, steps=3), plain) < 1e-6
+    assert graph_breaks() == 0 and len(graphs) <= 2  # the first block's input has other strides
+    assert summaries[0] == summaries[1]
+    assert summaries[0]["dense_calls"]["dense block"] == 4
+
+
+def test_no_cuda_graph_replays_a_decision():
+    op = torch.ops.radial_attention.attention.default
+    if hasattr(torch.Tag, "cudagraph_unsafe"):
+        assert torch.Tag.cudagraph_unsafe in op.tags
+    assert pack_module("nodes.compiled").ON_THE_CPU.device.type == "cpu"
+
+
+def test_another_override_gets_what_it_would_have(wan, graphs, summaries):
+    def watching(calls):
+        def override(func, q, k, v, heads, **kwargs):
+            options = kwargs.pop("transformer_options")
+            sigma = float(options["sigmas"][0])
+            grid, block = tuple(options["grid_sizes"]), options["block_index"]
+            kwargs = {k: v for k, v in kwargs.items() if v is not None}
+            calls.append((sigma, grid, block, options["total_blocks"], k.shape, heads, kwargs))
+            return func(q, k, v, heads, **kwargs)
+
+        return override
+
+    eager, graph = [], []
+    sample(patch(with_override(wan, watching(eager)), **SETTINGS), steps=STEPS)
+    sample(compiled(patch(with_override(wan, watching(graph)), **SETTINGS), graphs), steps=STEPS)
+    assert graph == eager
+    assert {call[2] for call in graph} == set(range(BLOCKS))
+    assert (len(graphs), graph_breaks()) == (1, 0)
+
+
+def test_a_failing_kernel_does_not_spoil_the_render(wan, graphs, summaries, monkeypatch):
+    def broken(*args):
+        raise RuntimeError("no nvcc")
+
+    model, dense = compiled(patch(wan), graphs), sample(wan)
+    override = pack_module("nodes.override")
+    monkeypatch.setattr(override, "attend", broken)
+    assert torch.equal(sample(model), dense)
+    assert summaries[0]["dense_calls"]["RuntimeError"] == BLOCKS * summaries[0]["model_calls"]
+    monkeypatch.undo()
+    monkeypatch.setattr(comfy.ldm.wan.model, "optimized_attention", attention_pytorch)
+    sample(model)
+    assert len(graphs) == 1  # and the next run is radial again, by the same graph
+
+
+def test_gradients_pass_through(wan, graphs, summaries):
+    """A call that needs them leaves the graph: the backends have them, an opaque op does not."""
+
+    def ask(ours, options):
+        def loss(q, k, v):
+            return ours(
+                attention_pytorch.__wrapped__, q, k, v, 2, transformer_options=options
+            ).sin()
+
+        with torch.enable_grad():
+            qkv = [torch.randn(1, 540, 256).requires_grad_() for _ in range(3)]
+            gradients = [
+                torch.autograd.grad(f(*qkv).sum(), qkv)
+                for f in (loss, torch.compile(loss, backend=graphs))
+            ]
+        return gradients
+
+    eager, graph = ask_the_hook(wan, ask)
+    assert all(difference(a, b) < 1e-5 for a, b in zip(graph, eager, strict=True))
+    assert summaries[0]["radial_calls"] >= 2
+
+
+@pytest.mark.parametrize("skip_reshape", [False, True])
+@pytest.mark.parametrize("skip_output_reshape", [False, True])
+def test_every_layout_of_a_call(wan, graphs, summaries, skip_reshape, skip_output_reshape):
+    q, k, v = torch.randn(3, 2, 540, 2, 128).unbind(0)
+    given = [x.transpose(1, 2) if skip_reshape else x.flatten(2) for x in (q, k, v)]
+    layout = {"skip_reshape": skip_reshape, "skip_output_reshape": skip_output_reshape}
+
+    def ask(ours, options):
+        function, passes = attention_pytorch.__wrapped__, pack_module("nodes.compiled")
+
+        def call(q, k, v):
+            return ours(function, q, k, v, 2, **layout, scale=0.3, transformer_options=options)
+
+        with passes.in_pass(options["radial_attention"]):
+            return torch.compile(call, backend=graphs)(*given), call(*given)
+
+    graph, eager = ask_the_hook(wan, ask)
+    assert graph.shape == eager.shape and difference(graph, eager) < 1e-6
+    assert (len(graphs), graph_breaks()) == (1, 0)
+    assert summaries[0]["radial_calls"] >= 2
+
+
+def test_the_op_is_one_to_the_compiler():
+    """Fake outputs like the real ones, no input changed: torch's own check."""
+    passes = pack_module("nodes.compiled")
+    q, k = torch.randn(2, 40, 64), torch.randn(2, 24, 64)
+    common = (None, None, None, None)
+    bhsd = q.unflatten(2, (2, 32)).transpose(1, 2)
+    tests = ("test_schema", "test_faketensor", "test_aot_dispatch_dynamic")
+    for arguments in (
+        (q, q, q, 2, None, False, None, "attention_pytorch", *common),
+        (q, k, k, 2, None, False, 0.3, "attention_pytorch", 1, 3, "double", [2, 4, 5]),
+        (bhsd, bhsd, bhsd, 2, torch.zeros(40, 40), True, None, "attention_pytorch", *common),
+    ):
+        op = torch.ops.radial_attention.attention.default
+        torch.library.opcheck(op, (passes.ON_THE_CPU, *arguments), test_utils=tests)
+
+
+@pytest.mark.skipif(not shutil.which("g++"), reason="inductor needs a C++ compiler")
+def test_by_inductor(wan, graphs, summaries):
+    model = compiled(patch(wan, **SETTINGS), "inductor")
+    assert difference(sample(model, steps=3), sample(patch(wan, **SETTINGS), steps=3)) < 1e-4
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1 and graph_breaks() == 0
+    assert summaries[0] == summaries[1]

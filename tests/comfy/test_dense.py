@@ -1,0 +1,94 @@
+"""What the calls that stay dense run: ComfyUI's own, or the fastest exact kernel."""
+
+import pytest
+import torch
+from comfy.cli_args import args
+from comfy_extras.nodes_torch_compile import TorchCompileModel
+from conftest import BLOCKS, difference, pack_module, patch, sample, with_override
+
+DENSE = {"dense_steps": 1, "dense_blocks": 1}
+
+
+@pytest.fixture
+def kernel(monkeypatch):
+    """A fast kernel, and the (shape, scale) of the calls it took."""
+    calls = []
+
+    def run(q, k, v, softmax_scale):
+        calls.append((tuple(q.shape), softmax_scale))
+        q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+        out = torch.nn.functional.scaled_dot_product_attention(q, k, v, scale=softmax_scale)
+        return out.transpose(1, 2), "fast"
+
+    dense = pack_module("nodes.dense")
+    monkeypatch.setattr(dense, "fastest_dense", lambda q, k, v: "fast")
+    monkeypatch.setattr(dense, "dense_attention", run)
+    return calls
+
+
+def passing_on(func, *arguments, **kwargs):
+    return func(*arguments, **kwargs)
+
+
+@pytest.mark.parametrize(
+    "choice, on_the_hook, option, taken",
+    [
+        ("auto", False, None, True),
+        ("auto", True, None, False),
+        ("auto", False, "use_sage_attention", False),
+        ("auto", False, "use_pytorch_cross_attention", False),
+        ("comfyui", False, None, False),
+        ("fastest", False, None, True),
+        ("fastest", True, "use_sage_attention", True),
+    ],
+)
+def test_who_runs_the_dense_calls(
+    wan, kernel, summaries, monkeypatch, choice, on_the_hook, option, taken
+):
+    if option is not None:
+        monkeypatch.setattr(args, option, True)
+    model = with_override(wan, passing_on) if on_the_hook else wan
+    out = sample(patch(model, dense_attention=choice, **DENSE))
+    (summary,) = summaries
+    dense = summary["dense_calls"]["dense step"] + summary["dense_calls"]["dense block"]
+    assert dense == BLOCKS + 1
+    assert summary["dense_backends"] == ({"fast": dense} if taken else {})
+    assert ("dense by fast" in summary["text"]) == taken
+    assert kernel == [((2, 540, 2, 128), None)] * (dense if taken else 0)
+    assert difference(out, sample(patch(wan, dense_attention="comfyui", **DENSE))) < 1e-5
+
+
+@pytest.mark.parametrize(
+    "case",
+    [{"frames": 1, "height": 64, "width": 64}, {"frames": 2, "height": 48, "width": 48}],
+    ids=["single frame", "two frames"],
+)
+def test_calls_with_nothing_to_gain_by_the_pattern(wan, kernel, summaries, case):
+    assert difference(sample(patch(wan), **case), sample(wan, **case)) < 1e-5
+    assert summaries[0]["dense_backends"] == {"fast": BLOCKS * summaries[0]["model_calls"]}
+
+
+def test_where_nothing_beats_torch(wan, summaries):
+    """As on a CPU."""
+    everything = {"dense_steps": 9, "dense_attention": "fastest"}
+    assert torch.equal(sample(patch(wan, **everything)), sample(wan))
+    assert summaries[0]["dense_backends"] == {}
+
+
+def test_a_failing_kernel_does_not_spoil_the_render(wan, kernel, summaries, monkeypatch):
+    def out_of_memory(*args):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(pack_module("nodes.dense"), "dense_attention", out_of_memory)
+    assert torch.equal(sample(patch(wan, dense_steps=9)), sample(wan))
+    assert summaries[0]["dense_calls"]["OutOfMemoryError"] == BLOCKS * summaries[0]["model_calls"]
+
+
+def test_under_torch_compile(wan, kernel, summaries):
+    torch._dynamo.reset()
+    plain = sample(patch(wan, **DENSE))
+    model = TorchCompileModel.execute(patch(wan, **DENSE), lambda graph, _, **options: graph).args[
+        0
+    ]
+    assert difference(sample(model), plain) < 1e-5
+    assert summaries[0] == summaries[1] and summaries[0]["dense_backends"]

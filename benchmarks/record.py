@@ -1,15 +1,26 @@
 """Writes a benchmark's figures down with the machine and versions that made them."""
 
+import contextlib
 import json
 import os
 import platform
+import shlex
 import sys
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks/results"
+KERNEL_PACKAGES = (
+    "triton",
+    "flash-attn-4",
+    "nvidia-cutlass-dsl",
+    "flashinfer-python",
+    "nvidia-cudnn-frontend",
+    "comfy-kitchen",
+)
 sys.path.insert(0, str(ROOT))
 
 
@@ -17,8 +28,8 @@ def save(name: str, cases: list[dict], **more):
     """Write results/NAME.json; `more` goes beside the cases."""
     record = {
         "machine": _machine(),
-        "versions": {"python": platform.python_version(), "torch": torch.__version__},
-        "command": f"python {Path(sys.argv[0]).resolve().relative_to(ROOT)}",
+        "versions": _versions(),
+        "command": f"python {Path(sys.argv[0]).resolve().relative_to(ROOT)}{_arguments()}",
         **more,
         "cases": cases,
     }
@@ -28,10 +39,25 @@ def save(name: str, cases: list[dict], **more):
     print(f"Written: {path.relative_to(ROOT)}")
 
 
+def _versions() -> dict[str, str]:
+    versions = {"python": platform.python_version(), "torch": torch.__version__}
+    if torch.cuda.is_available():
+        versions |= {"cuda": torch.version.cuda, "cudnn": str(torch.backends.cudnn.version())}
+        for package in KERNEL_PACKAGES:
+            with contextlib.suppress(PackageNotFoundError):
+                versions[package] = version(package)
+    return versions
+
+
+def _arguments() -> str:
+    return "".join(f" {shlex.quote(word)}" for word in sys.argv[1:])
+
+
 def _machine() -> str:
     name = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     if info.exists():
         names = [line for line in info.read_text().splitlines() if line.startswith("model name")]
         name = names[0].split(":")[1].strip() if names else name
-    return f"{name}, {os.cpu_count()} cores, {platform.system()}"
+    gpu = f"{torch.cuda.get_device_name()}; " if torch.cuda.is_available() else ""
+    return f"{gpu}{name}, {os.cpu_count()} cores, {platform.system()}"

@@ -48,7 +48,10 @@ def verdict(
     if key not in _verdicts:
         with _lock:
             if key not in _verdicts:
-                _verdicts[key] = _prove(name, call, run, pattern)
+                try:
+                    _verdicts[key] = _prove(name, call, run, pattern)
+                except torch.OutOfMemoryError:  # it may pass: nothing is proven
+                    return f"{name} had no memory for its proof"
     return _verdicts[key]
 
 
@@ -61,6 +64,8 @@ def _prove(name: str, call: Call, run: Callable, pattern: RadialPattern | None) 
     start = time.perf_counter()
     try:
         fault = fault_of(run, call, pattern)
+    except torch.OutOfMemoryError:
+        raise
     except Exception as error:
         log.debug("Backend %s failed its proof", name, exc_info=True)
         fault = f"{type(error).__name__}: {error}"

@@ -3,6 +3,8 @@
 python tests/run.py                 all of them
 python tests/run.py core            one or more of: lint, core, comfy
 python tests/run.py core -- -k odd  what follows -- goes to pytest
+python tests/run.py --gpu           the kernels on this machine's GPU, in the Python that runs this:
+                                    its torch, and every kernel library that it has
 """
 
 import os
@@ -27,10 +29,26 @@ def commands(part: str, pytest_arguments: list[str]) -> list[list[str]]:
     return [["pytest", f"tests/{part}", *pytest_arguments]]
 
 
+def test_gpu(pytest_arguments: list[str]):
+    have = "import einops, pytest, torch; raise SystemExit(not torch.cuda.is_available())"
+    if subprocess.run([sys.executable, "-c", have]).returncode:
+        raise SystemExit(
+            "--gpu needs an NVIDIA GPU, and a Python with torch for CUDA, einops and pytest: that "
+            f"of your ComfyUI, with pytest installed. This is {sys.executable}."
+        )
+    raise SystemExit(
+        subprocess.run(
+            [sys.executable, "-P", "-m", "pytest", "tests/gpu", *pytest_arguments], cwd=ROOT
+        ).returncode
+    )
+
+
 def main():
     words = sys.argv[1:]
     at = words.index("--") if "--" in words else len(words)
     parts, pytest_arguments = words[:at] or PARTS, words[at + 1 :]
+    if parts == ["--gpu"]:
+        return test_gpu(pytest_arguments)
     if unknown := set(parts) - set(PARTS):
         raise SystemExit(f"Expected any of {', '.join(PARTS)}; got {', '.join(unknown)}\n{__doc__}")
     python = ensure_environment().python

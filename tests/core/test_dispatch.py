@@ -149,6 +149,13 @@ def test_one_that_is_out_of_memory_is_asked_again(install):
     assert attend(*draw(), PLAN)[2] == "a"
 
 
+def test_a_proof_without_memory_proves_nothing(install):
+    made = install(a=Backend(fails(torch.OutOfMemoryError("proof"))), b=Backend())
+    assert "no memory" in why_not("a", CALL)
+    made["a"]._run = oracle.run
+    assert why_not("a", CALL) is None
+
+
 def test_when_all_fail_the_last_error_is_raised(install):
     made = install(a=Backend(), b=Backend())
     attend(*draw(), PLAN)

@@ -6,6 +6,13 @@ import torch
 
 from radial_core import RadialPattern, VideoLayout, make_plan, plan
 
+LAYOUTS = [
+    VideoLayout(7, 9, 15),
+    VideoLayout(5, 8, 16, prefix=3, suffix=70),
+    VideoLayout(13, 5, 7, prefix=200),
+    VideoLayout(2, 3, 5),
+]
+
 
 def test_rows_are_compressed_ascending_and_int32():
     made = make_plan(RadialPattern(0.3, 1, 64), VideoLayout(9, 7, 11, prefix=5, suffix=90))
@@ -87,3 +94,42 @@ def test_plans_go_to_the_device():
     assert make_plan(RadialPattern(), VideoLayout(2, 8, 8), "meta").device.type == "meta"
     with pytest.raises(RuntimeError):
         make_plan(RadialPattern(), VideoLayout(2, 8, 8), "no-such-device")
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("block_size", [64, 128])
+def test_the_table_has_the_rows_side_by_side(layout, block_size):
+    plan = make_plan(RadialPattern(0.2, 1, block_size), layout)
+    lengths, table = plan.table
+    assert lengths.dtype == table.dtype == torch.int32
+    assert table.shape == (plan.blocks, int(lengths.max()))
+    for row in range(plan.blocks):
+        kept = plan.indices[plan.indptr[row] : plan.indptr[row + 1]]
+        assert torch.equal(table[row, : lengths[row]], kept)
+        assert (table[row, lengths[row] :] == 0).all()
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_the_order_has_each_row_once_and_text_first(layout):
+    plan = make_plan(RadialPattern(0.2, 1, 64), layout)
+    order = plan.order
+    assert order.dtype == torch.int32
+    assert torch.equal(order.sort().values, torch.arange(plan.blocks, dtype=torch.int32))
+    video = range(layout.prefix, layout.prefix + layout.video_tokens)
+    inside = [(p * 64 in video, min(p * 64 + 63, plan.tokens - 1) in video) for p in order.tolist()]
+    assert inside == sorted(inside, key=all)  # rows that hold video alone come last
+
+
+def test_the_order_goes_through_strips():
+    """64 frames of 30 blocks each: six blocks of every frame, then the next six."""
+    plan = make_plan(RadialPattern(0.2), VideoLayout(70, 48, 80))
+    first = plan.order[: 6 * 64]
+    assert set((first % 30).tolist()) == set(range(6))
+    assert (first // 30 == torch.arange(64).repeat_interleave(6)).all()
+
+
+def test_derived_tables_serve_training_too():
+    with torch.inference_mode():
+        plan = make_plan(RadialPattern(0.3), VideoLayout(5, 9, 15))
+        made = (*plan.table, plan.order)
+    assert not any(x.is_inference() for x in made)

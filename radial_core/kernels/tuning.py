@@ -22,9 +22,8 @@ from ..proof import fault_of
 from . import portable_launch
 from .portable_launch import Tiles
 
-SAFE = Tiles(
-    64, 64, 4, 2
-)  # 80 KiB of shared memory for head_dim 128: fits every GPU from Ampere on
+# 80 KiB of shared memory for head_dim 128: fits every GPU from Ampere on.
+SAFE = Tiles(64, 64, 4, 2)
 CANDIDATES = {
     64: (SAFE, Tiles(64, 64, 4, 3), Tiles(64, 32, 4, 3)),
     128: (SAFE, Tiles(128, 64, 4, 2), Tiles(128, 64, 8, 2), Tiles(128, 32, 4, 3)),
@@ -77,7 +76,8 @@ def _load_or_measure(device, dtype, head_dim, block_size) -> str | Tiles:
         return SAFE
     best = min(times, key=times.get)
     seconds = time.perf_counter() - start
-    log.info("Triton kernel tuned for %s in %.1f s: %s of %s", name, seconds, best, times)
+    log.info("Triton kernel for %s chosen in %.1f s: %s", name, seconds, best)
+    log.debug("Milliseconds: %s", times)
     _write(name, best)
     return best
 
@@ -111,6 +111,8 @@ def _compile(run, device: torch.device) -> None:
 def _works(option: str | Tiles, call: Call) -> bool:
     try:
         fault = fault_of(_runner(option), call)
+    except torch.OutOfMemoryError:  # says nothing of the kernel
+        raise
     except Exception as error:
         fault = f"{type(error).__name__}: {error}"
     if fault is not None:

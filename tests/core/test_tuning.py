@@ -1,0 +1,99 @@
+"""The choice of a configuration, with the GPU and its clock played by the test."""
+
+import json
+
+import pytest
+import torch
+
+pytest.importorskip("triton")
+from radial_core.kernels import tuning  # noqa: E402
+from radial_core.kernels.tuning import CANDIDATES, HOPPER, SAFE, best_config  # noqa: E402
+
+KIND = (torch.device("cuda", 0), torch.bfloat16, 128, 128)
+FAST = CANDIDATES[128][2]
+
+
+@pytest.fixture
+def gpu(monkeypatch, tmp_path):
+    """A GPU on which FAST is the fastest; returns what was measured so far."""
+    measured = []
+
+    def measure(options, *kind):
+        measured.append(options)
+        return {option: 1.0 if option == FAST else 2.0 for option in options}
+
+    monkeypatch.setenv("RADIAL_ATTENTION_CACHE", str(tmp_path))
+    monkeypatch.setattr(tuning, "capability", lambda device: (8, 6))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "RTX 3060")
+    monkeypatch.setattr(tuning, "_measure", measure)
+    monkeypatch.setattr(tuning, "_chosen", {})
+    return measured
+
+
+def new_process(monkeypatch):
+    monkeypatch.setattr(tuning, "_chosen", {})
+
+
+def test_measures_once_and_keeps_the_best_on_disk(gpu, monkeypatch, tmp_path):
+    assert [best_config(*KIND) for _ in range(3)] == [FAST] * 3
+    new_process(monkeypatch)
+    assert best_config(*KIND) == FAST and len(gpu) == 1
+    ((name, kept),) = json.loads((tmp_path / "triton.json").read_text()).items()
+    assert tuple(kept) == FAST
+    for part in ("RTX 3060", "bfloat16", "head_dim 128", "blocks of 128", "triton ", "kernels "):
+        assert part in name
+
+
+def test_each_kind_of_call_has_its_own(gpu, tmp_path):
+    best_config(*KIND)
+    best_config(KIND[0], torch.float16, 64, 64)
+    assert len(gpu) == 2 and len(json.loads((tmp_path / "triton.json").read_text())) == 2
+
+
+@pytest.mark.parametrize("text", ["", "[1, 2]", "{not json", '{"x": "hopper"}'])
+def test_a_broken_file_is_measured_over(gpu, tmp_path, text):
+    (tmp_path / "triton.json").write_text(text)
+    assert best_config(*KIND) == FAST
+    assert len(gpu) == 1
+
+
+def test_what_is_no_candidate_any_more_is_measured_anew(gpu, monkeypatch, tmp_path):
+    best_config(*KIND)
+    path = tmp_path / "triton.json"
+    path.write_text(path.read_text().replace(str(FAST.block_m), "512"))
+    new_process(monkeypatch)
+    assert best_config(*KIND) == FAST and len(gpu) == 2
+
+
+def test_a_failing_measurement_gives_the_safe_one_and_keeps_nothing(gpu, monkeypatch, tmp_path):
+    def out_of_memory(*arguments):
+        raise torch.OutOfMemoryError("q, k and v")
+
+    for measure in (out_of_memory, lambda *arguments: {}):
+        monkeypatch.setattr(tuning, "_measure", measure)
+        new_process(monkeypatch)
+        assert best_config(*KIND) == SAFE
+    assert not (tmp_path / "triton.json").exists()
+
+
+def test_a_folder_that_cannot_be_written_is_no_error(gpu, monkeypatch, tmp_path):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("RADIAL_ATTENTION_CACHE", str(tmp_path / "file" / "below"))
+    assert best_config(*KIND) == FAST
+
+
+@pytest.mark.parametrize(
+    "capability, head_dim, block_size, has",
+    [
+        ((9, 0), 128, 128, True),
+        ((9, 0), 80, 128, False),
+        ((9, 0), 128, 64, False),
+        ((8, 0), 128, 128, False),
+    ],
+)
+def test_hoppers_own_kernel_is_a_candidate_on_hopper(
+    monkeypatch, capability, head_dim, block_size, has
+):
+    monkeypatch.setattr(tuning, "capability", lambda device: capability)
+    options = tuning.candidates(KIND[0], head_dim, block_size)
+    assert (options[0] == HOPPER) == has and SAFE in options

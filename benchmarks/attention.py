@@ -19,8 +19,8 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
-from radial_core import BACKENDS, Plan, RadialPattern, VideoLayout, make_plan, radial_attention
-from radial_core.attention import choose_backend, why_not
+from radial_core import BACKENDS, Plan, RadialPattern, VideoLayout, make_plan
+from radial_core.attention import attend, choose_backend, why_not
 from radial_core.backends import backend_module
 from radial_core.call import Call
 
@@ -68,7 +68,7 @@ def bench(name: str, only: list[str] | None) -> dict:
         "tokens": layout.tokens,
         "heads": heads,
         "density": round(plan.density, 4),
-        "auto": choose_backend("auto", CALL),
+        "auto": choose_backend("auto", CALL, layout.tokens),
         "rows": rows,
     }
 
@@ -83,7 +83,7 @@ def radial_runs(plan: Plan):
             print(f"  {name}: {reason}", flush=True)
             continue
         fresh = replace(plan)  # without what another backend made of it
-        yield name, fresh, lambda q, k, v, n=name, p=fresh: radial_attention(q, k, v, p, n)
+        yield name, fresh, partial(run_backend, name, fresh)
     if why_not("triton", CALL) is None:
         from radial_core.kernels import portable_launch as portable
 
@@ -93,6 +93,13 @@ def radial_runs(plan: Plan):
             plan,
             lambda q, k, v: portable.run(tiles, q, k, v, *lists, SCALE, False)[0],
         )
+
+
+def run_backend(name: str, plan: Plan, q, k, v) -> torch.Tensor:
+    out, _, ran = attend(q, k, v, plan, name)
+    if name not in ("auto", ran):
+        raise RuntimeError(f"{ran} ran in its place")
+    return out
 
 
 def dense_runs(everything: Plan, tokens: int):
@@ -115,8 +122,7 @@ def dense_runs(everything: Plan, tokens: int):
         dense = module.dense
         yield f"dense-{name}", everything, lambda q, k, v, f=dense: f(q, k, v, SCALE, False)[0]
     if tokens < SLOW:
-        run = lambda q, k, v: radial_attention(q, k, v, everything)  # noqa: E731
-        yield "auto at density 1", everything, run
+        yield "auto at density 1", everything, partial(run_backend, "auto", everything)
 
 
 def others(everything: Plan):

@@ -1,19 +1,21 @@
 """radial_attention(): check the call, choose a backend, run it; if it fails, the next one."""
 
 import logging
+import traceback
 from functools import cache
 
 import torch
 
 from .backends import BACKENDS, SHORT, backend_module, ranking
-from .call import Call, on_device
+from .call import Call, is_out_of_memory, on_device
 from .plan import Plan
-from .proof import proof_failure
+from .proof import may_pass, proof_failure
 
 log = logging.getLogger("radial_attention")
 
 _choices: dict[tuple, str] = {}  # by the backend asked for and the kind of call
 _failures: dict[tuple[str, Call], str] = {}  # of backends that failed in a call, not tried again
+_said: set[tuple[str, Call]] = set()  # failures that were logged
 
 
 def radial_attention(
@@ -51,32 +53,52 @@ def attend(
     """`radial_attention` of tensors known to fit the plan: out, lse or None, and the backend."""
     grad = torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad)
     kind = (q.device, q.dtype, q.shape[-1], plan.block_size, grad, return_lse)
+    scale = q.shape[-1] ** -0.5 if softmax_scale is None else softmax_scale
     key = (backend, plan.tokens, kind)
     name = _choices.get(key)
     if name is None:
-        name = _choices[key] = choose_backend(backend, Call(*kind), plan.tokens)
-    scale = q.shape[-1] ** -0.5 if softmax_scale is None else softmax_scale
+        name = _choose(backend, Call(*kind), plan.tokens, key)
     while True:
         try:
             with on_device(q.device):
                 return *backend_module(name).run(q, k, v, plan, scale, return_lse), name
         except Exception as error:
-            name = _next_after(name, Call(*kind), plan.tokens, error)
-            if not isinstance(error, torch.OutOfMemoryError):
-                _choices[key] = name
+            failure = error
+        # Not in the except block, which keeps what the failed backend allocated.
+        name = _next_after(name, Call(*kind), plan.tokens, failure)
+
+
+def _choose(backend: str, call: Call, tokens: int, key: tuple) -> str:
+    """The backend for a call of `attend`, kept as the choice for the next ones."""
+    if backend != "auto" and (backend, call) in _failures:  # it ran once, so it was not refused
+        names = _after(backend, ranking(call, tokens))
+    else:
+        check_backend_name(backend)
+        names = ranking(call, tokens) if backend == "auto" else (backend,)
+    name, reasons = _first_that_can(names, call)
+    if name == "sdpa" and backend == "auto" and call.device.type == "cuda":
+        _warn_that_it_is_slow(tuple(reasons))
+    if not any(may_pass(reason) for reason in reasons):
+        _choices[key] = name
+    return name
 
 
 def _next_after(name: str, call: Call, tokens: int, error: Exception) -> str:
-    """The backend to run in place of one that failed. Raises its error if there is none."""
-    log.warning("Backend %s failed on %s: %s", name, call, error, exc_info=True)
-    # Out of memory may pass; all else will happen again.
-    if not isinstance(error, torch.OutOfMemoryError):
+    """The backend to run in place of one that failed. Raises its error if there is none.
+
+    What ran out of memory is asked again at the next call; all else would happen again.
+    """
+    if (name, call) not in _said:
+        _said.add((name, call))
+        details = "".join(traceback.format_exception(error))
+        log.warning("Backend %s failed on %s\n%s", name, call, details)
+    # They keep alive what the backend allocated, and the next one may need the room.
+    error.__traceback__ = error.__context__ = error.__cause__ = None
+    if not is_out_of_memory(error):
         _failures[name, call] = f"{name} failed: {type(error).__name__}: {error}"
         _choices.clear()
-    names = ranking(call, tokens)
-    names = names[names.index(name) + 1 :] if name in names else names
     try:
-        return _first_that_can(names, call)
+        return _first_that_can(_after(name, ranking(call, tokens)), call)[0]
     except ValueError:
         raise error from None
 
@@ -87,19 +109,7 @@ def choose_backend(backend: str, call: Call, tokens: int = SHORT) -> str:
     Raises ValueError if the name is unknown, or none can take such a call.
     """
     check_backend_name(backend)
-    if backend != "auto":
-        return _first_that_can((backend,), call)
-    names = ranking(call, tokens)
-    name = _first_that_can(names, call)
-    if name == "sdpa" and call.device.type == "cuda":
-        _warn_that_it_is_slow(tuple(why_not(other, call) for other in names[:-1]))
-    return name
-
-
-@cache
-def _warn_that_it_is_slow(reasons: tuple[str, ...]) -> None:
-    reasons = "; ".join(reasons) or "there is none for this GPU"
-    log.warning("Radial attention runs without a sparse kernel, and may gain nothing: %s", reasons)
+    return _first_that_can(ranking(call, tokens) if backend == "auto" else (backend,), call)[0]
 
 
 def why_not(name: str, call: Call) -> str | None:
@@ -107,11 +117,17 @@ def why_not(name: str, call: Call) -> str | None:
 
     One that says it can has to prove it on the device first.
     """
-    return (
-        backend_module(name).why_not(call)
-        or _failures.get((name, call))
-        or proof_failure(name, call)
-    )
+    try:
+        reason = backend_module(name).why_not(call) or _failures.get((name, call))
+    except Exception as error:  # another pack's stub of a library, say
+        reason = f"{name} can't be asked: {type(error).__name__}: {error}"
+    return reason or proof_failure(name, call)
+
+
+@cache
+def _warn_that_it_is_slow(reasons: tuple[str, ...]) -> None:
+    text = "; ".join(reasons) or "there is none for this GPU"
+    log.warning("Radial attention runs without a sparse kernel, and may gain nothing: %s", text)
 
 
 def check_backend_name(backend: str) -> None:
@@ -121,14 +137,19 @@ def check_backend_name(backend: str) -> None:
         raise ValueError(f"backend must be one of {names}, got {backend!r}")
 
 
-def _first_that_can(names: tuple[str, ...], call: Call) -> str:
+def _first_that_can(names: tuple[str, ...], call: Call) -> tuple[str, list[str]]:
+    """The first backend that can, and why those before it can't. Raises ValueError if none can."""
     reasons = []
     for name in names:
         reason = why_not(name, call)
         if reason is None:
-            return name
+            return name, reasons
         reasons.append(reason)
     raise ValueError("; ".join(reasons) or "no backend is left")
+
+
+def _after(name: str, names: tuple[str, ...]) -> tuple[str, ...]:
+    return names[names.index(name) + 1 :] if name in names else names
 
 
 def _check_tensors(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, plan: Plan) -> None:

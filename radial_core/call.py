@@ -42,3 +42,8 @@ def on_device(device: torch.device):
     if device.type == "cuda" and device.index != torch.cuda.current_device():
         return torch.cuda.device(device)
     return nullcontext()
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether an error says that memory ran out, which may pass. Triton has no class for it."""
+    return isinstance(error, torch.OutOfMemoryError) or "out of memory" in str(error).lower()

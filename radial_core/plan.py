@@ -9,7 +9,7 @@ import torch
 from .layout import VideoLayout
 from .pattern import RadialPattern, block_count
 
-PLANS_KEPT = 16
+PLANS_KEPT = 8  # with what backends make of them, some 10 MiB each at 461k tokens, 50 with text
 STRIP = (64, 768)  # frames, and tokens of each frame, whose rows are computed together
 RUNS_AT_ONCE = 2**17  # bounds the scratch memory of building a plan, to some MiB
 

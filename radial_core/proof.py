@@ -8,13 +8,14 @@ that reaches it, once per process, and is compared with the oracle.
 import logging
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 
 import torch
 
 from .backends import backend_module
-from .call import Call, on_device
+from .call import Call, is_out_of_memory, on_device
 from .layout import VideoLayout
 from .pattern import RadialPattern
 from .plan import Plan, make_plan
@@ -29,7 +30,11 @@ LARGE = 30.0  # q and k times this: logits in the thousands
 
 log = logging.getLogger("radial_attention")
 
+NO_MEMORY = "has no memory for its proof"
+MOST_TRIES = 3  # of a proof that runs out of memory, which costs time in the middle of a render
+
 _verdicts: dict[tuple[str, Call], str | None] = {}
+_tries: Counter[tuple[str, Call]] = Counter()
 _lock = threading.Lock()
 
 
@@ -43,15 +48,32 @@ def proof_failure(name: str, call: Call) -> str | None:
 def verdict(
     name: str, call: Call, run: Callable, pattern: RadialPattern | None = None
 ) -> str | None:
-    """`fault_of`, once per process for a name and a kind of call, as a sentence; logged."""
+    """`fault_of`, once per process for a name and a kind of call, as a sentence; logged.
+
+    Out of memory is no verdict, until it was the answer some times: see `may_pass`.
+    """
     key = (name, call)
     if key not in _verdicts:
         with _lock:
             if key not in _verdicts:
                 try:
                     _verdicts[key] = _prove(name, call, run, pattern)
-                except torch.OutOfMemoryError:  # it may pass: nothing is proven
-                    return f"{name} had no memory for its proof"
+                except Exception as error:
+                    return _not_now(key, error)
+    return _verdicts[key]
+
+
+def may_pass(reason: str | None) -> bool:
+    """Whether a verdict may be another one the next time."""
+    return reason is not None and reason.endswith(NO_MEMORY)
+
+
+def _not_now(key: tuple[str, Call], error: Exception) -> str:
+    _tries[key] += 1
+    log.info("Backend %s %s: %s", key[0], NO_MEMORY, error)
+    if _tries[key] < MOST_TRIES:
+        return f"{key[0]} {NO_MEMORY}"
+    _verdicts[key] = f"{key[0]} had no memory for its proof, {MOST_TRIES} times"
     return _verdicts[key]
 
 
@@ -64,9 +86,9 @@ def _prove(name: str, call: Call, run: Callable, pattern: RadialPattern | None) 
     start = time.perf_counter()
     try:
         fault = fault_of(run, call, pattern)
-    except torch.OutOfMemoryError:
-        raise
     except Exception as error:
+        if is_out_of_memory(error):
+            raise
         log.debug("Backend %s failed its proof", name, exc_info=True)
         fault = f"{type(error).__name__}: {error}"
     seconds = time.perf_counter() - start
@@ -93,10 +115,11 @@ def fault_of(run: Callable, call: Call, pattern: RadialPattern | None = None) ->
         q, k, v, weight = _draw(call)
         fault = _fault_on(run, call, plan, q, k, v, weight)
         if fault is None:
-            plain = replace(call, grad=False, lse=False)
+            plain = replace(call, grad=False)
             with torch.no_grad():
-                fault = _fault_on(run, plain, plan, LARGE * q, LARGE * k, v, weight)
-                fault = fault and f"with large logits, {fault}"
+                q, k, v = (_heads_first(x) for x in (LARGE * q, LARGE * k, v))
+                fault = _fault_on(run, plain, plan, q, k, v, weight)
+                fault = fault and f"with large logits, heads first in memory, {fault}"
     return fault
 
 
@@ -106,6 +129,11 @@ def _draw(call: Call) -> list[torch.Tensor]:
     shape = (4, 2, LAYOUT.tokens, 2, call.head_dim)
     drawn = torch.randn(shape, generator=random, device=call.device).to(call.dtype)
     return [x.detach().requires_grad_(call.grad) for x in drawn.unbind(0)]
+
+
+def _heads_first(x: torch.Tensor) -> torch.Tensor:
+    """The same (b, s, h, d) tensor, in memory as (b, h, s, d)."""
+    return x.transpose(1, 2).contiguous().transpose(1, 2)
 
 
 def _fault_on(run: Callable, call: Call, plan: Plan, q, k, v, weight) -> str | None:

@@ -1,7 +1,9 @@
 """Our own kernels (radial_core/kernels), for NVIDIA GPUs from Ampere on. They need Triton alone."""
 
+import re
+from contextlib import suppress
 from functools import cache
-from importlib.util import find_spec
+from importlib.metadata import PackageNotFoundError, version
 
 import torch
 
@@ -10,13 +12,15 @@ from ..plan import Plan
 
 HEAD_DIMS = (64, 80, 96, 128)
 DENSE_BLOCK = 128
+LEAST_VERSION = (3, 3)
+INSTALL = "it comes with PyTorch 2.7 and newer; on Windows, pip install triton-windows"
 
 
 def why_not(call: Call) -> str | None:
     if capability(call.device) < (8, 0):
         return f"triton needs an NVIDIA GPU of compute capability 8.0 or newer, got {call.device}"
-    if not _installed():
-        return "triton is not installed: pip install triton (on Windows: triton-windows)"
+    if _version() < LEAST_VERSION:
+        return f"triton 3.3 or newer is not installed: {INSTALL}"
     if call.dtype not in (torch.float16, torch.bfloat16):
         return f"triton needs float16 or bfloat16, got {call.dtype}"
     if call.head_dim not in HEAD_DIMS:
@@ -34,14 +38,15 @@ def run(
     softmax_scale: float,
     return_lse: bool,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    from ..kernels import hopper_launch, portable_launch, tuning
+    from ..kernels import portable_launch, tuning
 
     config = tuning.best_config(q.device, q.dtype, q.shape[-1], plan.block_size)
     rest = (plan.indptr, plan.indices, plan.order)
     if config == tuning.HOPPER:
-        if loads := hopper_launch.loads(q, k, v, plan.block_size):
-            return hopper_launch.run(loads, q, k, v, *rest, softmax_scale, return_lse)
-        config = tuning.SAFE
+        from ..kernels import hopper_launch  # Gluon is not in every Triton
+
+        loads, q, k, v = hopper_launch.loadable(q, k, v, plan.block_size)
+        return hopper_launch.run(loads, q, k, v, *rest, softmax_scale, return_lse)
     q, k, v = (x if x.stride(-1) == 1 else x.contiguous() for x in (q, k, v))
     return portable_launch.run(config, q, k, v, *rest, plan.block_size, softmax_scale, return_lse)
 
@@ -58,15 +63,10 @@ def why_not_dense(call: Call) -> str | None:
 def dense(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, softmax_scale: float, return_lse: bool
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Dense attention: every row walks one list of all blocks. (b, s, h, d) as in `run`.
-
-    Raises ValueError if the tensors can't be loaded by TMA.
-    """
+    """Dense attention: every row walks one list of all blocks. (b, s, h, d) as in `run`."""
     from ..kernels import hopper_launch
 
-    loads = hopper_launch.loads(q, k, v, DENSE_BLOCK)
-    if loads is None:
-        raise ValueError(f"no TMA load of strides {q.stride()}, {k.stride()}, {v.stride()}")
+    loads, q, k, v = hopper_launch.loadable(q, k, v, DENSE_BLOCK)
     indptr, indices = _all_blocks(-(-q.shape[1] // DENSE_BLOCK), q.device)
     return hopper_launch.run(loads, q, k, v, indptr, indices, None, softmax_scale, return_lse)
 
@@ -78,5 +78,9 @@ def _all_blocks(count: int, device: torch.device) -> tuple[torch.Tensor, torch.T
 
 
 @cache
-def _installed() -> bool:
-    return find_spec("triton") is not None
+def _version() -> tuple[int, ...]:
+    """(3, 6) for 3.6.0; () if there is none."""
+    for package in ("triton", "triton-windows", "pytorch-triton"):
+        with suppress(PackageNotFoundError):
+            return tuple(int(x) for x in re.findall(r"\d+", version(package))[:2])
+    return ()

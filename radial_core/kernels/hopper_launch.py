@@ -49,6 +49,15 @@ def loads(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, block_size: int) ->
     return _loads[key]
 
 
+def loadable(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, block_size: int):
+    """`loads`, with q, k and v as they are, or contiguous where the copy engine needs that."""
+    found = loads(q, k, v, block_size)
+    if found is None:
+        q, k, v = (x.clone(memory_format=torch.contiguous_format) for x in (q, k, v))
+        found = loads(q, k, v, block_size)
+    return found, q, k, v
+
+
 def run(
     found: Loads,
     q: torch.Tensor,

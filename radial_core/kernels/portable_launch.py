@@ -39,7 +39,7 @@ def run(
         lse = torch.empty(batch, heads, tokens, dtype=torch.float32, device=q.device)
     block_m = min(tiles.block_m, block_size)
     block_n = min(tiles.block_n, block_size)
-    aligned = (q.data_ptr() | k.data_ptr() | v.data_ptr()) % 16
+    aligned = tuple(x.data_ptr() % 16 == 0 for x in (q, k, v))
     strides = (*q.stride()[:3], *k.stride()[:3], *v.stride()[:3])
     launch(
         (tiles, q.device, q.dtype, q.shape, strides, aligned, block_size, return_lse),

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 import triton
 
-from ..call import Call, capability
+from ..call import Call, capability, is_out_of_memory
 from ..layout import VideoLayout
 from ..pattern import RadialPattern
 from ..plan import make_plan
@@ -26,7 +26,7 @@ from .portable_launch import Tiles
 SAFE = Tiles(64, 64, 4, 2)
 CANDIDATES = {
     64: (SAFE, Tiles(64, 64, 4, 3), Tiles(64, 32, 4, 3)),
-    128: (SAFE, Tiles(128, 64, 4, 2), Tiles(128, 64, 8, 2), Tiles(128, 32, 4, 3)),
+    128: (SAFE, Tiles(128, 64, 4, 2), Tiles(128, 64, 4, 3), Tiles(128, 64, 8, 2)),
 }
 HOPPER = "hopper"
 
@@ -48,7 +48,13 @@ def best_config(
     if key not in _chosen:
         with _lock:
             if key not in _chosen:
-                _chosen[key] = _load_or_measure(*key)
+                try:
+                    _chosen[key] = _load_or_measure(*key)
+                except Exception as error:
+                    log.warning("Triton kernel not tuned, using a safe configuration: %s", error)
+                    if is_out_of_memory(error):  # which may pass
+                        return SAFE
+                    _chosen[key] = SAFE
     return _chosen[key]
 
 
@@ -66,14 +72,9 @@ def _load_or_measure(device, dtype, head_dim, block_size) -> str | Tiles:
     if kept in options:
         return next(option for option in options if option == kept)
     start = time.perf_counter()
-    try:
-        times = _measure(options, device, dtype, head_dim, block_size)
-    except Exception as error:  # out of memory, say: a render must not end here
-        log.warning("Triton kernel not tuned, using a safe configuration: %s", error)
-        return SAFE
+    times = _measure(options, device, dtype, head_dim, block_size)
     if not times:
-        log.warning("Triton kernel: no configuration works here, see above")
-        return SAFE
+        raise RuntimeError("none of the others works here")
     best = min(times, key=times.get)
     seconds = time.perf_counter() - start
     log.info("Triton kernel for %s chosen in %.1f s: %s", name, seconds, best)
@@ -111,9 +112,9 @@ def _compile(run, device: torch.device) -> None:
 def _works(option: str | Tiles, call: Call) -> bool:
     try:
         fault = fault_of(_runner(option), call)
-    except torch.OutOfMemoryError:  # says nothing of the kernel
-        raise
     except Exception as error:
+        if is_out_of_memory(error):  # which says nothing of the kernel
+            raise
         fault = f"{type(error).__name__}: {error}"
     if fault is not None:
         log.info("Triton kernel: %s does not work on %s: %s", option, call, fault)
@@ -128,7 +129,7 @@ def _runner(option: str | Tiles):
         if option == HOPPER:
             from . import hopper_launch
 
-            loads = hopper_launch.loads(q, k, v, plan.block_size)
+            loads, q, k, v = hopper_launch.loadable(q, k, v, plan.block_size)
             return hopper_launch.run(loads, q, k, v, *lists, softmax_scale, return_lse)
         return portable_launch.run(
             option, q, k, v, *lists, plan.block_size, softmax_scale, return_lse
@@ -172,16 +173,16 @@ def _read() -> dict:
     try:
         kept = json.loads(_file().read_text())
         return kept if isinstance(kept, dict) else {}
-    except (OSError, ValueError):
+    except (OSError, ValueError, RuntimeError):  # the last where there is no home folder
         return {}
 
 
 def _write(name: str, best: str | Tiles) -> None:
-    path = _file()
     try:
+        path = _file()
         path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_suffix(f".{os.getpid()}")
         part.write_text(json.dumps({**_read(), name: best}, indent=1))
         part.replace(path)
-    except OSError as error:
+    except (OSError, RuntimeError) as error:
         log.info("Triton kernel: its configuration could not be kept: %s", error)

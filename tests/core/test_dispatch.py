@@ -1,6 +1,7 @@
 """Which backend takes a call, what becomes of one that fails, and the proof before the first."""
 
 import logging
+import weakref
 
 import pytest
 import torch
@@ -34,8 +35,7 @@ class Backend:
 @pytest.fixture
 def install(monkeypatch):
     """Put backends of these names in place of the real ones, ranked in this order."""
-    for memory in (attention._choices, attention._failures, proof._verdicts):
-        memory.clear()
+    forget()
 
     def install(**made):
         def module(name):
@@ -48,8 +48,15 @@ def install(monkeypatch):
         return made
 
     yield install
-    for memory in (attention._choices, attention._failures, proof._verdicts):
+    forget()
+
+
+def forget():
+    """As in a new process."""
+    for memory in (attention._choices, attention._failures, attention._said):
         memory.clear()
+    proof._verdicts.clear()
+    proof._tries.clear()
 
 
 def draw(requires_grad=False):
@@ -106,7 +113,10 @@ def test_a_named_one_that_cannot_is_refused_with_its_reason(install):
     [
         (dense, "relative error of its output"),
         (attends_to_padding, "relative error of its output"),
-        (half_precision_logits, "with large logits, its output is not finite"),
+        (
+            half_precision_logits,
+            "with large logits, heads first in memory, its output is not finite",
+        ),
         (lambda q, *rest: (q[:, :-1], None), "its output is"),
         (fails(RuntimeError("no nvcc")), "RuntimeError: no nvcc"),
     ],
@@ -140,20 +150,80 @@ def test_one_that_fails_later_hands_over_to_the_next_for_good(install, caplog, b
     assert len([r for r in caplog.records if "illegal instruction" in r.getMessage()]) == 1
 
 
-def test_one_that_is_out_of_memory_is_asked_again(install):
+def test_a_named_one_that_failed_hands_over_at_another_size_too(install):
+    made = install(a=Backend(), b=Backend())
+    attend(*draw(), PLAN, "a")
+    made["a"]._run = fails(RuntimeError("illegal instruction"))
+    attend(*draw(), PLAN, "a")
+    layout = VideoLayout(5, 9, 15)
+    q, k, v = torch.randn(3, 1, layout.tokens, 2, 16).unbind(0)
+    assert attend(q, k, v, make_plan(PLAN.pattern, layout), "a")[2] == "b"
+    with pytest.raises(ValueError, match="a failed: RuntimeError: illegal instruction"):
+        choose_backend("a", CALL)  # the node asks so, before sampling
+
+
+OUT_OF_MEMORY = [
+    torch.OutOfMemoryError("workspace"),
+    RuntimeError("Triton Error [CUDA]: out of memory"),
+]
+
+
+@pytest.mark.parametrize("error", OUT_OF_MEMORY, ids=lambda e: type(e).__name__)
+def test_one_that_is_out_of_memory_is_asked_again(install, caplog, error):
     made = install(a=Backend(), b=Backend())
     attend(*draw(), PLAN)
-    made["a"]._run = fails(torch.OutOfMemoryError("workspace"))
+    made["a"]._run = fails(error)
+    with caplog.at_level(logging.WARNING, "radial_attention"):
+        assert [attend(*draw(), PLAN)[2] for _ in range(3)] == ["b"] * 3
+    assert len(caplog.records) == 1
+    made["a"]._run = oracle.run
+    assert attend(*draw(), PLAN)[2] == "a"
+
+
+@pytest.mark.parametrize("error", OUT_OF_MEMORY, ids=lambda e: type(e).__name__)
+def test_a_proof_without_memory_proves_nothing(install, error):
+    made = install(a=Backend(fails(error)), b=Backend())
     assert attend(*draw(), PLAN)[2] == "b"
     made["a"]._run = oracle.run
     assert attend(*draw(), PLAN)[2] == "a"
 
 
-def test_a_proof_without_memory_proves_nothing(install):
-    made = install(a=Backend(fails(torch.OutOfMemoryError("proof"))), b=Backend())
-    assert "no memory" in why_not("a", CALL)
-    made["a"]._run = oracle.run
-    assert why_not("a", CALL) is None
+def test_a_proof_that_never_has_memory_is_not_tried_for_ever(install):
+    made = install(a=Backend(fails(OUT_OF_MEMORY[0])), b=Backend())
+    assert [attend(*draw(), PLAN)[2] for _ in range(9)] == ["b"] * 9
+    assert made["a"].calls == proof.MOST_TRIES
+
+
+def test_a_failed_backend_leaves_no_tensors_behind(install):
+    big = []
+
+    def fails_late(q, *rest):
+        workspace = torch.zeros(1000)
+        big.append(weakref.ref(workspace))
+        raise RuntimeError("late")
+
+    def looks(*arguments):
+        assert big[-1]() is None
+        return oracle.run(*arguments)
+
+    made = install(a=Backend(), b=Backend(looks))
+    attend(*draw(), PLAN)
+    big.clear()
+    made["a"]._run, made["b"]._run = fails_late, oracle.run
+    assert why_not("b", CALL) is None
+    made["b"]._run = looks
+    assert attend(*draw(), PLAN)[2] == "b"
+
+
+def test_another_packs_stub_of_a_library_is_only_a_reason(install):
+    made = install(a=Backend(), b=Backend())
+
+    def stub(call):
+        raise ValueError("flash_attn.__spec__ is None")
+
+    made["a"].why_not = stub
+    assert attend(*draw(), PLAN)[2] == "b"
+    assert "flash_attn.__spec__ is None" in why_not("a", CALL)
 
 
 def test_when_all_fail_the_last_error_is_raised(install):

@@ -24,15 +24,18 @@ HALF, BF = torch.float16, torch.bfloat16
 )
 def test_why_not(monkeypatch, gpu, dtype, head_dim, options, reason):
     monkeypatch.setattr(triton, "capability", lambda device: gpu)
-    monkeypatch.setattr(triton, "_installed", lambda: True)
+    monkeypatch.setattr(triton, "_version", lambda: (3, 6))
     said = triton.why_not(Call(CUDA, dtype, head_dim, 128, **options))
     assert said is None if reason is None else said.startswith(reason)
 
 
 def test_says_what_to_install(monkeypatch):
     monkeypatch.setattr(triton, "capability", lambda device: (9, 0))
-    monkeypatch.setattr(triton, "_installed", lambda: False)
-    assert "pip install triton" in triton.why_not(Call(CUDA, BF, 128, 128))
+    for version in ((), (3, 2)):
+        monkeypatch.setattr(triton, "_version", lambda version=version: version)
+        reason = triton.why_not(Call(CUDA, BF, 128, 128))
+        assert "triton 3.3 or newer is not installed" in reason
+        assert "pip install triton-windows" in reason
 
 
 @pytest.mark.parametrize(
@@ -40,5 +43,5 @@ def test_says_what_to_install(monkeypatch):
 )
 def test_dense_is_for_hopper(monkeypatch, gpu, head_dim, can):
     monkeypatch.setattr(triton, "capability", lambda device: gpu)
-    monkeypatch.setattr(triton, "_installed", lambda: True)
+    monkeypatch.setattr(triton, "_version", lambda: (3, 6))
     assert (triton.why_not_dense(Call(CUDA, BF, head_dim, 128)) is None) == can

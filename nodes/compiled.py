@@ -7,15 +7,19 @@ every pass goes in as an argument, and what the model writes into transformer_op
 which the graph writes back when it ends.
 """
 
+import logging
 import threading
 from collections.abc import Callable
 from contextlib import contextmanager
+from functools import cache
 
 import comfy.ldm.modules.attention as comfy_attention
 import torch
 from comfy.patcher_extension import WrappersMP
 
 from .models import KEY
+
+log = logging.getLogger("radial_attention")
 
 # ComfyUI's attention functions as the hook gets them. A graph knows its own by name.
 FUNCTIONS = {
@@ -39,28 +43,36 @@ ARGUMENTS = {
 # CUDA graphs would record the decision of one step and replay it. The backend "cudagraphs" leaves
 # alone a graph that has an input on the CPU.
 with torch.inference_mode(False):
-    ON_THE_CPU = torch.zeros(1)
+    ON_THE_CPU = torch.zeros(1, device="cpu")
 
 
 class _Thread(threading.local):
-    """The forward pass that a thread is in, and its options if they can be read as they stand."""
+    """The forward pass that a thread is in."""
 
-    forward = None
-    options = None
+    forward = None  # a `Forward`
+    options = None  # its transformer_options
+    in_parts = False  # whether the options are those that the model writes into
+    last_block = None  # block_type -> index of the last self-attention call: as traced, and true
 
 
 _thread = _Thread()
 
 
 @contextmanager
-def in_pass(forward):
-    """Compiled calls of this thread belong to this forward pass (a `Forward`) until it ends."""
-    outer = _thread.forward, _thread.options
-    _thread.forward, _thread.options = forward, None
+def in_pass(forward, options: dict):
+    """Compiled calls of this thread belong to this forward pass until it ends."""
+    outer = dict(vars(_thread))
+    vars(_thread).update(forward=forward, options=options, in_parts=False, last_block={})
     try:
         yield
     finally:
-        _thread.forward, _thread.options = outer
+        vars(_thread).clear()
+        vars(_thread).update(outer)
+
+
+def is_comfyuis(func: Callable) -> bool:
+    """Whether an attention function is one that ComfyUI ships."""
+    return FUNCTIONS.get(getattr(func, "__name__", "")) is func
 
 
 def mark(options: dict) -> bool:
@@ -85,7 +97,7 @@ def wrap_model(executor, *args, **kwargs):
         for options in (*args, *kwargs.values()):
             if isinstance(options, dict) and KEY in options:
                 options[IN_PARTS] = True
-                _thread.options = options
+                _thread.options, _thread.in_parts = options, True
     return executor(*args, **kwargs)
 
 
@@ -93,7 +105,7 @@ def why_not(func: Callable, q, k, v, kwargs: dict) -> str | None:
     """Why a call must leave the graph that is being traced; None if the op can take it."""
     if torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad):
         return "the backends have gradients, the op has none"
-    if FUNCTIONS.get(getattr(func, "__name__", "")) is not func:
+    if not is_comfyuis(func):
         return "not a function of ComfyUI's: the graph has no name for it"
     if kwargs["attn_precision"] is not None or not ARGUMENTS.issuperset(kwargs):
         return "it has arguments that the op doesn't"
@@ -134,27 +146,51 @@ TAGS = {} if UNSAFE is None else {"tags": (UNSAFE,)}
 def attention(on_the_cpu, q, k, v, heads, mask, skip_reshape, scale, function, *written):
     """-> (b, s, h * d), contiguous."""
     func, forward, options = FUNCTIONS[function], _thread.forward, _thread.options
-    if options is None:
-        options = {} if forward is None else dict(forward.options)
-        written = zip(WRITTEN, written, strict=True)
-        options.update((name, value) for name, value in written if value is not None)
+    if forward is not None and not _thread.in_parts:
+        _update(options, forward, q.shape == k.shape, dict(zip(WRITTEN, written, strict=True)))
     kwargs = {
         "mask": mask,
         "attn_precision": None,
         "skip_reshape": skip_reshape,
         "skip_output_reshape": False,
-        "transformer_options": options,
+        "transformer_options": options or {},
         "_inside_attn_wrapper": True,
     }
     if scale is not None:
         kwargs["scale"] = scale
-    if forward is None:  # a graph that was traced with this pack's hook, and runs without it
+    if forward is None:
+        _warn_of_a_stale_graph()
         out = func(q, k, v, heads, **kwargs)
     else:
         out = forward.override.attend(forward, func, q, k, v, heads, kwargs)
-    out = out.contiguous()
+    out = out.to(q.dtype).contiguous()
     # An op returns nothing that it was given.
     return out.clone() if out.data_ptr() in (q.data_ptr(), k.data_ptr(), v.data_ptr()) else out
+
+
+def _update(options: dict, forward, is_self_attention: bool, written: dict) -> None:
+    """Bring the options up to what the model wrote into them, as far as the trace knew it.
+
+    Where something breaks the graph, the blocks become graphs of their own and share them: then
+    what was traced for one is what all of them say. So the grid is that of the pass; and a block
+    that says it is the last one again is the one behind it.
+    """
+    options.update((name, value) for name, value in written.items() if value is not None)
+    if written["grid_sizes"] is not None:
+        options["grid_sizes"] = forward.grid
+    if is_self_attention and written["block_index"] is not None:
+        traced, kind = written["block_index"], written["block_type"]
+        last_traced, last = _thread.last_block.get(kind, (None, None))
+        options["block_index"] = last + 1 if traced == last_traced else traced
+        _thread.last_block[kind] = traced, options["block_index"]
+
+
+@cache
+def _warn_of_a_stale_graph() -> None:
+    log.warning(
+        "A graph that torch.compile made with Radial Attention Patch runs without it now. "
+        "Run the node that compiles again, or restart ComfyUI, if the result is not as expected."
+    )
 
 
 @attention.register_fake

@@ -25,6 +25,12 @@ def is_compiled(diffusion_model, options: dict) -> bool:
     return COMPILE_KEY in wrappers or hasattr(diffusion_model, "_orig_mod")
 
 
+def grid_of(diffusion_model, x) -> tuple[int, ...]:
+    """Frames, height and width in patches of a latent (b, c, f, h, w), padded to whole patches."""
+    patch_size = getattr(diffusion_model, "_orig_mod", diffusion_model).patch_size
+    return tuple(-(-n // p) for n, p in zip(x.shape[2:], patch_size, strict=True))
+
+
 def head_dim_of(diffusion_model) -> int | None:
     """head_dim of a supported model's self-attention; None for any other model."""
     if family_of(diffusion_model) not in SUPPORTED:

@@ -11,10 +11,11 @@ from ..radial_core import Plan, RadialPattern, Schedule, make_plan
 from ..radial_core.attention import attend
 from ..radial_core.schedule import step_of
 from . import compiled
-from .dense import attend_fast, wants_fastest
+from .dense import AUTO, attend_fast, wants_fastest
 from .models import (
     KEY,
     SLOT,
+    grid_of,
     is_compiled,
     other_sequences,
     self_attention_layout,
@@ -32,8 +33,8 @@ class Forward:
     """What one forward pass of the model has in common for all its attention calls."""
 
     override: "RadialOverride"
-    options: dict  # the pass's transformer_options
     previous: Callable | None  # the override that was on the hook
+    grid: tuple[int, ...]  # of the video, in patches
     others: frozenset[int]
     dense_step: bool
     fast_dense: bool
@@ -66,6 +67,7 @@ class RadialOverride:
     def start_anew(self):
         """Forget the run that ended."""
         self.failure = None  # a kernel that failed is not asked again in the same run
+        self.fast_dense_works = True
         self._read = {}  # name -> (tensor, its numbers)
 
     def wrap_forward(
@@ -83,16 +85,16 @@ class RadialOverride:
         options = dict(transformer_options or {})
         model, forward = executor.class_obj.diffusion_model, None
         try:
-            forward = self._take_the_hook(model, options, c_crossattn, conditions)
+            forward = self._take_the_hook(model, x, options, c_crossattn, conditions)
             if forward is not None and is_compiled(model, options):
                 conditions[KEY] = compiled.mark(options)
         except Exception as error:
             self._fail(error)
-        with compiled.in_pass(forward):
+        with compiled.in_pass(forward, options):
             return executor(x, t, c_concat, c_crossattn, control, options, **conditions)
 
     def _take_the_hook(
-        self, diffusion_model, options: dict, c_crossattn, conditions: dict
+        self, diffusion_model, x, options: dict, c_crossattn, conditions: dict
     ) -> Forward | None:
         """Put this override on the hook of a forward pass, if the pass has calls for it."""
         previous = options.get(SLOT)
@@ -107,8 +109,8 @@ class RadialOverride:
             return None
         options[KEY] = forward = Forward(
             override=self,
-            options=options,
             previous=previous,
+            grid=grid_of(diffusion_model, x),
             others=other_sequences(c_crossattn, conditions),
             dense_step=self.schedule.is_dense_step(sigmas, step),
             fast_dense=wants_fastest(self.dense_choice, previous),
@@ -159,7 +161,7 @@ class RadialOverride:
     def attend(self, forward: Forward | None, func, q, k, v, heads: int, kwargs: dict):
         """A call of a forward pass: radial, dense by the fastest kernel, or as it was before."""
         try:
-            out = self._attend(forward, q, k, v, heads, kwargs)
+            out = self._attend(forward, func, q, k, v, heads, kwargs)
             if out is not None:
                 return out.transpose(1, 2) if kwargs["skip_output_reshape"] else out.flatten(2)
         except Exception as error:
@@ -168,10 +170,10 @@ class RadialOverride:
             return forward.previous(func, q, k, v, heads, **kwargs)
         return func(q, k, v, heads, **kwargs)
 
-    def _attend(self, forward, q, k, v, heads, kwargs) -> torch.Tensor | None:
+    def _attend(self, forward, func, q, k, v, heads, kwargs) -> torch.Tensor | None:
         """The output (b, s, h, d) of a call that we take; None if it runs as before."""
         todo, scale = self._plan_or_dense(forward, q, k, v, kwargs), kwargs.get("scale")
-        if isinstance(todo, Dense) and not (todo.plain and forward.fast_dense):
+        if isinstance(todo, Dense) and not (todo.plain and self._may_be_fast(forward, func)):
             self.tally.dense(todo.reason)
             return None
         if kwargs["skip_reshape"]:
@@ -183,9 +185,20 @@ class RadialOverride:
             out, _, name = attend(q, k, v, todo, self.backend, scale)
             self.tally.radial(todo.density, name)
             return out
-        out, name = attend_fast(q, k, v, scale)
+        try:
+            out, name = attend_fast(q, k, v, scale)
+        except Exception as error:  # no reason to be dense in the calls that are not
+            self.fast_dense_works, out, name = False, None, None
+            message = "The fastest dense kernel failed; ComfyUI's takes its calls. %s"
+            self.tally.say_once("fast dense", logging.WARNING, message, error)
         self.tally.dense(todo.reason, name)
         return out
+
+    def _may_be_fast(self, forward: Forward, func: Callable) -> bool:
+        """Whether a dense call of the video may run another exact kernel than ComfyUI's."""
+        if self.dense_choice == AUTO and not compiled.is_comfyuis(func):
+            return False  # some pack put an attention of its own in the place of ComfyUI's
+        return self.fast_dense_works and forward.fast_dense
 
     def _plan_or_dense(self, forward, q, k, v, kwargs) -> Plan | Dense:
         """The plan to run this call with, or why it stays dense."""

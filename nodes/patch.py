@@ -103,7 +103,7 @@ class RadialAttentionPatch(io.ComfyNode):
                     tooltip="What computes the video's self-attention where it stays full, as in "
                     "the dense steps. comfyui is what would have run without this node; fastest is "
                     "the fastest exact kernel on this machine; auto is fastest unless you chose an "
-                    "attention yourself, on ComfyUI's command line or by a node before this one.",
+                    "attention yourself, on ComfyUI's command line or by another node.",
                     advanced=True,
                 ),
             ],

@@ -58,6 +58,10 @@ class Tally:
             text += f" ({', '.join(f'{why}: {n}' for why, n in dense.most_common())})"
         if self.dense_backends:
             text += f", dense by {', '.join(self.dense_backends)}"
+        if not radial and not self.dense_calls:
+            text += (
+                ": no call reached this node. torch.compile may have kept a graph from before it"
+            )
         if radial:
             text += f"; {density:.1%} of the blocks kept, backend {self.backend}"
         return {
@@ -79,7 +83,9 @@ class Tally:
         try:
             if self.model_calls:
                 summary = self.summary()
-                log.info("Radial attention: %s", summary["text"])
+                reached = summary["radial_calls"] or summary["dense_calls"]
+                level = logging.INFO if reached else logging.WARNING
+                log.log(level, "Radial attention: %s", summary["text"])
                 _send(EVENT, summary)
         except Exception:
             log.exception("Radial attention: no summary of this run")

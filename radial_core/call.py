@@ -46,4 +46,4 @@ def on_device(device: torch.device):
 
 def is_out_of_memory(error: Exception) -> bool:
     """Whether an error says that memory ran out, which may pass. Triton has no class for it."""
-    return isinstance(error, torch.OutOfMemoryError) or "out of memory" in str(error).lower()
+    return isinstance(error, torch.cuda.OutOfMemoryError) or "out of memory" in str(error).lower()

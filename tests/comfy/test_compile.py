@@ -182,6 +182,46 @@ def test_gradients_pass_through(wan, graphs, summaries):
     assert summaries[0]["radial_calls"] >= 2
 
 
+@pytest.fixture
+def with_a_break(wan):
+    """A model with a patch in each block that no graph can hold: the blocks share their graphs."""
+    model = wan.clone()
+    model.set_model_attn1_patch(torch.compiler.disable(lambda arguments: arguments["x"]))
+    return model
+
+
+@pytest.mark.parametrize("dense_blocks", [0, 1, 2])
+def test_blocks_are_told_apart_where_the_graph_breaks(
+    with_a_break, graphs, summaries, dense_blocks
+):
+    settings = {"dense_steps": 1, "dense_blocks": dense_blocks}
+    plain = sample(patch(with_a_break, **settings), steps=STEPS)
+    model = compiled(patch(with_a_break, **settings), graphs)
+    assert difference(sample(model, steps=STEPS), plain) < 1e-6
+    assert graph_breaks() > 0
+    assert summaries[0]["radial_calls"] == (STEPS - 1) * (BLOCKS - dense_blocks)
+    assert summaries[0]["dense_calls"] == summaries[1]["dense_calls"]
+
+
+def test_sizes_are_told_apart_where_the_graph_breaks(with_a_break, graphs, summaries):
+    """Both have 540 tokens."""
+    wide = {"frames": 5, "height": 12, "width": 36}
+    model = compiled(patch(with_a_break), graphs)
+    sample(model)
+    assert difference(sample(model, **wide), sample(patch(with_a_break), **wide)) < 1e-6
+    assert summaries[1]["density"] == summaries[2]["density"] != summaries[0]["density"]
+
+
+def test_says_when_a_graph_from_before_the_node_ran(with_a_break, graphs, summaries, caplog):
+    model = compiled(with_a_break, graphs)
+    sample(model)
+    caplog.set_level("WARNING", "radial_attention")
+    sample(patch(model))
+    if not summaries[0]["radial_calls"]:
+        assert "no call reached this node" in summaries[0]["text"]
+        assert any("no call reached this node" in r.getMessage() for r in caplog.records)
+
+
 @pytest.mark.parametrize("skip_reshape", [False, True])
 @pytest.mark.parametrize("skip_output_reshape", [False, True])
 def test_every_layout_of_a_call(wan, graphs, summaries, skip_reshape, skip_output_reshape):
@@ -195,7 +235,7 @@ def test_every_layout_of_a_call(wan, graphs, summaries, skip_reshape, skip_outpu
         def call(q, k, v):
             return ours(function, q, k, v, 2, **layout, scale=0.3, transformer_options=options)
 
-        with passes.in_pass(options["radial_attention"]):
+        with passes.in_pass(options["radial_attention"], options):
             return torch.compile(call, backend=graphs)(*given), call(*given)
 
     graph, eager = ask_the_hook(wan, ask)

@@ -1,8 +1,13 @@
 """What the calls that stay dense run: ComfyUI's own, or the fastest exact kernel."""
 
+import gc
+import weakref
+
+import comfy.ldm.wan.model
 import pytest
 import torch
 from comfy.cli_args import args
+from comfy.ldm.modules.attention import attention_pytorch, wrap_attn
 from comfy_extras.nodes_torch_compile import TorchCompileModel
 from conftest import BLOCKS, difference, pack_module, patch, sample, with_override
 
@@ -75,13 +80,54 @@ def test_where_nothing_beats_torch(wan, summaries):
     assert summaries[0]["dense_backends"] == {}
 
 
-def test_a_failing_kernel_does_not_spoil_the_render(wan, kernel, summaries, monkeypatch):
-    def out_of_memory(*args):
-        raise torch.OutOfMemoryError("CUDA out of memory")
+def test_a_failing_kernel_only_hands_back_the_dense_calls(wan, kernel, summaries, monkeypatch):
+    asked = []
 
+    def out_of_memory(*args):
+        asked.append(args)
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+
+    plain = sample(patch(wan, dense_attention="comfyui", **DENSE), steps=3)
     monkeypatch.setattr(pack_module("nodes.dense"), "dense_attention", out_of_memory)
-    assert torch.equal(sample(patch(wan, dense_steps=9)), sample(wan))
-    assert summaries[0]["dense_calls"]["OutOfMemoryError"] == BLOCKS * summaries[0]["model_calls"]
+    model = patch(wan, **DENSE)
+    assert torch.equal(sample(model, steps=3), plain)
+    assert summaries[0] == summaries[1] and summaries[1]["radial_calls"] == 2 * (BLOCKS - 1)
+    assert len(asked) == 1
+    sample(model)
+    assert len(asked) == 2  # asked again in the next run
+
+
+def test_an_attention_in_the_place_of_comfyuis_is_the_users_choice(
+    wan, kernel, summaries, monkeypatch
+):
+    """As packs do that replace the function itself."""
+
+    @wrap_attn
+    def attention_of_a_pack(*arguments, **kwargs):
+        return attention_pytorch.__wrapped__(*arguments, **kwargs)
+
+    monkeypatch.setattr(comfy.ldm.wan.model, "optimized_attention", attention_of_a_pack)
+    sample(patch(wan, **DENSE))
+    assert summaries[0]["dense_backends"] == {} and not kernel
+    sample(patch(wan, dense_attention="fastest", **DENSE))
+    assert summaries[1]["dense_backends"] == {"fast": len(kernel)} != {"fast": 0}
+
+
+def test_a_run_leaves_nothing_to_the_garbage_collector(wan):
+    """What other nodes put into the options may lie on the GPU: it must go with the run."""
+    theirs = torch.zeros(1)
+    seen = weakref.ref(theirs)
+    model = patch(wan)
+    model.model_options["transformer_options"]["theirs"] = theirs
+    gc.collect()
+    gc.disable()
+    try:
+        sample(model)
+        model.model_options["transformer_options"].pop("theirs")
+        del theirs
+        assert seen() is None
+    finally:
+        gc.enable()
 
 
 def test_under_torch_compile(wan, kernel, summaries):

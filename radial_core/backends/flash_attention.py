@@ -1,7 +1,8 @@
 """flash-attn-4: kernels in CuTe-DSL, compiled in seconds at the first call, without nvcc.
 
-Its sparse kernel is the fastest on Hopper. On datacenter Blackwell it computes two tiles of 128
-queries at once and wants query blocks of 256, which no plan has; there only `dense` serves.
+On Hopper its sparse kernel is the fastest of all in short videos, its dense one in any. On
+datacenter Blackwell it computes two tiles of 128 queries at once and wants query blocks of 256,
+which no plan has; there only `dense` serves.
 """
 
 from functools import cache
@@ -94,15 +95,14 @@ def _attend(q, k, v, softmax_scale, return_lse, lists):
     from flash_attn.cute.interface import flash_attn_func
 
     # It copies what TMA can't read: rows that don't lie 16-byte aligned.
-    with torch.cuda.device(q.device):
-        out, lse = flash_attn_func(
-            q,
-            k,
-            v,
-            softmax_scale=softmax_scale,
-            block_sparse_tensors=lists,
-            return_lse=return_lse,
-        )
+    out, lse = flash_attn_func(
+        q,
+        k,
+        v,
+        softmax_scale=softmax_scale,
+        block_sparse_tensors=lists,
+        return_lse=return_lse,
+    )
     return out, lse if return_lse else None
 
 

@@ -1,21 +1,19 @@
 """radial_attention(): check the call, choose a backend, run it; if it fails, the next one."""
 
 import logging
-import traceback
 from functools import cache
 
 import torch
 
+from . import failures
 from .backends import BACKENDS, SHORT, backend_module, ranking
-from .call import Call, is_out_of_memory, on_device
+from .call import Call, kind_of, on_device
 from .plan import Plan
 from .proof import may_pass, proof_failure
 
 log = logging.getLogger("radial_attention")
 
 _choices: dict[tuple, str] = {}  # by the backend asked for and the kind of call
-_failures: dict[tuple[str, Call], str] = {}  # of backends that failed in a call, not tried again
-_said: set[tuple[str, Call]] = set()  # failures that were logged
 
 
 def radial_attention(
@@ -51,8 +49,7 @@ def attend(
     return_lse: bool = False,
 ) -> tuple[torch.Tensor, torch.Tensor | None, str]:
     """`radial_attention` of tensors known to fit the plan: out, lse or None, and the backend."""
-    grad = torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad)
-    kind = (q.device, q.dtype, q.shape[-1], plan.block_size, grad, return_lse)
+    kind = kind_of(q, k, v, plan.block_size, return_lse)
     scale = q.shape[-1] ** -0.5 if softmax_scale is None else softmax_scale
     key = (backend, plan.tokens, kind)
     name = _choices.get(key)
@@ -70,7 +67,7 @@ def attend(
 
 def _choose(backend: str, call: Call, tokens: int, key: tuple) -> str:
     """The backend for a call of `attend`, kept as the choice for the next ones."""
-    if backend != "auto" and (backend, call) in _failures:  # it ran once, so it was not refused
+    if backend != "auto" and failures.earlier(backend, call):  # it ran once: it was not refused
         names = _after(backend, ranking(call, tokens))
     else:
         check_backend_name(backend)
@@ -88,14 +85,7 @@ def _next_after(name: str, call: Call, tokens: int, error: Exception) -> str:
 
     What ran out of memory is asked again at the next call; all else would happen again.
     """
-    if (name, call) not in _said:
-        _said.add((name, call))
-        details = "".join(traceback.format_exception(error))
-        log.warning("Backend %s failed on %s\n%s", name, call, details)
-    # They keep alive what the backend allocated, and the next one may need the room.
-    error.__traceback__ = error.__context__ = error.__cause__ = None
-    if not is_out_of_memory(error):
-        _failures[name, call] = f"{name} failed: {type(error).__name__}: {error}"
+    if failures.remember(name, call, error):
         _choices.clear()
     try:
         return _first_that_can(_after(name, ranking(call, tokens)), call)[0]
@@ -117,11 +107,7 @@ def why_not(name: str, call: Call) -> str | None:
 
     One that says it can has to prove it on the device first.
     """
-    try:
-        reason = backend_module(name).why_not(call) or _failures.get((name, call))
-    except Exception as error:  # another pack's stub of a library, say
-        reason = f"{name} can't be asked: {type(error).__name__}: {error}"
-    return reason or proof_failure(name, call)
+    return failures.ask(name, backend_module(name).why_not, call) or proof_failure(name, call)
 
 
 @cache

@@ -29,6 +29,12 @@ class Call:
         )
 
 
+def kind_of(q, k, v, block_size: int, lse: bool = False) -> tuple:
+    """The arguments of `Call` for these (b, s, h, d) tensors: quicker to look up than a Call."""
+    grad = torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad)
+    return q.device, q.dtype, q.shape[-1], block_size, grad, lse
+
+
 @cache
 def capability(device: torch.device) -> tuple[int, int]:
     """Compute capability of an NVIDIA GPU, (9, 0) for an H100; (0, 0) for anything else."""

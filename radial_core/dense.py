@@ -4,28 +4,25 @@ ComfyUI's default asks torch for its FlashAttention-2, which reaches half of wha
 do. Where a faster kernel is there and proves itself, it takes the call.
 """
 
-import logging
 import threading
 
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
+from . import failures
 from .backends import backend_module
-from .call import Call, capability, is_out_of_memory, on_device
+from .call import Call, capability, kind_of, on_device
 from .pattern import RadialPattern
 from .proof import LAYOUT, may_pass, verdict
-
-log = logging.getLogger("radial_attention")
 
 BLOCK_SIZE = 128  # of the plan that keeps everything, which the proof uses
 # Fastest first, as measured (benchmarks/results/attention-h100.json). On other GPUs torch's own
 # choice is not known to be beaten.
 RANKING = {9: ("flash_attention", "triton", "cudnn"), 10: ("flash_attention", "cudnn")}
 
+UNKNOWN = object()
 _choices: dict[tuple, str | None] = {}
-_failures: set[tuple[str, Call]] = set()
-_said: set[tuple[str, Call]] = set()
 _cudnn_lock = threading.Lock()
 
 
@@ -44,7 +41,8 @@ def dense_attention(
             with on_device(q.device):
                 return _run(name, q, k, v, scale)[0], name
         except Exception as error:
-            _remember(name, Call(*_kind(q, k, v)), error)
+            if failures.remember(f"dense {name}", Call(*kind_of(q, k, v, BLOCK_SIZE)), error):
+                _choices.clear()
     q, k, v = (x.transpose(1, 2) for x in (q, k, v))
     return scaled_dot_product_attention(q, k, v, scale=scale).transpose(1, 2), "sdpa"
 
@@ -53,9 +51,10 @@ def fastest_dense(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> str | No
     """The kernel that `dense_attention` would run; None where torch's choice is the best."""
     if not q.shape == k.shape == v.shape:
         return None
-    kind = _kind(q, k, v)
-    if kind in _choices:
-        return _choices[kind]
+    kind = kind_of(q, k, v, BLOCK_SIZE)
+    chosen = _choices.get(kind, UNKNOWN)
+    if chosen is not UNKNOWN:
+        return chosen
     call, sure = Call(*kind), True
     for name in RANKING.get(capability(call.device)[0], ()):
         reason = why_not(name, call)
@@ -69,36 +68,16 @@ def fastest_dense(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> str | No
     return name
 
 
-def why_not(name: str, call: Call) -> str | None:
+def why_not(kernel: str, call: Call) -> str | None:
     """Why a dense kernel can't take such a call, for a person to read; None if it can."""
-    if (name, call) in _failures:
-        return f"dense {name} failed before"
-    try:
-        ask = _why_not_cudnn if name == "cudnn" else backend_module(name).why_not_dense
-        reason = ask(call)
-    except Exception as error:  # another pack's stub of a library, say
-        reason = f"{name} can't be asked: {type(error).__name__}: {error}"
+    ask = _why_not_cudnn if kernel == "cudnn" else backend_module(kernel).why_not_dense
 
     def run(q, k, v, plan, softmax_scale, return_lse):
-        return _run(name, q, k, v, softmax_scale)
+        return _run(kernel, q, k, v, softmax_scale)
 
     everything = RadialPattern(sink_frames=LAYOUT.frames)
-    return reason or verdict(f"dense {name}", call, run, everything)
-
-
-def _remember(name: str, call: Call, error: Exception) -> None:
-    """Log a failure once; ask no more for that kernel, unless it failed for want of memory."""
-    if (name, call) not in _said:
-        _said.add((name, call))
-        log.warning("Dense %s failed on %s: %s", name, call, error, exc_info=error)
-    if not is_out_of_memory(error):
-        _failures.add((name, call))
-        _choices.clear()
-
-
-def _kind(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> tuple:
-    grad = torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad)
-    return q.device, q.dtype, q.shape[-1], BLOCK_SIZE, grad
+    name = f"dense {kernel}"
+    return failures.ask(name, ask, call) or verdict(name, call, run, everything)
 
 
 def _why_not_cudnn(call: Call) -> str | None:

@@ -6,7 +6,15 @@ import weakref
 import pytest
 import torch
 
-from radial_core import RadialPattern, VideoLayout, attention, backends, make_plan, proof
+from radial_core import (
+    RadialPattern,
+    VideoLayout,
+    attention,
+    backends,
+    failures,
+    make_plan,
+    proof,
+)
 from radial_core.attention import attend, choose_backend, why_not
 from radial_core.backends import BACKENDS, ranking
 from radial_core.backends import reference as oracle
@@ -53,7 +61,7 @@ def install(monkeypatch):
 
 def forget():
     """As in a new process."""
-    for memory in (attention._choices, attention._failures, attention._said):
+    for memory in (attention._choices, failures._lasting, failures._said):
         memory.clear()
     proof._verdicts.clear()
     proof._tries.clear()

@@ -1,0 +1,91 @@
+"""The fastest exact dense kernel: who is taken, and what becomes of one that fails."""
+
+import pytest
+import torch
+from torch.nn.functional import scaled_dot_product_attention
+
+from radial_core import dense, failures, proof
+from radial_core.dense import dense_attention, fastest_dense
+
+
+class Kernel:
+    def __init__(self):
+        self.calls, self.error, self.reason, self.factor = 0, None, None, 1
+
+    def why_not_dense(self, call):
+        return self.reason
+
+    def dense(self, q, k, v, softmax_scale, return_lse):
+        self.calls += 1
+        if self.error is not None:
+            raise self.error
+        q, k, v = (x.transpose(1, 2) for x in (q, k, v * self.factor))
+        return scaled_dot_product_attention(q, k, v, scale=softmax_scale).transpose(1, 2), None
+
+
+@pytest.fixture
+def kernels(monkeypatch):
+    made = {"fast": Kernel(), "second": Kernel()}
+    monkeypatch.setattr(dense, "RANKING", {0: tuple(made)})
+    monkeypatch.setattr(dense, "backend_module", made.__getitem__)
+    monkeypatch.setattr(dense, "_choices", {})
+    for module, name in ((failures, "_lasting"), (proof, "_verdicts"), (failures, "_said")):
+        monkeypatch.setattr(module, name, type(getattr(module, name))())
+    monkeypatch.setattr(proof, "_tries", type(proof._tries)())
+    return made
+
+
+def draw():
+    return torch.randn(3, 2, 50, 3, 16).unbind(0)
+
+
+def check(expected, **options):
+    q, k, v = draw()
+    out, name = dense_attention(q, k, v, **options)
+    truth = scaled_dot_product_attention(
+        *(x.transpose(1, 2) for x in (q, k, v)), scale=options.get("softmax_scale")
+    )
+    assert name == expected and torch.allclose(out, truth.transpose(1, 2), atol=1e-6)
+
+
+def test_on_a_cpu_torchs_own_is_the_best():
+    assert fastest_dense(*draw()) is None
+    check("sdpa")
+
+
+def test_takes_the_first_that_can(kernels):
+    check("fast", softmax_scale=0.3)
+    kernels["fast"].reason = "not installed"
+    dense._choices.clear()
+    check("second")
+
+
+def test_one_that_is_wrong_is_never_used(kernels):
+    kernels["fast"].factor = 1.1
+    check("second")
+    calls = kernels["fast"].calls
+    check("second")
+    assert kernels["fast"].calls == calls == 1  # of its proof
+
+
+def test_one_that_fails_is_asked_no_more(kernels):
+    check("fast")
+    kernels["fast"].error = RuntimeError("broke")
+    check("sdpa")
+    check("second")
+
+
+@pytest.mark.parametrize("at", ["the proof", "a call"])
+def test_one_without_memory_is_asked_again(kernels, at):
+    if at == "a call":
+        check("fast")
+    kernels["fast"].error = torch.cuda.OutOfMemoryError("CUDA out of memory")
+    check("second" if at == "the proof" else "sdpa")
+    kernels["fast"].error = None
+    check("fast")
+
+
+def test_keys_of_another_length_stay_with_torch(kernels):
+    q, k, v = draw()
+    assert fastest_dense(q, k[:, :40], v[:, :40]) is None
+    assert dense_attention(q, k[:, :40], v[:, :40])[0].shape == q.shape

@@ -38,17 +38,10 @@ def run(
     softmax_scale: float,
     return_lse: bool,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    from ..kernels import portable_launch, tuning
+    from ..kernels import tuning
 
     config = tuning.best_config(q.device, q.dtype, q.shape[-1], plan.block_size)
-    rest = (plan.indptr, plan.indices, plan.order)
-    if config == tuning.HOPPER:
-        from ..kernels import hopper_launch  # Gluon is not in every Triton
-
-        loads, q, k, v = hopper_launch.loadable(q, k, v, plan.block_size)
-        return hopper_launch.run(loads, q, k, v, *rest, softmax_scale, return_lse)
-    q, k, v = (x if x.stride(-1) == 1 else x.contiguous() for x in (q, k, v))
-    return portable_launch.run(config, q, k, v, *rest, plan.block_size, softmax_scale, return_lse)
+    return tuning.run(config, q, k, v, plan, softmax_scale, return_lse)
 
 
 def why_not_dense(call: Call) -> str | None:
@@ -66,9 +59,8 @@ def dense(
     """Dense attention: every row walks one list of all blocks. (b, s, h, d) as in `run`."""
     from ..kernels import hopper_launch
 
-    loads, q, k, v = hopper_launch.loadable(q, k, v, DENSE_BLOCK)
-    indptr, indices = _all_blocks(-(-q.shape[1] // DENSE_BLOCK), q.device)
-    return hopper_launch.run(loads, q, k, v, indptr, indices, None, softmax_scale, return_lse)
+    lists = (*_all_blocks(-(-q.shape[1] // DENSE_BLOCK), q.device), None)
+    return hopper_launch.run(q, k, v, *lists, DENSE_BLOCK, softmax_scale, return_lse)
 
 
 @cache

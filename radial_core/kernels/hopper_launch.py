@@ -1,6 +1,5 @@
 """Launches radial_core/kernels/hopper.py."""
 
-import math
 from typing import NamedTuple
 
 import torch
@@ -8,11 +7,10 @@ from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
 from .hopper import attend
-from .launch import launch
+from .launch import LOG2_E, launch, outputs
 
 DTYPES = {torch.float16: gl.float16, torch.bfloat16: gl.bfloat16}
 MAX_REGISTERS = 168  # of a thread when the program starts: 384 threads share 65,536
-LOG2_E = math.log2(math.e)
 
 
 class Matrix(NamedTuple):
@@ -49,33 +47,24 @@ def loads(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, block_size: int) ->
     return _loads[key]
 
 
-def loadable(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, block_size: int):
-    """`loads`, with q, k and v as they are, or contiguous where the copy engine needs that."""
-    found = loads(q, k, v, block_size)
-    if found is None:
-        q, k, v = (x.clone(memory_format=torch.contiguous_format) for x in (q, k, v))
-        found = loads(q, k, v, block_size)
-    return found, q, k, v
-
-
 def run(
-    found: Loads,
     q: torch.Tensor,
     k: torch.Tensor,
     v: torch.Tensor,
     indptr: torch.Tensor,
     indices: torch.Tensor,
     order: torch.Tensor | None,
+    block_size: int,
     softmax_scale: float,
     return_lse: bool,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """out (b, s, h, d) contiguous, and lse (b, h, s) or None. No order: one list, for all rows."""
     batch, tokens, heads, head_dim = q.shape
-    block_size = found.boxes[1][0]
-    out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
-    lse = None
-    if return_lse:
-        lse = torch.empty(batch, heads, tokens, dtype=torch.float32, device=q.device)
+    found = loads(q, k, v, block_size)
+    if found is None:  # the copy engine can't read them as they lie
+        q, k, v = (x.clone(memory_format=torch.contiguous_format) for x in (q, k, v))
+        found = loads(q, k, v, block_size)
+    out, lse = outputs(q, return_lse)
     descriptors = [
         _descriptor(x, *how)
         for x, *how in zip((q, k, v), found.matrices, found.boxes, found.layouts, strict=True)

@@ -1,12 +1,11 @@
 """Launches radial_core/kernels/portable.py."""
 
-import math
 from typing import NamedTuple
 
 import torch
 import triton
 
-from .launch import launch
+from .launch import LOG2_E, launch, outputs
 from .portable import attend
 
 
@@ -31,12 +30,10 @@ def run(
     softmax_scale: float,
     return_lse: bool,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """out (b, s, h, d) contiguous, and lse (b, h, s) or None. The last stride of q, k, v is 1."""
+    """out (b, s, h, d) contiguous, and lse (b, h, s) or None."""
     batch, tokens, heads, head_dim = q.shape
-    out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
-    lse = None
-    if return_lse:
-        lse = torch.empty(batch, heads, tokens, dtype=torch.float32, device=q.device)
+    q, k, v = (x if x.stride(-1) == 1 else x.contiguous() for x in (q, k, v))
+    out, lse = outputs(q, return_lse)
     block_m = min(tiles.block_m, block_size)
     block_n = min(tiles.block_n, block_size)
     aligned = tuple(x.data_ptr() % 16 == 0 for x in (q, k, v))
@@ -56,7 +53,7 @@ def run(
             order,
             tokens,
             heads,
-            softmax_scale * math.log2(math.e),
+            softmax_scale * LOG2_E,
             *strides,
             head_dim,
             triton.next_power_of_2(head_dim),

@@ -17,7 +17,7 @@ import triton
 from ..call import Call, capability, is_out_of_memory
 from ..layout import VideoLayout
 from ..pattern import RadialPattern
-from ..plan import make_plan
+from ..plan import Plan, make_plan
 from ..proof import fault_of
 from . import portable_launch
 from .portable_launch import Tiles
@@ -64,6 +64,24 @@ def candidates(device: torch.device, head_dim: int, block_size: int) -> tuple[st
     return (HOPPER,) * own + CANDIDATES[block_size]
 
 
+def run(
+    config: str | Tiles,
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    plan: Plan,
+    softmax_scale: float,
+    return_lse: bool,
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """`run` of a backend (radial_core/backends), in one configuration."""
+    rest = (plan.indptr, plan.indices, plan.order, plan.block_size, softmax_scale, return_lse)
+    if config == HOPPER:
+        from . import hopper_launch  # Gluon is not in every Triton
+
+        return hopper_launch.run(q, k, v, *rest)
+    return portable_launch.run(config, q, k, v, *rest)
+
+
 def _load_or_measure(device, dtype, head_dim, block_size) -> str | Tiles:
     name = _key(device, dtype, head_dim, block_size)
     options = candidates(device, head_dim, block_size)
@@ -72,46 +90,47 @@ def _load_or_measure(device, dtype, head_dim, block_size) -> str | Tiles:
     if kept in options:
         return next(option for option in options if option == kept)
     start = time.perf_counter()
-    times = _measure(options, device, dtype, head_dim, block_size)
-    if not times:
-        raise RuntimeError("none of the others works here")
-    best = min(times, key=times.get)
+    if HOPPER in options and _works(HOPPER, Call(device, dtype, head_dim, block_size)):
+        best = HOPPER  # half as fast again as any other, wherever it runs
+    else:
+        tiles = [option for option in options if option != HOPPER]
+        times = _measure(tiles, device, dtype, head_dim, block_size)
+        if not times:
+            raise RuntimeError("none of the others works here")
+        best = min(times, key=times.get)
+        log.debug("Milliseconds: %s", times)
     seconds = time.perf_counter() - start
     log.info("Triton kernel for %s chosen in %.1f s: %s", name, seconds, best)
-    log.debug("Milliseconds: %s", times)
     _write(name, best)
     return best
 
 
-def _measure(options, device, dtype, head_dim, block_size) -> dict[str | Tiles, float]:
+def _measure(options, device, dtype, head_dim, block_size) -> dict[Tiles, float]:
     """Milliseconds by option; without those that fail or are wrong."""
     call = Call(device, dtype, head_dim, block_size)
-    if HOPPER in options and _works(HOPPER, call):
-        return {HOPPER: 0.0}  # half as fast again as any other, wherever it runs
-    options = [option for option in options if option != HOPPER]
     with torch.inference_mode(False), torch.no_grad(), torch.cuda.device(device):
         plan = make_plan(RadialPattern(PATTERN_DECAY, 1, block_size), LAYOUT, device)
         shape = (3, 1, LAYOUT.tokens, HEADS, head_dim)
         random = torch.Generator(device).manual_seed(0)
         q, k, v = torch.randn(shape, dtype=dtype, device=device, generator=random).unbind(0)
         torch.cuda.synchronize()
-        runs = {o: partial(_runner(o), q, k, v, plan, head_dim**-0.5, False) for o in options}
+        runs = {o: partial(run, o, q, k, v, plan, head_dim**-0.5, False) for o in options}
         with ThreadPoolExecutor() as threads:
-            for run in runs.values():
-                threads.submit(_compile, run, device)
-        return {o: _milliseconds(run) for o, run in runs.items() if _works(o, call)}
+            for call_once in runs.values():
+                threads.submit(_compile, call_once, device)
+        return {o: _milliseconds(runs[o]) for o in options if _works(o, call)}
 
 
-def _compile(run, device: torch.device) -> None:
+def _compile(call_once, device: torch.device) -> None:
     """For a thread: compiling takes a second or two. What fails, fails again where it counts."""
     with torch.no_grad(), torch.cuda.device(device):
-        run()
+        call_once()
         torch.cuda.synchronize()
 
 
 def _works(option: str | Tiles, call: Call) -> bool:
     try:
-        fault = fault_of(_runner(option), call)
+        fault = fault_of(partial(run, option), call)
     except Exception as error:
         if is_out_of_memory(error):  # which says nothing of the kernel
             raise
@@ -121,30 +140,13 @@ def _works(option: str | Tiles, call: Call) -> bool:
     return fault is None
 
 
-def _runner(option: str | Tiles):
-    """`run` of a backend, with one configuration."""
-
-    def run(q, k, v, plan, softmax_scale, return_lse):
-        lists = (plan.indptr, plan.indices, plan.order)
-        if option == HOPPER:
-            from . import hopper_launch
-
-            loads, q, k, v = hopper_launch.loadable(q, k, v, plan.block_size)
-            return hopper_launch.run(loads, q, k, v, *lists, softmax_scale, return_lse)
-        return portable_launch.run(
-            option, q, k, v, *lists, plan.block_size, softmax_scale, return_lse
-        )
-
-    return run
-
-
-def _milliseconds(run) -> float:
-    run()
+def _milliseconds(call_once) -> float:
+    call_once()
     times = []
     for _ in range(RUNS):
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         start.record()
-        run()
+        call_once()
         end.record()
         end.synchronize()
         times.append(start.elapsed_time(end))

@@ -97,3 +97,13 @@ def test_hoppers_own_kernel_is_a_candidate_on_hopper(
     monkeypatch.setattr(tuning, "capability", lambda device: capability)
     options = tuning.candidates(KIND[0], head_dim, block_size)
     assert (options[0] == HOPPER) == has and SAFE in options
+
+
+@pytest.mark.parametrize("works", [True, False])
+def test_hoppers_own_kernel_needs_no_measuring_where_it_works(gpu, monkeypatch, works):
+    monkeypatch.setattr(tuning, "capability", lambda device: (9, 0))
+    monkeypatch.setattr(tuning, "_works", lambda option, call: works)
+    assert best_config(*KIND) == (HOPPER if works else FAST)
+    assert gpu == ([] if works else [CANDIDATES[128]])
+    new_process(monkeypatch)
+    assert best_config(*KIND) == (HOPPER if works else FAST)

@@ -104,6 +104,6 @@ def test_hoppers_own_kernel_needs_no_measuring_where_it_works(gpu, monkeypatch, 
     monkeypatch.setattr(tuning, "capability", lambda device: (9, 0))
     monkeypatch.setattr(tuning, "_works", lambda option, call: works)
     assert best_config(*KIND) == (HOPPER if works else FAST)
-    assert gpu == ([] if works else [CANDIDATES[128]])
+    assert gpu == ([] if works else [list(CANDIDATES[128])])
     new_process(monkeypatch)
     assert best_config(*KIND) == (HOPPER if works else FAST)

@@ -16,8 +16,10 @@ from functools import cache
 import comfy.ldm.modules.attention as comfy_attention
 import torch
 from comfy.patcher_extension import WrappersMP
+from comfy_api.torch_helpers.torch_compile import COMPILE_KEY
 
-from .models import KEY
+from .models import unwrapped
+from .names import KEY
 
 log = logging.getLogger("radial_attention")
 
@@ -68,6 +70,12 @@ def in_pass(forward, options: dict):
     finally:
         vars(_thread).clear()
         vars(_thread).update(outer)
+
+
+def is_compiled(diffusion_model, options: dict) -> bool:
+    """Whether a forward pass runs under ComfyUI's torch.compile, all of it or parts."""
+    wrappers = options.get("wrappers", {}).get(WrappersMP.APPLY_MODEL, {})
+    return COMPILE_KEY in wrappers or unwrapped(diffusion_model) is not diffusion_model
 
 
 def is_comfyuis(func: Callable) -> bool:
@@ -177,7 +185,7 @@ def _update(options: dict, forward, is_self_attention: bool, written: dict) -> N
     """
     options.update((name, value) for name, value in written.items() if value is not None)
     if written["grid_sizes"] is not None:
-        options["grid_sizes"] = forward.grid
+        options["grid_sizes"] = forward.sequence.grid
     if is_self_attention and written["block_index"] is not None:
         traced, kind = written["block_index"], written["block_type"]
         last_traced, last = _thread.last_block.get(kind, (None, None))

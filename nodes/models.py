@@ -1,79 +1,234 @@
-"""What each model family's attention calls look like: the one place that knows."""
+"""What each model family's attention calls look like: the one place that knows.
 
-from comfy.patcher_extension import WrappersMP
-from comfy_api.torch_helpers.torch_compile import COMPILE_KEY
+A model joins by a line in FAMILIES: where its head_dim stands, where the video stands in the
+sequence of its self-attention, and its authors' settings.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
 
 from ..radial_core import VideoLayout
+from .settings import (
+    HUMO,
+    HUNYUAN_VIDEO,
+    HUNYUAN_VIDEO_15,
+    MOCHI,
+    WAN_21,
+    WAN_22,
+    WAN_22_5B,
+    Authors,
+)
 
-SLOT = "optimized_attention_override"  # ComfyUI's hook, in transformer_options
-KEY = "radial_attention"  # our wrappers' and callback's name, and our entry in transformer_options
-
-WAN = "comfy.ldm.wan.model.WanModel"
-SUPPORTED = (WAN,)
 CROSS_ATTENTION = "cross-attention"
+OUTSIDE_BLOCKS = "outside the transformer blocks"
+OTHERS = (CROSS_ATTENTION, OUTSIDE_BLOCKS)  # calls that are no self-attention over the video
 
 
-def family_of(diffusion_model) -> str:
-    """The class of a diffusion model, as module.Class; torch.compile's wrapping taken off."""
-    kind = type(getattr(diffusion_model, "_orig_mod", diffusion_model))
+@dataclass(frozen=True)
+class Sequence:
+    """The sequence of a forward pass's self-attention calls.
+
+    grid: frames, height and width of the video in patches. before, after: other tokens in front of
+    the video and behind it; None for all that is left, as is text of any length. others: lengths of
+    the sequences that the video attends to besides itself. announced: whether the model says which
+    block it is in. double_blocks: how many of those come before the single-stream ones.
+    """
+
+    grid: tuple[int, int, int]
+    before: int | None = 0
+    after: int | None = 0
+    others: frozenset[int] = frozenset()
+    announced: bool = True
+    double_blocks: int = 0
+
+    def layout(self, tokens: int) -> VideoLayout | None:
+        """Where the video stands in a call of so many tokens; None if it doesn't fit."""
+        rest = tokens - math.prod(self.grid)
+        before = rest - self.after if self.before is None else self.before
+        after = rest - before if self.after is None else self.after
+        if before < 0 or after < 0 or before + after != rest:
+            return None
+        return VideoLayout(*self.grid, before, after)
+
+
+def unwrapped(diffusion_model):
+    """The model itself; torch.compile's wrapping taken off."""
+    return getattr(diffusion_model, "_orig_mod", diffusion_model)
+
+
+def _patches(latent, patch_size) -> tuple[int, ...]:
+    """The grid of a latent (..., f, h, w), padded to whole patches."""
+    sizes = latent.shape[-len(patch_size) :]
+    return tuple(-(-n // p) for n, p in zip(sizes, patch_size, strict=True))
+
+
+def _tokens(latent, patch_size) -> int:
+    return 0 if latent is None else math.prod(_patches(latent, patch_size))
+
+
+def _whole_patches(latent, patch_size) -> int:
+    """Tokens of a latent that is not padded."""
+    if latent is None:
+        return 0
+    sizes = latent.shape[-len(patch_size) :]
+    return math.prod(n // p for n, p in zip(sizes, patch_size, strict=True))
+
+
+def _texts(c_crossattn, conditions: dict) -> frozenset[int]:
+    """Lengths of what Wan's cross-attention sees: text, and images apart or one after another."""
+    images = [conditions.get(name) for name in ("clip_fea", "clip_fea_ref")]
+    lengths = [x.shape[-2] for x in (c_crossattn, *images) if x is not None]
+    return frozenset((*lengths, sum(x.shape[-2] for x in images if x is not None)))
+
+
+def _wan(model, x, c_crossattn, conditions: dict, before: int = 0, after: int | None = 0):
+    """Wan: [reference] video [frames and latents for reference]."""
+    patch = model.patch_size
+    if model.ref_conv is not None:
+        before += _whole_patches(conditions.get("reference_latent"), patch[1:])
+    if after is not None:
+        after += _tokens(conditions.get("time_dim_concat"), patch)
+        after += sum(_tokens(latent, patch) for latent in conditions.get("context_latents") or ())
+    others = _texts(c_crossattn, conditions)
+    return Sequence(_patches(x, patch), before, after, others)
+
+
+def _wan_s2v(model, x, c_crossattn, conditions: dict) -> Sequence:
+    """Wan S2V: video [reference] [motion, the further back the coarser]."""
+    return _wan(model, x, c_crossattn, conditions, after=None)
+
+
+def _humo(model, x, c_crossattn, conditions: dict) -> Sequence:
+    """HuMo: video [reference]."""
+    reference = _whole_patches(conditions.get("reference_latent"), model.patch_size)
+    return _wan(model, x, c_crossattn, conditions, after=reference)
+
+
+def _scail(model, x, c_crossattn, conditions: dict) -> Sequence:
+    """SCAIL: [references] video [pose, often at half the size]."""
+    reference, pose = (
+        _tokens(conditions.get(name), model.patch_size)
+        for name in ("reference_latent", "pose_latents")
+    )
+    return _wan(model, x, c_crossattn, conditions, reference, pose)
+
+
+def _hunyuan(model, x, c_crossattn, conditions: dict) -> Sequence:
+    """HunyuanVideo: text [reference] video."""
+    grid = _patches(x, model.patch_size)
+    return Sequence(grid, before=None, double_blocks=len(model.double_blocks))
+
+
+def _mochi(model, x, c_crossattn, conditions: dict) -> Sequence:
+    """Mochi: video text."""
+    grid = _patches(x, (1, model.patch_size, model.patch_size))
+    return Sequence(grid, after=None, announced=False)
+
+
+def _wan_authors(model) -> Authors:
+    """Whose settings fit; see also `authors_of`."""
+    if model.out_dim == 48:
+        return WAN_22_5B
+    return WAN_22 if model.in_dim > 16 and model.img_emb is None else WAN_21
+
+
+@dataclass(frozen=True)
+class Family:
+    """sequence: (model, x, c_crossattn, conditions) -> Sequence. authors: model -> Authors."""
+
+    sequence: Callable
+    authors: Callable
+    head_dim: Callable = lambda model: model.dim // model.num_heads
+
+
+_WAN, _GENMO = "comfy.ldm.wan", "comfy.ldm.genmo.joint_model"
+FAMILIES = {
+    f"{_WAN}.model.WanModel": Family(_wan, _wan_authors),
+    f"{_WAN}.model.VaceWanModel": Family(_wan, lambda model: WAN_21),
+    f"{_WAN}.model.CameraWanModel": Family(_wan, _wan_authors),
+    f"{_WAN}.model.WanModel_S2V": Family(_wan_s2v, lambda model: WAN_22),
+    f"{_WAN}.model.HumoWanModel": Family(_humo, lambda model: HUMO),
+    f"{_WAN}.model.SCAILWanModel": Family(_scail, lambda model: WAN_21),
+    f"{_WAN}.model.SCAIL2WanModel": Family(_scail, lambda model: WAN_21),
+    f"{_WAN}.model_animate.AnimateWanModel": Family(_wan, lambda model: WAN_22),
+    f"{_WAN}.model_wandancer.WanDancerModel": Family(_wan, lambda model: WAN_22),
+    f"{_WAN}.ar_model.CausalWanModel": Family(_wan, lambda model: WAN_21),
+    "comfy.ldm.hunyuan_video.model.HunyuanVideo": Family(
+        _hunyuan,
+        lambda model: HUNYUAN_VIDEO if model.vision_in is None else HUNYUAN_VIDEO_15,
+        lambda model: model.hidden_size // model.num_heads,
+    ),
+    f"{_GENMO}.asymm_models_joint.AsymmDiTJoint": Family(
+        _mochi, lambda model: MOCHI, lambda model: model.head_dim
+    ),
+}
+
+
+def class_name(diffusion_model) -> str:
+    """The class of a diffusion model, as module.Class."""
+    kind = type(unwrapped(diffusion_model))
     return f"{kind.__module__}.{kind.__qualname__}"
 
 
-def is_compiled(diffusion_model, options: dict) -> bool:
-    """Whether a forward pass runs under ComfyUI's torch.compile, all of it or parts."""
-    wrappers = options.get("wrappers", {}).get(WrappersMP.APPLY_MODEL, {})
-    return COMPILE_KEY in wrappers or hasattr(diffusion_model, "_orig_mod")
-
-
-def grid_of(diffusion_model, x) -> tuple[int, ...]:
-    """Frames, height and width in patches of a latent (b, c, f, h, w), padded to whole patches."""
-    patch_size = getattr(diffusion_model, "_orig_mod", diffusion_model).patch_size
-    return tuple(-(-n // p) for n, p in zip(x.shape[2:], patch_size, strict=True))
+def family_of(diffusion_model) -> Family | None:
+    return FAMILIES.get(class_name(diffusion_model))
 
 
 def head_dim_of(diffusion_model) -> int | None:
-    """head_dim of a supported model's self-attention; None for any other model."""
-    if family_of(diffusion_model) not in SUPPORTED:
-        return None
-    return diffusion_model.dim // diffusion_model.num_heads
+    """head_dim of a model's self-attention; None if the model is not known."""
+    family = family_of(diffusion_model)
+    return family and family.head_dim(unwrapped(diffusion_model))
 
 
-def why_not_forward(diffusion_model, conditions: dict) -> str | None:
+def why_not_forward(diffusion_model, x, options: dict) -> str | None:
     """Why a forward pass of a model runs as before, all of it; None if calls of it can be radial.
 
-    conditions: the keyword arguments of BaseModel.apply_model that carry conditioning.
+    x: the latent. options: the pass's transformer_options.
     """
-    family = family_of(diffusion_model)
-    if family not in SUPPORTED:
-        return f"{family} is not a model this pack knows"
-    if conditions.get("time_dim_concat") is not None:
-        return "reference frames stand behind the video's own"  # and no distance in time
+    if family_of(diffusion_model) is None:
+        return f"{class_name(diffusion_model)} is not a model this pack knows"
+    if x.ndim != 5:
+        return "not a video"
+    if options.get("ar_state") is not None:
+        return "made some frames at a time, which see what came before"  # by a cache of keys
     return None
 
 
-def other_sequences(c_crossattn, conditions: dict) -> frozenset[int]:
-    """Lengths of the sequences that a forward attends to besides the video: text, image tokens."""
-    tensors = (c_crossattn, conditions.get("clip_fea"))
-    return frozenset(x.shape[-2] for x in tensors if x is not None)
+def authors_of(diffusion_model, runs_all: bool) -> Authors:
+    """The authors' settings of a known model. runs_all: whether it runs the whole noise schedule.
+
+    The experts of Wan 2.2 T2V can't be told from Wan 2.1, but that each runs a part of it.
+    """
+    authors = family_of(diffusion_model).authors(unwrapped(diffusion_model))
+    return WAN_22 if authors is WAN_21 and not runs_all else authors
+
+
+def sequence_of(diffusion_model, x, c_crossattn, conditions: dict) -> Sequence:
+    """The sequence of a pass that `why_not_forward` lets through.
+
+    x: the latent (b, c, f, h, w). c_crossattn, conditions: what BaseModel.apply_model gets besides.
+    """
+    family = family_of(diffusion_model)
+    return family.sequence(unwrapped(diffusion_model), x, c_crossattn, conditions)
 
 
 def self_attention_layout(
-    options: dict, query_tokens: int, key_tokens: int, others: frozenset[int]
+    sequence: Sequence, options: dict, query_tokens: int, key_tokens: int
 ) -> VideoLayout | str:
-    """Where the video stands in a call, or why the call is not self-attention over a video.
+    """Where the video stands in a call, or why the call is not self-attention over the video.
 
-    options: the call's transformer_options. others: see `other_sequences`.
+    options: the call's transformer_options.
     """
-    grid = options.get("grid_sizes")
-    if grid is None or options.get("block_index") is None:
-        return "not in a transformer block"
+    if sequence.announced and options.get("block_index") is None:
+        return OUTSIDE_BLOCKS  # HunyuanVideo's text refiner
     # Wan's cross-attention comes with the same options: the video asks, the text answers.
     if query_tokens != key_tokens:
         return CROSS_ATTENTION
-    if key_tokens in others:
+    if key_tokens in sequence.others:
         return f"the video and its prompt both have {key_tokens} tokens: can't tell which this is"
-    frames, height, width = (int(n) for n in grid)
-    layout = VideoLayout(frames, height, width)
-    if layout.tokens != query_tokens:
-        return f"{query_tokens} tokens are not a {frames}x{height}x{width} video alone"
+    layout = sequence.layout(query_tokens)
+    if layout is None:
+        video = "x".join(str(n) for n in sequence.grid)
+        return f"{query_tokens} tokens are not a video of {video} and what goes with it"
     return layout

@@ -1,26 +1,22 @@
 """The hook: sends a model's self-attention through the radial core, one call at a time."""
 
+import itertools
 import logging
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
 
 import comfy.model_management
 import torch
 
 from ..radial_core import Plan, RadialPattern, Schedule, make_plan
 from ..radial_core.attention import attend
+from ..radial_core.padding import absent_tokens, closed_up, opened_up
 from ..radial_core.schedule import step_of
 from . import compiled
 from .dense import AUTO, attend_fast, wants_fastest
-from .models import (
-    KEY,
-    SLOT,
-    grid_of,
-    is_compiled,
-    other_sequences,
-    self_attention_layout,
-    why_not_forward,
-)
+from .models import Sequence, authors_of, self_attention_layout, sequence_of, why_not_forward
+from .names import KEY, SLOT
+from .settings import QUARTER, Settings, runs_all
 from .tally import Tally
 
 # A plan that keeps more than this share of its blocks, as those of short sequences do, is slower
@@ -34,10 +30,12 @@ class Forward:
 
     override: "RadialOverride"
     previous: Callable | None  # the override that was on the hook
-    grid: tuple[int, ...]  # of the video, in patches
-    others: frozenset[int]
+    sequence: Sequence
+    pattern: RadialPattern
+    schedule: Schedule
     dense_step: bool
     fast_dense: bool
+    blocks: Iterator[int] = field(default_factory=itertools.count)  # for models that don't count
 
 
 @dataclass(frozen=True)
@@ -56,9 +54,8 @@ class RadialOverride:
     calls that we leave dense go to that.
     """
 
-    def __init__(self, pattern: RadialPattern, schedule: Schedule, backend: str, dense_choice: str):
-        self.pattern = pattern
-        self.schedule = schedule
+    def __init__(self, settings: Settings, backend: str, dense_choice: str):
+        self.settings = settings
         self.backend = backend
         self.dense_choice = dense_choice
         self.tally = Tally()
@@ -68,7 +65,7 @@ class RadialOverride:
         """Forget the run that ended."""
         self.failure = None  # a kernel that failed is not asked again in the same run
         self.fast_dense_works = True
-        self._read = {}  # name -> (tensor, its numbers)
+        self._read = {}  # name -> (tensor, what it says)
 
     def wrap_forward(
         self,
@@ -83,10 +80,10 @@ class RadialOverride:
     ):
         """Wrapper of BaseModel.apply_model (WrappersMP.APPLY_MODEL)."""
         options = dict(transformer_options or {})
-        model, forward = executor.class_obj.diffusion_model, None
+        base, forward = executor.class_obj, None
         try:
-            forward = self._take_the_hook(model, x, options, c_crossattn, conditions)
-            if forward is not None and is_compiled(model, options):
+            forward = self._take_the_hook(base, x, options, c_crossattn, conditions)
+            if forward is not None and compiled.is_compiled(base.diffusion_model, options):
                 conditions[KEY] = compiled.mark(options)
         except Exception as error:
             self._fail(error)
@@ -94,25 +91,31 @@ class RadialOverride:
             return executor(x, t, c_concat, c_crossattn, control, options, **conditions)
 
     def _take_the_hook(
-        self, diffusion_model, x, options: dict, c_crossattn, conditions: dict
+        self, base, x, options: dict, c_crossattn, conditions: dict
     ) -> Forward | None:
         """Put this override on the hook of a forward pass, if the pass has calls for it."""
-        previous = options.get(SLOT)
+        previous, model = options.get(SLOT), base.diffusion_model
         if previous is self:  # a pass within a pass
             previous = options[KEY].previous
         sigmas = self._schedule(options)
         step = step_of(sigmas, self._sigma(options))
         self.tally.forward(step)
-        reason = why_not_forward(diffusion_model, conditions)
+        reason = why_not_forward(model, x, options)
         if reason is not None:
             self.tally.dense(reason)
             return None
+        sequence = sequence_of(model, x, c_crossattn, conditions)
+        quarter = float(base.model_sampling.percent_to_sigma(QUARTER))
+        authors = authors_of(model, runs_all(sigmas, quarter))
+        pattern, schedule = self.settings.of(authors, sequence.grid[0], sigmas, quarter)
+        self.tally.use(pattern, schedule, authors.name if self.settings.automatic else None)
         options[KEY] = forward = Forward(
             override=self,
             previous=previous,
-            grid=grid_of(diffusion_model, x),
-            others=other_sequences(c_crossattn, conditions),
-            dense_step=self.schedule.is_dense_step(sigmas, step),
+            sequence=sequence,
+            pattern=pattern,
+            schedule=schedule,
+            dense_step=schedule.is_dense_step(sigmas, step),
             fast_dense=wants_fastest(self.dense_choice, previous),
         )
         options[SLOT] = self
@@ -172,7 +175,7 @@ class RadialOverride:
 
     def _attend(self, forward, func, q, k, v, heads, kwargs) -> torch.Tensor | None:
         """The output (b, s, h, d) of a call that we take; None if it runs as before."""
-        todo, scale = self._plan_or_dense(forward, q, k, v, kwargs), kwargs.get("scale")
+        todo, prefix, absent = self._decide(forward, q, k, v, kwargs)
         if isinstance(todo, Dense) and not (todo.plain and self._may_be_fast(forward, func)):
             self.tally.dense(todo.reason)
             return None
@@ -181,6 +184,14 @@ class RadialOverride:
         else:
             shape = (*q.shape[:2], heads, q.shape[2] // heads)
             q, k, v = q.view(shape), k.view(shape), v.view(shape)
+        if not absent:
+            return self._run(todo, q, k, v, kwargs.get("scale"))
+        with closed_up((q, k, v), prefix, absent) as tensors:
+            out = self._run(todo, *tensors, kwargs.get("scale"))
+        return None if out is None else opened_up(out, prefix, absent)
+
+    def _run(self, todo: Plan | Dense, q, k, v, scale) -> torch.Tensor | None:
+        """The output of q, k, v (b, s, h, d); None if ComfyUI's dense attention is as good."""
         if isinstance(todo, Plan):
             out, _, name = attend(q, k, v, todo, self.backend, scale)
             self.tally.radial(todo.density, name)
@@ -200,31 +211,53 @@ class RadialOverride:
             return False  # some pack put an attention of its own in the place of ComfyUI's
         return self.fast_dense_works and forward.fast_dense
 
-    def _plan_or_dense(self, forward, q, k, v, kwargs) -> Plan | Dense:
-        """The plan to run this call with, or why it stays dense."""
+    def _decide(
+        self, forward: Forward | None, q, k, v, kwargs
+    ) -> tuple[Plan | Dense, int, tuple[int, ...]]:
+        """The plan to run a call with, or why it stays dense; tokens in front of the video; which
+        of them are padding, and no part of the plan."""
         if forward is None:
-            return Dense("outside a forward pass")
+            return Dense("outside a forward pass"), 0, ()
         options = kwargs.get("transformer_options") or {}
         tokens = -2 if kwargs["skip_reshape"] else 1
-        layout = self_attention_layout(options, q.shape[tokens], k.shape[tokens], forward.others)
+        layout = self_attention_layout(forward.sequence, options, q.shape[tokens], k.shape[tokens])
         if isinstance(layout, str):
-            return Dense(layout)
-        if kwargs["mask"] is not None:
-            return Dense("attention mask")
+            return Dense(layout), 0, ()
+        block = self._block(forward, options)
+        absent = self._absent(kwargs["mask"], layout.tokens)
+        if absent is None or any(token >= layout.prefix for token in absent):
+            return Dense("attention mask"), 0, ()
         if k.shape != q.shape or v.shape != q.shape:
-            return Dense("keys have other heads than queries")
+            return Dense("keys have other heads than queries"), 0, ()
+        there = replace(layout, prefix=layout.prefix - len(absent))
+        return self._plan_or_dense(forward, there, block, q.device), layout.prefix, absent
+
+    def _plan_or_dense(self, forward: Forward, layout, block, device) -> Plan | Dense:
         if self.failure is not None:
             return Dense(self.failure)
         if layout.frames == 1:
             return Dense("single frame", plain=True)
         if forward.dense_step:
             return Dense("dense step", plain=True)
-        if self.schedule.is_dense_block(options.get("block_index")):
+        if forward.schedule.is_dense_block(block):
             return Dense("dense block", plain=True)
-        plan = make_plan(self.pattern, layout, q.device)
+        plan = make_plan(forward.pattern, layout, device)
         if plan.density > MOST_DENSITY:
             return Dense(f"{plan.density:.0%} of the blocks would be kept", plain=True)
         return plan
+
+    def _block(self, forward: Forward, options: dict) -> int:
+        """The transformer block that a self-attention call is in."""
+        if not forward.sequence.announced:
+            return next(forward.blocks)
+        single = options.get("block_type") == "single"
+        return options["block_index"] + single * forward.sequence.double_blocks
+
+    def _absent(self, mask: torch.Tensor | None, tokens: int) -> tuple[int, ...] | None:
+        """See `absent_tokens`. The blocks of a pass share one mask."""
+        if mask is None:
+            return ()
+        return self._once("mask", mask, lambda: absent_tokens(mask, tokens))
 
     def report(self, _model_patcher):
         """Callback at the end of a sampler run (CallbacksMP.ON_CLEANUP)."""
@@ -245,12 +278,13 @@ class RadialOverride:
         return numbers[0] if numbers else None
 
     def _numbers(self, name: str, x: torch.Tensor) -> list[float]:
-        """A tensor as numbers. ComfyUI keeps both on the GPU, and reading waits for it: once each.
+        """A tensor as numbers. Passes of a step share the one, all passes of a run the other."""
+        return self._once(name, x, lambda: x.detach().flatten().tolist())
 
-        The passes of a step share the one tensor, and all passes of a run the other.
-        """
-        seen, numbers = self._read.get(name, (None, None))
+    def _once(self, name: str, x: torch.Tensor, read: Callable):
+        """What a tensor says, read once: it is on the GPU, and reading waits for that."""
+        seen, says = self._read.get(name, (None, None))
         if seen is not x:
-            numbers = x.detach().flatten().tolist()
-            self._read[name] = x, numbers
-        return numbers
+            says = read()
+            self._read[name] = x, says
+        return says

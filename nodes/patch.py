@@ -3,16 +3,19 @@
 from comfy.patcher_extension import CallbacksMP, WrappersMP
 from comfy_api.latest import io
 
-from ..radial_core import RadialPattern, Schedule
 from ..radial_core.attention import check_backend_name, choose_backend
 from ..radial_core.backends import BACKENDS
 from ..radial_core.call import Call
 from ..radial_core.pattern import BLOCK_SIZES, MAX_DECAY
 from .dense import AUTO, CHOICES, check_choice
-from .models import KEY, head_dim_of
+from .models import head_dim_of
+from .names import KEY
 from .override import RadialOverride
+from .settings import Settings
 
 MOST = 10_000
+# What stands for the authors' value for the model and the length of the video.
+AUTOMATIC, AUTHORS_DECAY = -1, 0.0
 
 
 class RadialAttentionPatch(io.ComfyNode):
@@ -23,22 +26,33 @@ class RadialAttentionPatch(io.ComfyNode):
             display_name="Radial Attention Patch",
             category="model/patch",
             description="Makes long videos faster: each frame looks closely at the frames near it "
-            "in time and less and less at those further away (Radial Attention). The defaults suit "
-            "Wan 2.1 at its trained length with 20 steps.",
-            search_aliases=["radial", "sparse attention", "long video", "fast video", "wan speed"],
+            "in time and less and less at those further away (Radial Attention). For Wan, "
+            "HunyuanVideo and Mochi. Left as they are, the settings are those of its authors for "
+            "the model and the length of the video.",
+            search_aliases=[
+                "radial",
+                "sparse attention",
+                "long video",
+                "fast video",
+                "wan speed",
+                "hunyuan speed",
+                "mochi speed",
+            ],
             inputs=[
                 io.Model.Input(
-                    "model", tooltip="A video model: Wan 2.1 for now. Any other runs as before."
+                    "model",
+                    tooltip="A video model: Wan, HunyuanVideo or Mochi. Any other runs as before.",
                 ),
                 io.Int.Input(
                     "dense_steps",
-                    default=5,
-                    min=0,
+                    default=AUTOMATIC,
+                    min=AUTOMATIC,
                     max=MOST,
                     tooltip="First steps of the sampler that keep full attention. They settle what "
-                    "happens in the video: more is closer to the unpatched result and slower. A "
-                    "quarter of the steps at the trained length, 2 for longer videos. 0 for a "
-                    "model that goes on where another stopped (the low-noise expert of Wan 2.2).",
+                    "happens in the video: more is closer to the unpatched result and slower. -1 "
+                    "is the authors' choice: the first quarter of the noise schedule at the "
+                    "trained length, 2 steps for longer videos, none for a sampler that goes on "
+                    "where another stopped (the low-noise expert of Wan 2.2).",
                 ),
                 io.Int.Input(
                     "dense_last_steps",
@@ -51,32 +65,35 @@ class RadialAttentionPatch(io.ComfyNode):
                 ),
                 io.Int.Input(
                     "dense_blocks",
-                    default=1,
-                    min=0,
+                    default=AUTOMATIC,
+                    min=AUTOMATIC,
                     max=MOST,
                     tooltip="First transformer blocks that keep full attention at every step. They "
-                    "lay out the scene: 1 for most models, 2 for very long videos. Each one more "
-                    "is a little slower.",
+                    "lay out the scene; each one more is a little slower. -1 is the authors' "
+                    "choice: 1 for Wan, 0 for HunyuanVideo and Mochi, 2 for longer videos than "
+                    "they were trained on.",
                 ),
                 io.Int.Input(
                     "sink_frames",
-                    default=1,
-                    min=0,
+                    default=AUTOMATIC,
+                    min=AUTOMATIC,
                     max=MOST,
-                    tooltip="First latent frames (4 video frames each) that every frame sees in "
-                    "full: the attention sink. It holds the scene together over time at little "
-                    "cost. 0 turns it off.",
+                    tooltip="First latent frames (4 video frames each, 6 in Mochi) that every "
+                    "frame sees in full: the attention sink. It holds the scene together over time "
+                    "at little cost. 0 turns it off. -1 is the authors' choice: 1, but 0 for "
+                    "HunyuanVideo at its trained length.",
                 ),
                 io.Float.Input(
                     "decay",
-                    default=0.2,
-                    min=0.01,
+                    default=AUTHORS_DECAY,
+                    min=AUTHORS_DECAY,
                     max=MAX_DECAY,
                     step=0.05,
                     round=0.001,
                     tooltip="How wide a frame looks at frames two and more away. Smaller is "
-                    "faster, larger is closer to full attention. 0.2 for Wan at its trained "
-                    "length, 1 for longer videos.",
+                    "faster, larger is closer to full attention. 0 is the authors' choice: 0.2 for "
+                    "Wan 2.1, 0.8 for Wan 2.2, 0.95 for HunyuanVideo, 1 for Mochi and for longer "
+                    "videos than the model was trained on.",
                 ),
                 io.Combo.Input(
                     "block_size",
@@ -125,8 +142,14 @@ class RadialAttentionPatch(io.ComfyNode):
     ) -> io.NodeOutput:
         if not hasattr(model, "add_wrapper_with_key"):
             raise ValueError(f"model must come from a model loader, got {model!r}")
-        pattern = RadialPattern(decay, sink_frames, block_size)
-        schedule = Schedule(dense_steps, dense_last_steps, dense_blocks)
+        settings = Settings(
+            dense_steps=None if dense_steps == AUTOMATIC else dense_steps,
+            dense_last_steps=dense_last_steps,
+            dense_blocks=None if dense_blocks == AUTOMATIC else dense_blocks,
+            sink_frames=None if sink_frames == AUTOMATIC else sink_frames,
+            decay=None if decay == AUTHORS_DECAY else decay,
+            block_size=block_size,
+        )
         check_backend_name(backend)
         check_choice(dense_attention)
         head_dim = head_dim_of(model.get_model_object("diffusion_model"))
@@ -134,7 +157,7 @@ class RadialAttentionPatch(io.ComfyNode):
             dtype = model.model.manual_cast_dtype or model.model_dtype()
             choose_backend(backend, Call(model.load_device, dtype, head_dim, block_size))
 
-        override = RadialOverride(pattern, schedule, backend, dense_attention)
+        override = RadialOverride(settings, backend, dense_attention)
         model = model.clone()
         model.remove_wrappers_with_key(WrappersMP.APPLY_MODEL, KEY)
         model.add_wrapper_with_key(WrappersMP.APPLY_MODEL, KEY, override.wrap_forward)

@@ -3,8 +3,10 @@
 import logging
 import sys
 from collections import Counter
+from dataclasses import asdict
 
-from .models import CROSS_ATTENTION
+from ..radial_core import RadialPattern, Schedule
+from .models import OTHERS
 
 EVENT = "radial_attention.summary"
 
@@ -25,6 +27,14 @@ class Tally:
         self.dense_backends = Counter()  # kernel, if not ComfyUI's own -> calls
         self.densities = []  # of each radial call
         self.backend = None
+        self.settings = {}
+        self.authors = None
+
+    def use(self, pattern: RadialPattern, schedule: Schedule, authors: str | None):
+        """The settings of a forward pass. authors: whose, if any of them is not the user's own."""
+        self.settings = {**asdict(schedule), "sink_frames": pattern.sink_frames}
+        self.settings |= {"decay": pattern.decay, "block_size": pattern.block_size}
+        self.authors = authors
 
     def forward(self, step: int | None):
         self.model_calls += 1
@@ -50,7 +60,7 @@ class Tally:
         """The counts as plain values, with a line for people under "text"."""
         radial = len(self.densities)
         density = sum(self.densities) / radial if radial else None
-        dense = Counter({why: n for why, n in self.dense_calls.items() if why != CROSS_ATTENTION})
+        dense = Counter({why: n for why, n in self.dense_calls.items() if why not in OTHERS})
         text = (
             f"{len(self.steps)} steps, {radial} self-attention calls radial, {dense.total()} dense"
         )
@@ -64,6 +74,9 @@ class Tally:
             )
         if radial:
             text += f"; {density:.1%} of the blocks kept, backend {self.backend}"
+        if self.authors:
+            values = ", ".join(f"{name} {value}" for name, value in self.settings.items())
+            text += f"; settings for {self.authors}: {values}"
         return {
             "steps": len(self.steps),
             "model_calls": self.model_calls,
@@ -73,6 +86,7 @@ class Tally:
             "backend": self.backend,
             "text": text,
             "dense_backends": dict(self.dense_backends),
+            "settings": self.settings,  # of the last pass
         }
 
     def report(self):

@@ -40,13 +40,18 @@ class Schedule:
         """
         if step is None:
             return False
-        steps = len(sigmas) - 1
-        ends_clean = abs(sigmas[-1]) <= CLEAN * abs(sigmas[0])
-        return step < self.dense_steps or (ends_clean and step >= steps - self.dense_last_steps)
+        if step < self.dense_steps:
+            return True
+        return step >= len(sigmas) - 1 - self.dense_last_steps and ends_clean(sigmas)
 
     def is_dense_block(self, block_index: int | None) -> bool:
         """Whether a transformer block is dense at every step; one of unknown index is not."""
         return block_index is not None and block_index < self.dense_blocks
+
+
+def ends_clean(sigmas: Sequence[float]) -> bool:
+    """Whether a sampler with these noise levels goes on to the clean video."""
+    return abs(sigmas[-1]) <= CLEAN * abs(sigmas[0])
 
 
 def step_of(sigmas: Sequence[float] | None, sigma: float | None) -> int | None:

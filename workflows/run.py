@@ -22,7 +22,7 @@ from headless import environment as env  # noqa: E402
 from headless.graph import holders, load_graph, names, set_inputs  # noqa: E402
 
 # Stand-ins show that everything works, not how it looks: a size that a laptop does in a minute.
-STAND_IN_SIZE = {"width": 256, "height": 128, "length": 129, "steps": 12, "dense_steps": 3}
+STAND_IN_SIZE = {"width": 256, "height": 128, "length": 129, "steps": 12}
 
 
 def main():

@@ -180,7 +180,7 @@ def test_stand_ins_make_small_what_is_a_plain_value_and_not_set():
     graph = load_graph("wan21_t2v")
     graph["8"]["inputs"]["width"] = ["7", 0]  # a link
     small = stand_in_size(graph, {"steps": 3})
-    assert set(small) == {"height", "length", "dense_steps"}
+    assert set(small) == {"height", "length"}
 
 
 @pytest.mark.parametrize(

@@ -76,8 +76,8 @@ def test_a_new_seed_reuses_the_patched_model(server, tmp_path):
 @pytest.mark.parametrize(
     "settings, message",
     [
-        ({"4.dense_steps": -1}, "smaller than min"),
-        ({"4.decay": 0}, "smaller than min"),
+        ({"4.dense_steps": -2}, "smaller than min"),
+        ({"4.decay": -1}, "smaller than min"),
         ({"4.decay": 9}, "bigger than max"),
         ({"4.block_size": 100}, "not in list"),
         ({"4.backend": "magic"}, "not in list"),

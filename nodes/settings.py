@@ -1,0 +1,110 @@
+"""The authors' settings of each model, and what the node's inputs make of them.
+
+Sources: the paper (arXiv 2506.19852, tables 1 to 3 and appendix) and the scripts of its released
+code. Models that came after it have the settings of the nearest one in it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from ..radial_core import RadialPattern, Schedule
+from ..radial_core.schedule import ends_clean
+
+# A video this much longer than those the model was trained on is a long one. A reference frame or
+# two in front of the video make none.
+LONGER = 1.25
+LONG_DENSE_STEPS, LONG_DENSE_BLOCKS, LONG_SINK_FRAMES, LONG_DECAY = 2, 2, 1, 1.0
+# The share of the noise schedule that is dense at the trained length.
+QUARTER = 0.25
+NEAR = 0.1  # of a step: schedulers round
+
+
+@dataclass(frozen=True)
+class Authors:
+    """Settings for the trained length. frames: that length, in latent frames."""
+
+    name: str
+    frames: int
+    decay: float
+    dense_blocks: int = 1
+    sink_frames: int = 1
+
+
+WAN_21 = Authors("Wan 2.1", 21, 0.2)
+WAN_22 = Authors("Wan 2.2", 21, 0.8)
+WAN_22_5B = Authors("Wan 2.2 5B", 31, 0.8)
+HUMO = Authors("HuMo", 25, 0.2)
+HUNYUAN_VIDEO = Authors("HunyuanVideo", 33, 0.95, dense_blocks=0, sink_frames=0)
+HUNYUAN_VIDEO_15 = Authors("HunyuanVideo 1.5", 31, 0.95, dense_blocks=0, sink_frames=0)
+MOCHI = Authors("Mochi", 28, 1.0, dense_blocks=0)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The node's inputs; None stands for the authors' value.
+
+    Raises ValueError if one is impossible.
+    """
+
+    dense_steps: int | None
+    dense_last_steps: int
+    dense_blocks: int | None
+    sink_frames: int | None
+    decay: float | None
+    block_size: int
+
+    def __post_init__(self):
+        values = (self.decay, self.sink_frames, self.dense_steps, self.dense_blocks)
+        decay, sink_frames, *dense = (1 if value is None else value for value in values)
+        RadialPattern(decay, sink_frames, self.block_size)
+        Schedule(dense[0], self.dense_last_steps, dense[1])
+
+    @property
+    def automatic(self) -> bool:
+        """Whether any value is the authors'."""
+        return None in (self.dense_steps, self.dense_blocks, self.sink_frames, self.decay)
+
+    def of(
+        self, authors: Authors, frames: int, sigmas: Sequence[float] | None, quarter: float
+    ) -> tuple[RadialPattern, Schedule]:
+        """The settings of a forward pass over so many latent frames.
+
+        sigmas: the noise levels of this sampler. quarter: the level a quarter down the whole
+        schedule of the model.
+        """
+        long = frames > LONGER * authors.frames
+        blocks = LONG_DENSE_BLOCKS if long else authors.dense_blocks
+        sink = LONG_SINK_FRAMES if long else authors.sink_frames
+        decay = LONG_DECAY if long else authors.decay
+        steps = _first_steps(sigmas, quarter)
+        steps = min(steps, LONG_DENSE_STEPS) if long else steps
+        return (
+            RadialPattern(_or(self.decay, decay), _or(self.sink_frames, sink), self.block_size),
+            Schedule(
+                _or(self.dense_steps, steps), self.dense_last_steps, _or(self.dense_blocks, blocks)
+            ),
+        )
+
+
+def runs_all(sigmas: Sequence[float] | None, quarter: float) -> bool:
+    """Whether a sampler runs the whole schedule, not the share of one of two models."""
+    return not sigmas or (sigmas[0] > quarter and ends_clean(sigmas))
+
+
+def _or(value, authors):
+    return authors if value is None else value
+
+
+def _first_steps(sigmas: Sequence[float] | None, quarter: float) -> int:
+    """How many steps of a sampler are over when a quarter of the schedule is.
+
+    For the usual schedulers that is steps // 4. It is 0 for a sampler that goes on where another
+    stopped, such as the low-noise expert of Wan 2.2: what happens in the video is settled there.
+    """
+    steps = 0
+    for level, next_level in pairwise(sigmas or ()):
+        if next_level < quarter - NEAR * (level - next_level):
+            break
+        steps += 1
+    return steps

@@ -1,0 +1,68 @@
+"""Calls with padding: text tokens that an attention mask takes from all queries."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+
+
+def absent_tokens(mask: torch.Tensor, tokens: int) -> tuple[int, ...] | None:
+    """The keys, of so many, that a mask takes from every query, batch and head; None if it does
+    anything else.
+
+    mask: as torch's scaled_dot_product_attention takes it, (..., keys): True where a key is seen,
+    or added to the scores. Reading it waits for the GPU.
+    """
+    if mask.shape[-1:] != (tokens,) or mask.numel() != tokens:
+        return None
+    mask = mask.detach().flatten().cpu()
+    if mask.dtype == torch.bool:
+        absent = ~mask
+    else:
+        absent = mask <= torch.finfo(mask.dtype).min / 2
+        if not (absent | (mask == 0)).all():
+            return None
+    return tuple(absent.nonzero().flatten().tolist())
+
+
+@contextmanager
+def closed_up(
+    tensors: Sequence[torch.Tensor], prefix: int, absent: Sequence[int]
+) -> Iterator[list[torch.Tensor]]:
+    """(b, s, h, d) tensors without the absent tokens, all of which stand among the first `prefix`.
+
+    q, k and v of a long video are gigabytes and its text is not. So nothing is copied but text: the
+    tokens that are there move next to the video, in place, and back at the end. With gradients,
+    which forbid that, all is copied.
+    """
+    gone = len(absent)
+    there = _others(tensors[0], prefix, absent)
+    if torch.is_grad_enabled() and any(x.requires_grad for x in tensors):
+        yield [torch.cat((x[:, there], x[:, prefix:]), dim=1) for x in tensors]
+        return
+    before = [x[:, gone:prefix].clone() for x in tensors]
+    try:
+        for x in tensors:
+            x[:, gone:prefix] = x[:, there]
+        yield [x[:, gone:] for x in tensors]
+    finally:
+        for x, text in zip(tensors, before, strict=True):
+            x[:, gone:prefix] = text
+
+
+def opened_up(out: torch.Tensor, prefix: int, absent: Sequence[int]) -> torch.Tensor:
+    """The output (b, s, h, d) of a call that was closed up, for all tokens: 0 for the absent.
+
+    Nothing reads those: as keys they are absent in the next call, too.
+    """
+    there = _others(out, prefix, absent)
+    whole = out.new_zeros(out.shape[0], out.shape[1] + len(absent), *out.shape[2:])
+    whole[:, there] = out[:, : len(there)]
+    whole[:, prefix:] = out[:, len(there) :]
+    return whole
+
+
+def _others(like: torch.Tensor, prefix: int, absent: Sequence[int]) -> torch.Tensor:
+    """Places of the prefix's other tokens."""
+    gone = set(absent)
+    return torch.tensor([i for i in range(prefix) if i not in gone], device=like.device, dtype=int)

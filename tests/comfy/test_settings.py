@@ -1,0 +1,94 @@
+"""The authors' settings: what the node's inputs stand for when left as they are."""
+
+import comfy.samplers
+import pytest
+from conftest import pack_module, patch, sample
+
+import nodes
+
+AUTOMATIC = {"dense_steps": -1, "dense_blocks": -1, "sink_frames": -1, "decay": 0}
+settings = pack_module("nodes.settings")
+
+
+def resolved(authors, frames, steps, shift=5.0, part=slice(None)):
+    """(decay, sink frames, dense steps, dense blocks) of the simple schedule or a part of it."""
+    sampling = flow(shift)
+    sigmas = comfy.samplers.calculate_sigmas(sampling, "simple", steps).tolist()[part]
+    quarter = sampling.percent_to_sigma(settings.QUARTER)
+    automatic = settings.Settings(None, 1, None, None, None, 128)
+    pattern, schedule = automatic.of(getattr(settings, authors), frames, sigmas, quarter)
+    return pattern.decay, pattern.sink_frames, schedule.dense_steps, schedule.dense_blocks
+
+
+def flow(shift):
+    from comfy.model_sampling import ModelSamplingDiscreteFlow
+
+    sampling = ModelSamplingDiscreteFlow()
+    sampling.set_parameters(shift=shift)
+    return sampling
+
+
+@pytest.mark.parametrize(
+    "authors, frames, steps, expected",
+    [
+        ("WAN_21", 18, 50, (0.2, 1, 12, 1)),
+        ("WAN_21", 41, 50, (1.0, 1, 2, 2)),
+        ("WAN_21", 18, 8, (0.2, 1, 2, 1)),  # FusionX
+        ("WAN_21", 18, 4, (0.2, 1, 1, 1)),  # LightX2V
+        ("WAN_21", 22, 20, (0.2, 1, 5, 1)),  # a reference frame in front of 81
+        ("WAN_22", 20, 40, (0.8, 1, 10, 1)),  # the authors take 11
+        ("HUNYUAN_VIDEO", 30, 50, (0.95, 0, 12, 0)),
+        ("HUNYUAN_VIDEO", 128, 50, (1.0, 1, 2, 2)),
+        ("MOCHI", 28, 50, (1.0, 1, 12, 0)),
+        ("MOCHI", 112, 50, (1.0, 1, 2, 2)),
+        ("WAN_21", 41, 4, (1.0, 1, 1, 2)),
+    ],
+)
+def test_the_authors_values(authors, frames, steps, expected):
+    assert resolved(authors, frames, steps) == expected
+
+
+@pytest.mark.parametrize("shift", [1.0, 3.0, 5.0, 7.0, 8.0, 12.0])
+@pytest.mark.parametrize("steps", [4, 6, 8, 10, 20, 30, 40, 50])
+def test_a_quarter_of_the_steps_whatever_the_shift(shift, steps):
+    assert resolved("WAN_21", 21, steps, shift)[2] == steps // 4
+
+
+def test_the_experts_of_wan_22_share_one_schedule():
+    assert resolved("WAN_22", 21, 20, 8.0, slice(0, 11))[2] == 5
+    assert resolved("WAN_22", 21, 20, 8.0, slice(10, None))[2] == 0
+    assert resolved("WAN_22", 41, 20, 8.0, slice(0, 11))[2] == 2
+    assert resolved("WAN_22", 41, 20, 8.0, slice(10, None))[2] == 0
+
+
+def test_they_are_what_the_node_starts_with():
+    inputs = nodes.NODE_CLASS_MAPPINGS["RadialAttentionPatch"].INPUT_TYPES()["required"]
+    assert {name: inputs[name][1]["default"] for name in AUTOMATIC} == AUTOMATIC
+
+
+def test_at_the_trained_length_and_beyond_it(wan, summaries):
+    model = patch(wan, **AUTOMATIC)
+    sample(model, steps=8, cfg=1.0)
+    sample(model, frames=27, height=8, width=8, steps=8, cfg=1.0)
+    trained, long = (summary["settings"] for summary in summaries)
+    assert (trained["decay"], trained["dense_steps"], trained["dense_blocks"]) == (0.2, 2, 1)
+    assert (long["decay"], long["dense_steps"], long["dense_blocks"]) == (1.0, 2, 2)
+    assert summaries[0]["dense_calls"]["dense step"] == 2 * 3
+    assert "settings for Wan 2.1: dense_steps 2" in summaries[0]["text"]
+
+
+def test_a_value_set_by_hand_stays(wan, summaries):
+    sample(patch(wan, **AUTOMATIC | {"decay": 0.5, "dense_steps": 1}), steps=8, cfg=1.0)
+    (summary,) = summaries
+    assert (summary["settings"]["decay"], summary["settings"]["dense_steps"]) == (0.5, 1)
+    assert summary["settings"]["dense_blocks"] == 1
+
+
+def test_a_part_of_a_schedule_is_an_expert_of_wan_22(wan, summaries):
+    model = patch(wan, **AUTOMATIC)
+    sample(model, steps=8, cfg=1.0, start_step=0, last_step=4)
+    sample(model, steps=8, cfg=1.0, start_step=4, force_full_denoise=True)
+    high, low = summaries
+    assert high["settings"]["decay"] == low["settings"]["decay"] == 0.8
+    assert (high["settings"]["dense_steps"], low["settings"]["dense_steps"]) == (2, 0)
+    assert "settings for Wan 2.2" in low["text"]

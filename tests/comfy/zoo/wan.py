@@ -1,0 +1,33 @@
+"""What the cases of Wan 2.1 and 2.2 have in common."""
+
+import torch
+from comfy.ldm.wan.model import WanModel
+
+from .case import ON_PAPER, Case, Inputs, load, prompt
+
+SIZE = {"width": 160, "height": 96}  # 10 x 6 patches
+TEXT = 20
+
+
+def wan(network=WanModel, config: dict | None = None, seed: int = 0, **sizes):
+    """2 blocks, 2 heads of 128."""
+    standard = {"dim": 256, "ffn_dim": 256, "num_heads": 2, "num_layers": 2}
+    return load(network(**{**standard, **sizes}, **ON_PAPER), config, seed)
+
+
+def text(seed: int = 1, tokens: int = TEXT, **values) -> list:
+    return prompt(tokens, 4096, seed, **values)
+
+
+def video(frames: int = 9, height: int = 12, width: int = 20, **values) -> Inputs:
+    """An empty latent. values: what both prompts carry."""
+    latent = {"samples": torch.zeros(1, 16, frames, height, width)}
+    return Inputs(text(**values), text(seed=2, **values), latent)
+
+
+def one(
+    name, kind, model, inputs, frames=9, around=((0, 0),), calls=(1, 1), also=(), needs="comfy"
+) -> Case:
+    """A case of frames of 6 x 10 patches. also: what its blocks attend to besides the text."""
+    others = {what: sum(calls) for what in ("text", *also)}
+    return Case(name, kind, model, inputs, (frames, 6, 10), around, calls, others, needs)

@@ -1,0 +1,95 @@
+"""The videos of end_to_end.py, and the published figures for them."""
+
+from dataclasses import dataclass, field
+
+from end_to_end_models import (
+    HUNYUAN_VIDEO,
+    HUNYUAN_VIDEO_15,
+    MOCHI,
+    WAN_1_3B,
+    WAN_14B,
+    VideoModel,
+)
+
+PAPER, LITE = "paper", "LiteAttention's table"
+
+
+@dataclass(frozen=True)
+class Case:
+    """A video, and the authors' settings for it.
+
+    latent: frames, height, width. forwards: passes a step. published: seconds of the same schedule
+    on one H100, by what took them. published_speedup: of radial over dense, long videos.
+    measured: of each list of blocks, how many are run; the rest is put together from them. None
+    for all. same_as: the case whose passes these are.
+    """
+
+    model: VideoModel
+    latent: tuple[int, int, int]
+    forwards: int = 2
+    steps: int = 50
+    dense_steps: int = 12
+    dense_blocks: int = 1
+    decay: float = 0.2
+    sink_frames: int = 1
+    published: dict[str, float] = field(default_factory=dict)
+    published_speedup: float | None = None
+    measured: dict[str, int] | None = None
+    same_as: str | None = None
+
+
+WAN_69 = "wan2.1-14b-69f-768p"
+CASES = {
+    WAN_69: Case(
+        *(WAN_14B, (18, 96, 160)),
+        published={
+            f"dense, {PAPER}": 1630,
+            f"Radial, {PAPER}": 917,
+            f"STA, {PAPER}": 812,
+            f"SVG, {PAPER}": 949,
+            f"dense, {LITE}": 1707,
+            f"Radial, {LITE}": 1192,
+            f"LiteAttention, {LITE}": 902,
+        },
+    ),
+    "wan2.1-14b-81f-720p": Case(WAN_14B, (21, 90, 160)),
+    "hunyuan-117f-768p": Case(
+        *(HUNYUAN_VIDEO, (30, 96, 160), 1),
+        dense_blocks=0,
+        decay=0.95,
+        sink_frames=0,
+        published={
+            f"dense, {PAPER}": 1649,
+            f"Radial, {PAPER}": 876,
+            f"STA, {PAPER}": 719,
+            f"SVG, {PAPER}": 867,
+        },
+    ),
+    "hunyuan-509f-720p": Case(
+        *(HUNYUAN_VIDEO, (128, 90, 160), 1),
+        dense_steps=2,
+        dense_blocks=2,
+        decay=1.0,
+        published_speedup=3.71,
+        measured={"double_blocks": 3, "single_blocks": 2},
+    ),
+    "wan2.1-1.3b-81f-480p": Case(WAN_1_3B, (21, 60, 104)),
+    "hunyuan1.5-121f-720p": Case(
+        *(HUNYUAN_VIDEO_15, (31, 45, 80)), dense_blocks=0, decay=0.95, sink_frames=0
+    ),
+    "mochi-163f-480p": Case(MOCHI, (28, 60, 106), dense_blocks=0, decay=1.0),
+    "mochi-667f-480p": Case(
+        *(MOCHI, (112, 60, 106)),
+        dense_steps=2,
+        dense_blocks=2,
+        decay=1.0,
+        published_speedup=2.57,
+        measured={"blocks": 5},
+    ),
+    "fusionx-69f-768p": Case(
+        *(WAN_14B, (18, 96, 160), 1, 8, 2), published={"Radial, its authors": 90}, same_as=WAN_69
+    ),
+    "lightx2v-69f-768p": Case(
+        *(WAN_14B, (18, 96, 160), 1, 4, 1), published={"Radial, its authors": 33}, same_as=WAN_69
+    ),
+}

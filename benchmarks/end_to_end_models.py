@@ -1,0 +1,261 @@
+"""Video models at their real sizes with random weights, made and run by ComfyUI as a library."""
+
+import asyncio
+import gc
+import importlib.util
+import logging
+import math
+import sys
+from collections.abc import Callable
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import torch
+from record import ROOT
+
+DTYPE = torch.bfloat16
+PACK = "radial_attention_pack"
+
+
+@dataclass(frozen=True)
+class VideoModel:
+    """A model and its prompt.
+
+    network: its class in ComfyUI. settings: what the class is made with; None for a model whose
+    size ComfyUI knows by heart. channels, patch: of the latent, and of a token in height and width.
+    blocks: transformer blocks by the name of their list. text: tokens and width of the prompt.
+    conditions: what else comes with the prompt, by shape; None for None.
+    """
+
+    network: str
+    settings: dict | None
+    channels: int
+    patch: int
+    blocks: dict[str, int]
+    text: tuple[int, int]
+    conditions: dict = field(default_factory=dict)
+
+    def tokens(self, latent: tuple[int, int, int]) -> int:
+        frames, height, width = latent
+        return frames * math.ceil(height / self.patch) * math.ceil(width / self.patch)
+
+
+def _wan(dim: int, ffn_dim: int, layers: int) -> VideoModel:
+    heads = dim // 128
+    settings = dict(dim=dim, ffn_dim=ffn_dim, num_heads=heads, num_layers=layers, text_dim=4096)
+    network = "comfy.ldm.wan.model.WanModel"
+    return VideoModel(network, settings, 16, 2, {"blocks": layers}, (512, 4096))
+
+
+def hunyuan_settings(
+    channels_in: int, channels: int, hidden: int, double: int, single: int, **more
+) -> dict:
+    return dict(
+        in_channels=channels_in,
+        out_channels=channels,
+        hidden_size=hidden,
+        num_heads=hidden // 128,
+        depth=double,
+        depth_single_blocks=single,
+        mlp_ratio=4.0,
+        axes_dim=[16, 56, 56],
+        theta=256,
+        qkv_bias=True,
+        meanflow=False,
+        **more,
+    )
+
+
+_HUNYUAN = "comfy.ldm.hunyuan_video.model.HunyuanVideo"
+WAN_14B = _wan(5120, 13824, 40)
+WAN_1_3B = _wan(1536, 8960, 30)
+HUNYUAN_VIDEO = VideoModel(
+    _HUNYUAN,
+    hunyuan_settings(
+        *(16, 16, 3072, 20, 40),
+        patch_size=[1, 2, 2],
+        context_in_dim=4096,
+        vec_in_dim=768,
+        guidance_embed=True,
+        byt5=False,
+        use_cond_type_embedding=False,
+        vision_in_dim=None,
+        meanflow_sum=False,
+    ),
+    *(16, 2, {"double_blocks": 20, "single_blocks": 40}, (256, 4096)),
+    {"pooled_output": (1, 768)},
+)
+# As in the config.json of its 720p checkpoints. Besides the noise it sees an image's latent and a
+# mask: 65 channels. The byT5 tokens are those of words that the prompt puts in quotes.
+HUNYUAN_VIDEO_15 = VideoModel(
+    _HUNYUAN,
+    hunyuan_settings(
+        *(65, 32, 2048, 54, 0),
+        patch_size=[1, 1, 1],
+        context_in_dim=3584,
+        vec_in_dim=None,
+        guidance_embed=False,
+        byt5=True,
+        use_cond_type_embedding=True,
+        vision_in_dim=1152,
+        meanflow_sum=True,
+    ),
+    *(32, 1, {"double_blocks": 54}, (256, 3584)),
+    {"pooled_output": None, "conditioning_byt5small": (1, 64, 1472)},
+)
+MOCHI = VideoModel(
+    "comfy.ldm.genmo.joint_model.asymm_models_joint.AsymmDiTJoint",
+    *(None, 12, 2, {"blocks": 48}, (256, 4096)),
+    {"attention_mask": (1, 256)},
+)
+
+
+def start_comfyui(folder: Path) -> tuple[torch.device, str]:
+    """Put ComfyUI on the path. Returns the device that it runs models on, and its version.
+
+    As with its option --highvram: all weights stay on the GPU.
+    """
+    if not (folder / "comfy").is_dir():
+        raise SystemExit(f"No ComfyUI in {folder}. Say where it is: --comfyui FOLDER")
+    sys.path.insert(0, str(folder))
+    from comfy.cli_args import args
+
+    args.highvram = True
+    args.cpu = not torch.cuda.is_available()
+    import comfy.model_management
+    import comfyui_version
+
+    return comfy.model_management.get_torch_device(), comfyui_version.__version__
+
+
+def radial_node():
+    """The class of the node "Radial Attention Patch"."""
+    if PACK not in sys.modules:
+        spec = importlib.util.spec_from_file_location(
+            PACK, ROOT / "__init__.py", submodule_search_locations=[str(ROOT)]
+        )
+        sys.modules[PACK] = pack = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(pack)
+
+    async def nodes():
+        return await (await sys.modules[PACK].comfy_entrypoint()).get_node_list()
+
+    every = asyncio.run(nodes())
+    return next(node for node in every if node.define_schema().node_id == "RadialAttentionPatch")
+
+
+def load(model: VideoModel, device: torch.device, blocks: dict[str, int] | None):
+    """A MODEL with its weights on the device, and the bytes of the blocks that were left out.
+
+    blocks: how many of each list to keep; None for all.
+    """
+    import comfy.model_detection
+    import comfy.ops
+    import comfy.sd
+
+    settings = model.settings
+    if settings is None:
+        settings = comfy.model_detection.detect_unet_config({"t5_yproj.weight": None}, "")
+    module, _, name = model.network.rpartition(".")
+    network = getattr(importlib.import_module(module), name)
+    with torch.device("meta"):
+        shapes = network(**settings, operations=comfy.ops.disable_weight_init).state_dict()
+    zero = torch.zeros((), dtype=DTYPE, device=device)
+    weights = {key: zero.expand(x.shape) for key, x in shapes.items()}  # takes no memory
+    with torch.device(device):
+        patcher = comfy.sd.load_diffusion_model_state_dict(weights, model_options={"dtype": DTYPE})
+    net = patcher.model.diffusion_model
+    before = _bytes(net)
+    if blocks is not None:
+        _shorten(net, blocks)
+    left_out = before - _bytes(net)
+    _randomise(net, device)
+    comfy.model_management.load_models_gpu([patcher])
+    return patcher, left_out
+
+
+def _bytes(net) -> int:
+    return sum(x.numel() * x.element_size() for x in net.parameters())
+
+
+def _randomise(net, device: torch.device):
+    """Matrices keep the size of what they multiply; norms are 1, biases 0."""
+    random = torch.Generator(device).manual_seed(0)
+    with torch.no_grad():
+        for name, x in net.named_parameters():
+            if x.ndim > 1:
+                x.normal_(0, x[0].numel() ** -0.5, generator=random)
+            else:
+                x.fill_(0 if name.endswith("bias") else 1)
+
+
+def _shorten(net, blocks: dict[str, int]) -> dict:
+    """Keep the first blocks of each list and its last, which may differ. Returns the lists."""
+    whole = {name: getattr(net, name) for name in blocks}
+    for name, count in blocks.items():
+        kept = [*whole[name][: count - 1], whole[name][-1]]
+        setattr(net, name, torch.nn.ModuleList(kept))
+    return whole
+
+
+@contextmanager
+def shortened(net, blocks: dict[str, int]):
+    """A model with only so many blocks of each list, for a while."""
+    whole = _shorten(net, blocks)
+    try:
+        yield
+    finally:
+        for name, every in whole.items():
+            setattr(net, name, every)
+
+
+def run(patcher, model: VideoModel, latent: tuple[int, int, int], measure: Callable):
+    """One step of ComfyUI's sampler at cfg 1, in which `measure` makes the call of the model.
+
+    latent: frames, height, width. measure: (call) -> (found, out); call() runs a forward pass, out
+    is what it returned, `found` is returned here.
+    """
+    import comfy.sample
+
+    found = None
+
+    def wrapper(apply_model, given):
+        nonlocal found
+        found, out = measure(partial(apply_model, given["input"], given["timestep"], **given["c"]))
+        return out
+
+    patcher = patcher.clone()
+    patcher.set_model_unet_function_wrapper(wrapper)
+    random = torch.Generator().manual_seed(0)
+    noise = torch.randn((1, model.channels, *latent), generator=random)
+    text = torch.randn((1, *model.text), generator=random)
+    conditions = {name: _condition(name, shape) for name, shape in model.conditions.items()}
+    prompt = [[text, conditions]]
+    with torch.inference_mode():
+        out = comfy.sample.sample(
+            *(patcher, noise, 1, 1.0, "euler", "simple", prompt, prompt, torch.zeros_like(noise)),
+            disable_pbar=True,
+        )
+    if not out.isfinite().all():
+        logging.warning("The model's output is not finite: are these figures fair?")
+    return found
+
+
+def _condition(name: str, shape: tuple[int, ...] | None) -> torch.Tensor | None:
+    if shape is None:
+        return None
+    if name == "attention_mask":
+        return torch.ones(shape, dtype=torch.long)
+    return torch.randn(shape, generator=torch.Generator().manual_seed(1))
+
+
+def unload():
+    """Give the models' memory back."""
+    import comfy.model_management
+
+    comfy.model_management.unload_all_models()
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

@@ -206,18 +206,11 @@ def relative_error(out, q, k, v, kept: Plan) -> float:
     return (wrong / total) ** 0.5
 
 
-def gpu_name() -> str:
-    """As file names have it: h100."""
-    full = torch.cuda.get_device_name(DEVICE)
-    short = next((word for word in ("H100", "H200") if word in full), full)
-    return short.lower().replace(" ", "-")
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--cases", nargs="*", default=[""], help="words of their names")
     parser.add_argument("--backends", nargs="*", help="only these rows")
-    parser.add_argument("--results", default=f"attention-{gpu_name()}")
+    parser.add_argument("--results", default=f"attention-{record.gpu_name()}")
     given = parser.parse_args()
     names = [name for name in CASES if any(word in name for word in given.cases)]
     cases = []

@@ -9,7 +9,7 @@ from statistics import median
 
 import record
 import torch
-from attention import DEVICE, DTYPE, HEAD_DIM, gpu_name, milliseconds
+from attention import DEVICE, DTYPE, HEAD_DIM, milliseconds
 
 from radial_core import RadialPattern, VideoLayout, make_plan
 from radial_core.attention import attend
@@ -48,4 +48,4 @@ def measure(name: str, frames: int) -> dict:
 
 if __name__ == "__main__":
     rows = [measure(name, frames) for name in SIZES for frames in FRAMES]
-    record.save(f"crossover-{gpu_name()}", rows, heads=HEADS, head_dim=HEAD_DIM)
+    record.save(f"crossover-{record.gpu_name()}", rows, heads=HEADS, head_dim=HEAD_DIM)

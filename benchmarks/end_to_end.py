@@ -246,16 +246,8 @@ def kept_cases(results: str, comfyui: str) -> list[dict]:
     if not path.exists():
         return []
     old = json.loads(path.read_text())
-    new = {"machine": record._machine(), "versions": record._versions(), "comfyui": comfyui}
+    new = {"machine": record.machine(), "versions": record.versions(), "comfyui": comfyui}
     return old["cases"] if all(old.get(key) == value for key, value in new.items()) else []
-
-
-def results_name() -> str:
-    if not torch.cuda.is_available():
-        return "end_to_end-cpu"
-    full = torch.cuda.get_device_name()
-    short = next((word for word in ("H100", "H200") if word in full), full)
-    return f"end_to_end-{short.lower().replace(' ', '-')}"
 
 
 def main():
@@ -265,7 +257,7 @@ def main():
     parser.add_argument("--comfyui", type=Path, default=beside, help="ComfyUI's folder")
     parser.add_argument("--case", nargs="*", choices=list(CASES), default=list(CASES))
     parser.add_argument("--profile", action="store_true", help="also where the time goes")
-    parser.add_argument("--results", default=results_name())
+    parser.add_argument("--results", default=f"end_to_end-{record.gpu_name()}")
     given = parser.parse_args()
     device, version = start_comfyui(given.comfyui.resolve())
     cases, failed = kept_cases(given.results, version), []

@@ -27,8 +27,8 @@ sys.path.insert(0, str(ROOT))
 def save(name: str, cases: list[dict], **more):
     """Write results/NAME.json; `more` goes beside the cases."""
     record = {
-        "machine": _machine(),
-        "versions": _versions(),
+        "machine": machine(),
+        "versions": versions(),
         "command": f"python {Path(sys.argv[0]).resolve().relative_to(ROOT)}{_arguments()}",
         **more,
         "cases": cases,
@@ -39,21 +39,30 @@ def save(name: str, cases: list[dict], **more):
     print(f"Written: {path.relative_to(ROOT)}")
 
 
-def _versions() -> dict[str, str]:
-    versions = {"python": platform.python_version(), "torch": torch.__version__}
+def gpu_name() -> str:
+    """This machine's GPU as file names have it: h100; cpu if there is none."""
+    if not torch.cuda.is_available():
+        return "cpu"
+    full = torch.cuda.get_device_name()
+    short = next((word for word in ("H100", "H200") if word in full), full)
+    return short.lower().replace(" ", "-")
+
+
+def versions() -> dict[str, str]:
+    found = {"python": platform.python_version(), "torch": torch.__version__}
     if torch.cuda.is_available():
-        versions |= {"cuda": torch.version.cuda, "cudnn": str(torch.backends.cudnn.version())}
+        found |= {"cuda": torch.version.cuda, "cudnn": str(torch.backends.cudnn.version())}
         for package in KERNEL_PACKAGES:
             with contextlib.suppress(PackageNotFoundError):
-                versions[package] = version(package)
-    return versions
+                found[package] = version(package)
+    return found
 
 
 def _arguments() -> str:
     return "".join(f" {shlex.quote(word)}" for word in sys.argv[1:])
 
 
-def _machine() -> str:
+def machine() -> str:
     name = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     if info.exists():

@@ -83,15 +83,21 @@ def _texts(c_crossattn, conditions: dict) -> frozenset[int]:
 
 
 def _wan(model, x, c_crossattn, conditions: dict, before: int = 0, after: int | None = 0):
-    """Wan: [reference] video [frames and latents for reference]."""
+    """Most of Wan: [reference] video [reference frames]."""
     patch = model.patch_size
     if model.ref_conv is not None:
         before += _whole_patches(conditions.get("reference_latent"), patch[1:])
     if after is not None:
         after += _tokens(conditions.get("time_dim_concat"), patch)
-        after += sum(_tokens(latent, patch) for latent in conditions.get("context_latents") or ())
     others = _texts(c_crossattn, conditions)
     return Sequence(_patches(x, patch), before, after, others)
+
+
+def _wan_in_context(model, x, c_crossattn, conditions: dict) -> Sequence:
+    """Wan's plain class: also latents for context, behind all else."""
+    context = conditions.get("context_latents") or ()
+    after = sum(_tokens(latent, model.patch_size) for latent in context)
+    return _wan(model, x, c_crossattn, conditions, after=after)
 
 
 def _wan_s2v(model, x, c_crossattn, conditions: dict) -> Sequence:
@@ -144,7 +150,7 @@ class Family:
 
 _WAN, _GENMO = "comfy.ldm.wan", "comfy.ldm.genmo.joint_model"
 FAMILIES = {
-    f"{_WAN}.model.WanModel": Family(_wan, _wan_authors),
+    f"{_WAN}.model.WanModel": Family(_wan_in_context, _wan_authors),
     f"{_WAN}.model.VaceWanModel": Family(_wan, lambda model: WAN_21),
     f"{_WAN}.model.CameraWanModel": Family(_wan, _wan_authors),
     f"{_WAN}.model.WanModel_S2V": Family(_wan_s2v, lambda model: WAN_22),
@@ -153,7 +159,7 @@ FAMILIES = {
     f"{_WAN}.model.SCAIL2WanModel": Family(_scail, lambda model: WAN_21),
     f"{_WAN}.model_animate.AnimateWanModel": Family(_wan, lambda model: WAN_22),
     f"{_WAN}.model_wandancer.WanDancerModel": Family(_wan, lambda model: WAN_22),
-    f"{_WAN}.ar_model.CausalWanModel": Family(_wan, lambda model: WAN_21),
+    f"{_WAN}.ar_model.CausalWanModel": Family(_wan_in_context, lambda model: WAN_21),
     "comfy.ldm.hunyuan_video.model.HunyuanVideo": Family(
         _hunyuan,
         lambda model: HUNYUAN_VIDEO if model.vision_in is None else HUNYUAN_VIDEO_15,

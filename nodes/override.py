@@ -3,6 +3,7 @@
 import itertools
 import logging
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 
 import comfy.model_management
@@ -13,6 +14,7 @@ from ..radial_core.attention import attend
 from ..radial_core.padding import absent_tokens, closed_up, opened_up
 from ..radial_core.schedule import step_of
 from . import compiled
+from .blocks import fused_blocks
 from .dense import AUTO, attend_fast, wants_fastest
 from .models import Sequence, authors_of, self_attention_layout, sequence_of, why_not_forward
 from .names import KEY, SLOT
@@ -87,8 +89,14 @@ class RadialOverride:
                 conditions[KEY] = compiled.mark(options)
         except Exception as error:
             self._fail(error)
-        with compiled.in_pass(forward, options):
+        with compiled.in_pass(forward, options), self._fused(forward, base, x, conditions):
             return executor(x, t, c_concat, c_crossattn, control, options, **conditions)
+
+    def _fused(self, forward: Forward | None, base, x, conditions: dict):
+        """On a GPU the blocks of a pass that is ours are fused, unless torch.compile does that."""
+        if forward is None or KEY in conditions or x.device.type != "cuda":
+            return nullcontext()
+        return fused_blocks(base.diffusion_model)
 
     def _take_the_hook(
         self, base, x, options: dict, c_crossattn, conditions: dict

@@ -63,6 +63,27 @@ def attention():
     yield f"default, {min(fastest):.1f} to {max(fastest):.1f} times as fast as the fastest full"
 
 
+def seconds(x):
+    return f"{x:,.0f}" if x >= 100 else f"{x:.1f}" if x >= 10 else f"{x:.2f}"
+
+
+def end_to_end():
+    """The table of passes and schedules, and what is said of it."""
+    rows = cases("end_to_end-h100")
+    for row in rows:
+        times = " | ".join(seconds(row[f"{key}_s"]) for key in ("dense", "dense_fastest", "radial"))
+        schedule = " | ".join(seconds(row[f"schedule_{key}_s"]) for key in ("dense", "radial"))
+        yield f"| {times} | {schedule} | {row['schedule_dense_s'] / row['schedule_radial_s']:.1f} |"
+        assert row["radial_s"] < row["dense_fastest_s"] < row["dense_s"]
+        assert row["peak_gib_radial"] <= 1.01 * row["peak_gib_dense"]
+    gains = [row["schedule_dense_s"] / row["schedule_radial_s"] for row in rows]
+    yield f"{min(gains):.1f} to {max(gains):.1f} times as fast as ComfyUI as it comes"
+    before = {row["name"]: row for row in cases("end_to_end-unfused-h100")}
+    for row in rows:
+        if row["name"] in before and row["name"] != "wan2.1-1.3b-81f-480p":
+            yield f"from {before[row['name']]['radial_s']:.2f} to {row['radial_s']:.2f} s"
+
+
 def crossover():
     rows = cases("crossover-h100")
     slower = [row for row in rows if row["speedup"] < 1]
@@ -70,6 +91,8 @@ def crossover():
     yield "plan would keep more than 95 % of the blocks"
 
 
-@pytest.mark.parametrize("claim", [*planning(), *scaling(), *attention(), *crossover()])
+@pytest.mark.parametrize(
+    "claim", [*planning(), *scaling(), *attention(), *end_to_end(), *crossover()]
+)
 def test_the_readme_says_what_was_measured(claim):
     assert claim in README

@@ -1,0 +1,166 @@
+"""What stands around attention in a transformer block, in fewer passes over memory.
+
+At real sizes the norms, rotations, modulations and gates of a block are bound by memory, and take
+9 % (Wan) to 18 % (HunyuanVideo) of a radial pass when each is an operation by itself. Measured:
+benchmarks/results/fused-h100.json.
+"""
+
+import logging
+from functools import cache
+
+import torch
+import torch.nn.functional as F
+
+from .call import capability, is_out_of_memory, on_device
+
+log = logging.getLogger("radial_attention")
+
+DTYPES = (torch.bfloat16, torch.float16)
+COLUMNS = 4096  # of a row that a program of beside_gelu takes
+
+
+class Failed(RuntimeError):
+    """A kernel could not be compiled or started; nothing was written."""
+
+
+_failed: dict[torch.device, str] = {}  # what failed once is not asked again
+
+
+def why_not(*tensors: torch.Tensor) -> str | None:
+    """Why these operations can't take such tensors; None if they can. They have no gradients."""
+    if torch.is_grad_enabled() and any(x.requires_grad for x in tensors):
+        return "gradients"
+    x = tensors[0]
+    if any(each.dtype != x.dtype or each.device != x.device for each in tensors):
+        return "tensors of different kinds"
+    if x.dtype not in DTYPES:
+        return f"{x.dtype}"
+    return _failed.get(x.device) or _why_not_on(x.device, x.dtype)
+
+
+@cache
+def _why_not_on(device: torch.device, dtype: torch.dtype) -> str | None:
+    """They prove themselves on a device once, on small odd shapes."""
+    if capability(device) < (8, 0):
+        return f"{device} is no NVIDIA GPU of the RTX 30 series or newer"
+    try:
+        with torch.inference_mode():
+            wrong = _first_wrong(device, dtype)
+    except Exception as error:
+        wrong = f"{type(error).__name__}: {error}"
+    if wrong:
+        log.info("No fused norms: %s", wrong)
+    return wrong
+
+
+def rms_norm_rope(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    freqs: torch.Tensor,
+    eps: float,
+    out: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """RMSNorm, then rotary embedding of neighbouring pairs.
+
+    x: (b, s, h, d), any strides but the last; d a power of 2. weight: (d,) to norm each head, or
+    (h * d,) to norm all as one. freqs: (1 or b, s, d / 2, 2, 2), float32, contiguous but for the
+    batch. out: where to write, (b, s, h, d) contiguous but for the batch; a new tensor if None.
+    """
+    batch, tokens, heads, head_dim = x.shape
+    out = torch.empty(x.shape, dtype=x.dtype, device=x.device) if out is None else out
+    strides = *x.stride()[:3], _batch_stride(freqs), out.stride(0)
+    constants = head_dim, _power_of_2(heads), weight.numel() == head_dim
+    arguments = x, weight, freqs, out, heads, *strides, eps, *constants
+    return _launch("rms_norm_rope", (tokens, batch), arguments, out)
+
+
+def layer_norm_modulate(
+    x: torch.Tensor, scale: torch.Tensor, shift: torch.Tensor, eps: float
+) -> torch.Tensor:
+    """LayerNorm(x) * (1 + scale) + shift. x: contiguous (b, s, c); scale, shift: (1 or b, 1, c)."""
+    batch, tokens, width = x.shape
+    out = torch.empty_like(x)
+    strides = _batch_stride(scale), _batch_stride(shift)
+    arguments = x, scale, shift, out, width, tokens, *strides, eps, _power_of_2(width)
+    return _launch("layer_norm_modulate", (tokens, batch), arguments, out, num_warps=8)
+
+
+def add_gated(x: torch.Tensor, y: torch.Tensor, gate: torch.Tensor, out=None) -> torch.Tensor:
+    """x + y * gate. x, y: contiguous (b, s, c); gate: (1 or b, 1, c). out may be x."""
+    batch, tokens, width = x.shape
+    y = y.contiguous()
+    out = torch.empty_like(x) if out is None else out
+    arguments = x, y, gate, out, width, tokens, _batch_stride(gate), _power_of_2(width)
+    return _launch("add_gated", (tokens, batch), arguments, out)
+
+
+def beside_gelu(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """y, in place: its first columns become x, the others their GELU, in its tanh form.
+
+    x: (b, s, c). y: (b, s, c + e). Any strides but the last.
+    """
+    batch, tokens, x_width = x.shape
+    width = y.shape[2]
+    columns = min(COLUMNS, _power_of_2(width))
+    arguments = x, y, x_width, width, *x.stride()[:2], *y.stride()[:2], columns
+    return _launch("beside_gelu", (tokens, batch, -(-width // columns)), arguments, y)
+
+
+def _launch(name: str, grid: tuple[int, ...], arguments: tuple, out: torch.Tensor, **options):
+    """Run a kernel; returns out. Raises Failed."""
+    try:
+        from .kernels import norms
+
+        with on_device(out.device):
+            getattr(norms, name)[grid](*arguments, **options)
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
+        _failed[out.device] = f"{name} failed: {type(error).__name__}: {error}"
+        raise Failed(_failed[out.device]) from error
+    return out
+
+
+def _power_of_2(n: int) -> int:
+    return 1 << (n - 1).bit_length()
+
+
+def _batch_stride(x: torch.Tensor) -> int:
+    return x.stride(0) if x.shape[0] > 1 else 0
+
+
+def _first_wrong(device: torch.device, dtype: torch.dtype) -> str | None:
+    """What computes something else than torch does in float64; None if nothing."""
+    for name, out, truth in _cases(device, dtype):
+        error = ((out.double() - truth).norm() / truth.norm()).item()
+        if not error < 8 * torch.finfo(dtype).eps:
+            return f"{name} is off by {error:.1e}"
+    return None
+
+
+def _cases(device, dtype, seed: int = 0):
+    """Name, output and truth of each operation on drawn tensors of odd shapes."""
+    drawn = torch.Generator().manual_seed(seed)
+
+    def draw(*shape):
+        return torch.randn(shape, generator=drawn).to(device, dtype)
+
+    qkv = draw(2, 7, 3, 3, 16)
+    x, angles = qkv[:, :, 1], torch.randn(1, 7, 8, generator=drawn).to(device)
+    cos, sin = angles.cos(), angles.sin()
+    freqs = torch.stack((cos, -sin, sin, cos), dim=-1).unflatten(-1, (2, 2))
+    for weight in (draw(16), draw(48)):
+        rows = x if weight.numel() == 16 else x.flatten(2)
+        normed = F.rms_norm(rows.double(), weight.shape, weight.double(), 1e-6).view(x.shape)
+        turned = torch.einsum("bspij,bshpj->bshpi", freqs.double(), normed.unflatten(-1, (8, 2)))
+        yield "rms_norm_rope", rms_norm_rope(x, weight, freqs, 1e-6), turned.flatten(-2)
+
+    x, y, (scale, shift) = draw(2, 7, 36), draw(2, 7, 36), draw(2, 2, 1, 36)
+    normed = F.layer_norm(x.double(), (36,), eps=1e-6)
+    truth = normed * (1 + scale.double()) + shift.double()
+    yield "layer_norm_modulate", layer_norm_modulate(x, scale, shift, 1e-6), truth
+    yield "add_gated", add_gated(x, y, scale), x.double() + y.double() * scale.double()
+
+    x, y = draw(2, 7, 20), draw(2, 7, 3, 50)[:, :, 1]
+    gelu = F.gelu(y[..., 20:].double(), approximate="tanh")
+    yield "beside_gelu", beside_gelu(x, y), torch.cat((x.double(), gelu), dim=2)

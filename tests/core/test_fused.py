@@ -1,0 +1,50 @@
+"""The fused operations, in Triton's interpreter (see conftest.py)."""
+
+import pytest
+import torch
+
+from radial_core import fused
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_each_is_what_torch_computes(seed):
+    checked = []
+    for name, out, truth in fused._cases(torch.device("cpu"), torch.float32, seed):
+        assert out.shape == truth.shape
+        assert ((out.double() - truth).norm() / truth.norm()).item() < 1e-6, name
+        checked.append(name)
+    assert len(checked) == 5
+
+
+def test_one_that_computes_something_else_is_found(monkeypatch):
+    right = fused.add_gated
+    monkeypatch.setattr(fused, "add_gated", lambda x, y, gate: right(x, y, -gate))
+    wrong = fused._first_wrong(torch.device("cpu"), torch.float32)
+    assert wrong.startswith("add_gated is off by")
+
+
+def test_in_place():
+    x, y, gate = torch.randn(2, 5, 9), torch.randn(2, 5, 9), torch.randn(2, 1, 9)
+    truth = x + y * gate
+    assert fused.add_gated(x, y, gate, out=x) is x
+    assert torch.allclose(x, truth, atol=1e-6)
+
+
+def test_into_a_part_of_a_sequence():
+    """HunyuanVideo's text and video, each with its own weight, as one."""
+    whole = torch.empty(2, 8, 3, 4)
+    text, video = torch.randn(2, 3, 3, 4), torch.randn(2, 5, 3, 4)
+    weights, freqs = torch.randn(2, 4), torch.eye(2).expand(1, 8, 2, 2, 2).contiguous()
+    fused.rms_norm_rope(text, weights[0], freqs[:, :3], 1e-6, out=whole[:, :3])
+    fused.rms_norm_rope(video, weights[1], freqs[:, 3:], 1e-6, out=whole[:, 3:])
+    norm = torch.nn.functional.rms_norm
+    truth = [norm(x, (4,), w, 1e-6) for x, w in zip((text, video), weights, strict=True)]
+    assert torch.allclose(whole, torch.cat(truth, dim=1), atol=1e-6)
+
+
+def test_what_they_leave_alone():
+    x = torch.zeros(1, 2, 4)
+    assert fused.why_not(x) == "torch.float32"
+    assert fused.why_not(x.half(), x) == "tensors of different kinds"
+    assert fused.why_not(x.half().requires_grad_()) == "gradients"
+    assert fused.why_not(x.half()).startswith("cpu is no NVIDIA GPU")

@@ -67,7 +67,7 @@ class RadialOverride:
         """Forget the run that ended."""
         self.failure = None  # a kernel that failed is not asked again in the same run
         self.fast_dense_works = True
-        self._read = {}  # name -> (tensor, what it says)
+        self._read = {}  # (name, device) -> (tensor, what it says)
 
     def wrap_forward(
         self,
@@ -290,9 +290,9 @@ class RadialOverride:
         return self._once(name, x, lambda: x.detach().flatten().tolist())
 
     def _once(self, name: str, x: torch.Tensor, read: Callable):
-        """What a tensor says, read once: it is on the GPU, and reading waits for that."""
-        seen, says = self._read.get(name, (None, None))
+        """What a tensor says, read once on each GPU it is on: reading waits for that."""
+        seen, says = self._read.get((name, x.device), (None, None))
         if seen is not x:
             says = read()
-            self._read[name] = x, says
+            self._read[name, x.device] = x, says
         return says

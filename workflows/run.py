@@ -179,7 +179,7 @@ def run_on_stand_ins(arguments, graph: dict, small: dict):
         + ", ".join(f"{k} {v}" for k, v in small.items())
         + "\n(--set changes it)."
     )
-    print(f"Starting ComfyUI {env.COMFYUI_VERSION} ...", flush=True)
+    print(f"Starting ComfyUI {env.NEWEST.version} ...", flush=True)
     with standin_server(environment, models, arguments.comfyui_arguments) as server:
         run(server.url, graph, arguments.output, server.check)
 

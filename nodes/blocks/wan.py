@@ -31,7 +31,7 @@ def block(module, x, e, freqs, context, context_img_len=257, transformer_options
     for patch in transformer_options.get("patches", NONE).get("attn2_patch", ()):
         x = patch({"x": x, "transformer_options": transformer_options}).contiguous()
     y = module.ffn(fused.layer_norm_modulate(x, mlp_scale, mlp_shift, module.norm2.eps))
-    return fused.add_gated(x, y, mlp_gate, out=x)
+    return fused.add_gated(x, y, mlp_gate)
 
 
 def self_attention(module, x, freqs, transformer_options=NONE):

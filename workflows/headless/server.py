@@ -56,14 +56,15 @@ def standin_server(
 ) -> Iterator[Server]:
     """ComfyUI of our environment, in a folder of its own, with the stand-in models."""
     with _temporary_folder() as base:
+        _link(models, base / "models")
         packs = base / "custom_nodes"
         packs.mkdir()
         _link(PACK, packs / "radial-attention")
         _link(PACK / "workflows/headless/standin_sizes", packs / "standin_sizes")
         variables = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
         options = [
-            *("--base-directory", base, "--models-directory", models),
-            *("--disable-api-nodes", "--database-url", "sqlite:///:memory:"),
+            *("--base-directory", base, "--disable-api-nodes"),
+            *("--database-url", "sqlite:///:memory:"),
             *arguments,
         ]
         if not _has_gpu(environment.python):

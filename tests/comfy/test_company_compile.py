@@ -1,0 +1,57 @@
+"""The node in company, under TorchCompileModel."""
+
+import comfy.hooks
+import comfy.ldm.wan.model
+import pytest
+import torch._dynamo
+from comfy.ldm.modules.attention import attention_pytorch
+from comfy_extras.nodes_context_windows import ContextWindowsManualNode
+from comfy_extras.nodes_easycache import EasyCacheNode
+from comfy_extras.nodes_torch_compile import TorchCompileModel
+from conftest import difference, lora, patch, prompt, sample
+
+
+@pytest.fixture(autouse=True)
+def no_graphs(monkeypatch):
+    # What a GPU has by default. The one for CPUs asks how much memory is free, which breaks graphs.
+    monkeypatch.setattr(comfy.ldm.wan.model, "optimized_attention", attention_pytorch)
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
+
+
+def windows(model):
+    settings = (5, 0, "batched", 1, False, "flat", 2, False)
+    return ContextWindowsManualNode.execute(model, *settings).args[0]
+
+
+def cached(model):
+    return EasyCacheNode.execute(model, 3.0, 0.0, 1.0, False).args[0]
+
+
+def with_hooks(seed):
+    hooks = comfy.hooks.create_hook_lora(lora(seed), 1.0, 0.0)
+    return comfy.hooks.set_hooks_for_conditioning(prompt(seed), hooks)
+
+
+@pytest.mark.parametrize(
+    "company, compile_first, case",
+    [
+        (windows, False, {"frames": 12}),
+        (cached, True, {"steps": 4}),
+        (lambda model: model, False, {"positive": [*with_hooks(3), *with_hooks(4)]}),
+    ],
+    ids=["context windows", "skipped passes", "LoRAs of two prompts"],
+)
+def test_under_torch_compile(wan, summaries, company, compile_first, case):
+    def compiled(model):
+        return TorchCompileModel.execute(model, "eager").args[0]
+
+    settings = {"dense_steps": 1, "dense_blocks": 1}
+    plain = sample(company(patch(wan, **settings)), **case)
+    if compile_first:
+        model = patch(company(compiled(wan)), **settings)
+    else:
+        model = company(compiled(patch(wan, **settings)))
+    assert difference(sample(model, **case), plain) < 1e-5
+    assert summaries[0] == summaries[1] and summaries[0]["radial_calls"]

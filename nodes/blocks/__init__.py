@@ -12,6 +12,8 @@ import logging
 from contextlib import contextmanager
 from functools import cache, partial
 
+import torch
+
 from ...radial_core import fused
 from . import hunyuan, wan
 
@@ -39,7 +41,8 @@ def fused_blocks(diffusion_model):
     try:
         for module in _blocks_and_attentions(diffusion_model):
             forward = forward_for(type(module))
-            if forward is not None and "forward" not in vars(module):
+            theirs = "forward" in vars(module) or getattr(module, "_compiled_call_impl", None)
+            if forward is not None and not theirs:
                 module.forward = partial(_run, forward, module)
                 changed.append(module)
         yield
@@ -74,9 +77,10 @@ def forward_for(kind: type):
 
 def _run(forward, module, *arguments, **named):
     """A pass of a block: ours, or ComfyUI's own if ours can't."""
+    out = None
     try:
-        out = forward(module, *arguments, **named)
+        if not torch.compiler.is_compiling():
+            out = forward(module, *arguments, **named)
     except fused.Failed as error:
         log.warning("%s. ComfyUI's own norms are used.", error)
-        out = None
     return type(module).forward(module, *arguments, **named) if out is None else out

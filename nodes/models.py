@@ -32,7 +32,10 @@ class Sequence:
     grid: frames, height and width of the video in patches. before, after: other tokens in front of
     the video and behind it; None for all that is left, as is text of any length. others: lengths of
     the sequences that the video attends to besides itself. announced: whether the model says which
-    block it is in. double_blocks: how many of those come before the single-stream ones.
+    block it is in; else its calls are counted, which is right as long as no block is skipped.
+    double_blocks: how many of those come before the single-stream ones.
+
+    Raises ValueError if before and after are both None.
     """
 
     grid: tuple[int, int, int]
@@ -41,6 +44,10 @@ class Sequence:
     others: frozenset[int] = frozenset()
     announced: bool = True
     double_blocks: int = 0
+
+    def __post_init__(self):
+        if self.before is None and self.after is None:
+            raise ValueError("before and after can't both be all that is left")
 
     def layout(self, tokens: int) -> VideoLayout | None:
         """Where the video stands in a call of so many tokens; None if it doesn't fit."""

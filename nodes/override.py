@@ -113,7 +113,7 @@ class RadialOverride:
             self.tally.dense(reason)
             return None
         sequence = sequence_of(model, x, c_crossattn, conditions)
-        quarter = float(base.model_sampling.percent_to_sigma(QUARTER))
+        quarter = self._quarter(base)
         authors = authors_of(model, runs_all(sigmas, quarter))
         pattern, schedule = self.settings.of(authors, sequence.grid[0], sigmas, quarter)
         self.tally.use(pattern, schedule, authors.name if self.settings.automatic else None)
@@ -278,6 +278,15 @@ class RadialOverride:
         if sigmas is None or getattr(comfy.model_management, "in_training", False):
             return None
         return self._numbers("sample_sigmas", sigmas)
+
+    def _quarter(self, base) -> float:
+        """The noise level a quarter down the model's schedule; 0 where nobody asks or can tell."""
+        try:
+            level = base.model_sampling.percent_to_sigma(QUARTER) if self.settings.automatic else 0
+            return float(level)
+        except Exception as error:
+            self.tally.say_once("quarter", logging.INFO, "No noise schedule to go by: %s", error)
+            return 0.0
 
     def _sigma(self, options: dict) -> float | None:
         """The noise level of this pass."""

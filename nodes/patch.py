@@ -11,11 +11,9 @@ from .dense import AUTO, CHOICES, check_choice
 from .models import head_dim_of
 from .names import KEY
 from .override import RadialOverride
-from .settings import Settings
+from .settings import AUTOMATIC, Settings
 
 MOST = 10_000
-# What stands for the authors' value for the model and the length of the video.
-AUTOMATIC, AUTHORS_DECAY = -1, 0.0
 
 
 class RadialAttentionPatch(io.ComfyNode):
@@ -45,14 +43,14 @@ class RadialAttentionPatch(io.ComfyNode):
                 ),
                 io.Int.Input(
                     "dense_steps",
-                    default=AUTOMATIC,
-                    min=AUTOMATIC,
+                    default=AUTOMATIC["dense_steps"],
+                    min=AUTOMATIC["dense_steps"],
                     max=MOST,
                     tooltip="First steps of the sampler that keep full attention. They settle what "
                     "happens in the video: more is closer to the unpatched result and slower. -1 "
-                    "is the authors' choice: the first quarter of the noise schedule at the "
-                    "trained length, 2 steps for longer videos, none for a sampler that goes on "
-                    "where another stopped (the low-noise expert of Wan 2.2).",
+                    "is the authors' choice: a quarter of the steps at the trained length, 2 for "
+                    "longer videos; of two samplers that share a schedule, those in the first "
+                    "quarter of its noise (none for the low-noise expert of Wan 2.2).",
                 ),
                 io.Int.Input(
                     "dense_last_steps",
@@ -65,8 +63,8 @@ class RadialAttentionPatch(io.ComfyNode):
                 ),
                 io.Int.Input(
                     "dense_blocks",
-                    default=AUTOMATIC,
-                    min=AUTOMATIC,
+                    default=AUTOMATIC["dense_blocks"],
+                    min=AUTOMATIC["dense_blocks"],
                     max=MOST,
                     tooltip="First transformer blocks that keep full attention at every step. They "
                     "lay out the scene; each one more is a little slower. -1 is the authors' "
@@ -75,8 +73,8 @@ class RadialAttentionPatch(io.ComfyNode):
                 ),
                 io.Int.Input(
                     "sink_frames",
-                    default=AUTOMATIC,
-                    min=AUTOMATIC,
+                    default=AUTOMATIC["sink_frames"],
+                    min=AUTOMATIC["sink_frames"],
                     max=MOST,
                     tooltip="First latent frames (4 video frames each, 6 in Mochi) that every "
                     "frame sees in full: the attention sink. It holds the scene together over time "
@@ -85,8 +83,8 @@ class RadialAttentionPatch(io.ComfyNode):
                 ),
                 io.Float.Input(
                     "decay",
-                    default=AUTHORS_DECAY,
-                    min=AUTHORS_DECAY,
+                    default=AUTOMATIC["decay"],
+                    min=AUTOMATIC["decay"],
                     max=MAX_DECAY,
                     step=0.05,
                     round=0.001,
@@ -142,12 +140,15 @@ class RadialAttentionPatch(io.ComfyNode):
     ) -> io.NodeOutput:
         if not hasattr(model, "add_wrapper_with_key"):
             raise ValueError(f"model must come from a model loader, got {model!r}")
+        chosen = {
+            "dense_steps": dense_steps,
+            "dense_blocks": dense_blocks,
+            "sink_frames": sink_frames,
+            "decay": decay,
+        }
         settings = Settings(
-            dense_steps=None if dense_steps == AUTOMATIC else dense_steps,
+            **{name: None if x == AUTOMATIC[name] else x for name, x in chosen.items()},
             dense_last_steps=dense_last_steps,
-            dense_blocks=None if dense_blocks == AUTOMATIC else dense_blocks,
-            sink_frames=None if sink_frames == AUTOMATIC else sink_frames,
-            decay=None if decay == AUTHORS_DECAY else decay,
             block_size=block_size,
         )
         check_backend_name(backend)

@@ -15,9 +15,13 @@ from ..radial_core.schedule import ends_clean
 # two in front of the video make none.
 LONGER = 1.25
 LONG_DENSE_STEPS, LONG_DENSE_BLOCKS, LONG_SINK_FRAMES, LONG_DECAY = 2, 2, 1, 1.0
-# The share of the noise schedule that is dense at the trained length.
+# At the trained length a quarter of the steps is dense. A sampler that runs a part of the schedule
+# has those of them that lie in it.
 QUARTER = 0.25
 NEAR = 0.1  # of a step: schedulers round
+ROUNDING = 0.005  # of a noise level, by which a sampler that starts at the quarter is above it
+# What stands for the authors' value on the node.
+AUTOMATIC = {"dense_steps": -1, "dense_blocks": -1, "sink_frames": -1, "decay": 0}
 
 
 @dataclass(frozen=True)
@@ -57,8 +61,14 @@ class Settings:
     def __post_init__(self):
         values = (self.decay, self.sink_frames, self.dense_steps, self.dense_blocks)
         decay, sink_frames, *dense = (1 if value is None else value for value in values)
-        RadialPattern(decay, sink_frames, self.block_size)
-        Schedule(dense[0], self.dense_last_steps, dense[1])
+        try:
+            RadialPattern(decay, sink_frames, self.block_size)
+            Schedule(dense[0], self.dense_last_steps, dense[1])
+        except ValueError as error:
+            stands_for_none = AUTOMATIC.get(str(error).split()[0])
+            if stands_for_none is None:
+                raise
+            raise ValueError(f"{error}, or {stands_for_none}, the authors' choice") from None
 
     @property
     def automatic(self) -> bool:
@@ -73,11 +83,12 @@ class Settings:
         sigmas: the noise levels of this sampler. quarter: the level a quarter down the whole
         schedule of the model.
         """
+        whole = runs_all(sigmas, quarter)
+        steps = (len(sigmas or (0,)) - 1) // 4 if whole else _steps_above(quarter, sigmas)
         long = frames > LONGER * authors.frames
         blocks = LONG_DENSE_BLOCKS if long else authors.dense_blocks
         sink = LONG_SINK_FRAMES if long else authors.sink_frames
         decay = LONG_DECAY if long else authors.decay
-        steps = _first_steps(sigmas, quarter)
         steps = min(steps, LONG_DENSE_STEPS) if long else steps
         return (
             RadialPattern(_or(self.decay, decay), _or(self.sink_frames, sink), self.block_size),
@@ -88,22 +99,27 @@ class Settings:
 
 
 def runs_all(sigmas: Sequence[float] | None, quarter: float) -> bool:
-    """Whether a sampler runs the whole schedule, not the share of one of two models."""
-    return not sigmas or (sigmas[0] > quarter and ends_clean(sigmas))
+    """Whether a sampler runs the whole schedule, or all but its start, and not one model's share.
+
+    It starts in the first quarter and ends at the clean video.
+    """
+    if not sigmas or len(sigmas) < 2:
+        return True
+    return sigmas[0] > quarter * (1 + ROUNDING) and ends_clean(sigmas)
 
 
 def _or(value, authors):
     return authors if value is None else value
 
 
-def _first_steps(sigmas: Sequence[float] | None, quarter: float) -> int:
+def _steps_above(quarter: float, sigmas: Sequence[float]) -> int:
     """How many steps of a sampler are over when a quarter of the schedule is.
 
-    For the usual schedulers that is steps // 4. It is 0 for a sampler that goes on where another
-    stopped, such as the low-noise expert of Wan 2.2: what happens in the video is settled there.
+    It is 0 for one that goes on where another stopped, as the low-noise expert of Wan 2.2 does:
+    what happens in the video is settled there.
     """
     steps = 0
-    for level, next_level in pairwise(sigmas or ()):
+    for level, next_level in pairwise(sigmas):
         if next_level < quarter - NEAR * (level - next_level):
             break
         steps += 1

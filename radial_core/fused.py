@@ -1,12 +1,11 @@
 """What stands around attention in a transformer block, in fewer passes over memory.
 
 At real sizes the norms, rotations, modulations and gates of a block are bound by memory, and take
-9 % (Wan) to 18 % (HunyuanVideo) of a radial pass when each is an operation by itself. Measured:
-benchmarks/results/fused-h100.json.
+11 % (Wan 14B) to 18 % (HunyuanVideo) of a radial pass when each is an operation by itself
+(benchmarks/results/end_to_end-unfused-h100.json; one by one: fused-h100.json).
 """
 
 import logging
-from functools import cache
 
 import torch
 import torch.nn.functional as F
@@ -19,38 +18,31 @@ DTYPES = (torch.bfloat16, torch.float16)
 COLUMNS = 4096  # of a row that a program of beside_gelu takes
 
 
-class Failed(RuntimeError):
-    """A kernel could not be compiled or started; nothing was written."""
-
-
-_failed: dict[torch.device, str] = {}  # what failed once is not asked again
+_verdicts: dict[tuple, str | None] = {}  # (device, dtype) -> why not
 
 
 def why_not(*tensors: torch.Tensor) -> str | None:
     """Why these operations can't take such tensors; None if they can. They have no gradients."""
-    if torch.is_grad_enabled() and any(x.requires_grad for x in tensors):
+    if torch.is_grad_enabled():
         return "gradients"
     x = tensors[0]
     if any(each.dtype != x.dtype or each.device != x.device for each in tensors):
         return "tensors of different kinds"
     if x.dtype not in DTYPES:
         return f"{x.dtype}"
-    return _failed.get(x.device) or _why_not_on(x.device, x.dtype)
-
-
-@cache
-def _why_not_on(device: torch.device, dtype: torch.dtype) -> str | None:
-    """They prove themselves on a device once, on small odd shapes."""
-    if capability(device) < (8, 0):
-        return f"{device} is no NVIDIA GPU of the RTX 30 series or newer"
-    try:
-        with torch.inference_mode():
-            wrong = _first_wrong(device, dtype)
-    except Exception as error:
-        wrong = f"{type(error).__name__}: {error}"
-    if wrong:
-        log.info("No fused norms: %s", wrong)
-    return wrong
+    if capability(x.device) < (8, 0):
+        return f"{x.device} is no NVIDIA GPU of the RTX 30 series or newer"
+    key = (x.device, x.dtype)
+    if key not in _verdicts:
+        try:
+            _verdicts[key] = _first_wrong(*key)
+        except Exception as error:
+            if is_out_of_memory(error):
+                return "no memory to prove them"  # next time, perhaps
+            _verdicts[key] = f"{type(error).__name__}: {error}"
+        if _verdicts[key]:
+            log.info("No fused norms on %s: %s", x.device, _verdicts[key])
+    return _verdicts[key]
 
 
 def rms_norm_rope(
@@ -71,7 +63,12 @@ def rms_norm_rope(
     strides = *x.stride()[:3], _batch_stride(freqs), out.stride(0)
     constants = head_dim, _power_of_2(heads), weight.numel() == head_dim
     arguments = x, weight, freqs, out, heads, *strides, eps, *constants
-    return _launch("rms_norm_rope", (tokens, batch), arguments, out)
+    if not _launched("rms_norm_rope", (tokens, batch), arguments, out):
+        rows = x if weight.numel() == head_dim else x.flatten(2)
+        normed = F.rms_norm(rows.float(), weight.shape, weight.float(), eps).view(x.shape)
+        pairs, freqs = normed.unflatten(-1, (-1, 2)), freqs.expand(batch, *freqs.shape[1:])
+        out.copy_(torch.einsum("bspij,bshpj->bshpi", freqs, pairs).flatten(-2))
+    return out
 
 
 def layer_norm_modulate(
@@ -82,7 +79,9 @@ def layer_norm_modulate(
     out = torch.empty_like(x)
     strides = _batch_stride(scale), _batch_stride(shift)
     arguments = x, scale, shift, out, width, tokens, *strides, eps, _power_of_2(width)
-    return _launch("layer_norm_modulate", (tokens, batch), arguments, out, num_warps=8)
+    if not _launched("layer_norm_modulate", (tokens, batch), arguments, out, num_warps=8):
+        out.copy_(F.layer_norm(x, (width,), eps=eps) * (1 + scale) + shift)
+    return out
 
 
 def add_gated(x: torch.Tensor, y: torch.Tensor, gate: torch.Tensor, out=None) -> torch.Tensor:
@@ -91,7 +90,9 @@ def add_gated(x: torch.Tensor, y: torch.Tensor, gate: torch.Tensor, out=None) ->
     y = y.contiguous()
     out = torch.empty_like(x) if out is None else out
     arguments = x, y, gate, out, width, tokens, _batch_stride(gate), _power_of_2(width)
-    return _launch("add_gated", (tokens, batch), arguments, out)
+    if not _launched("add_gated", (tokens, batch), arguments, out):
+        out.copy_(torch.addcmul(x, y, gate))
+    return out
 
 
 def beside_gelu(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
@@ -103,22 +104,28 @@ def beside_gelu(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     width = y.shape[2]
     columns = min(COLUMNS, _power_of_2(width))
     arguments = x, y, x_width, width, *x.stride()[:2], *y.stride()[:2], columns
-    return _launch("beside_gelu", (tokens, batch, -(-width // columns)), arguments, y)
+    if not _launched("beside_gelu", (tokens, batch, -(-width // columns)), arguments, y):
+        y[..., :x_width] = x
+        y[..., x_width:] = F.gelu(y[..., x_width:], approximate="tanh")
+    return y
 
 
-def _launch(name: str, grid: tuple[int, ...], arguments: tuple, out: torch.Tensor, **options):
-    """Run a kernel; returns out. Raises Failed."""
+def _launched(name: str, grid: tuple, arguments: tuple, out: torch.Tensor, **options) -> bool:
+    """Run a kernel. False if it can't be compiled or started: it has written nothing then."""
     try:
         from .kernels import norms
 
         with on_device(out.device):
             getattr(norms, name)[grid](*arguments, **options)
+        return True
     except Exception as error:
         if is_out_of_memory(error):
             raise
-        _failed[out.device] = f"{name} failed: {type(error).__name__}: {error}"
-        raise Failed(_failed[out.device]) from error
-    return out
+        failure = f"{name} failed: {type(error).__name__}: {error}"
+        if _verdicts.get((out.device, out.dtype)) is None:
+            log.warning("Fused norms: %s", failure)
+        _verdicts[out.device, out.dtype] = failure
+        return False
 
 
 def _power_of_2(n: int) -> int:

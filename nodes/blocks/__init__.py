@@ -2,20 +2,22 @@
 
 A block or an attention of a class named here gets a `forward` of ours, which computes the same in
 fewer passes over memory (radial_core/fused.py), and loses it when the pass ends. Whatever is not as
-it was when that was written is left alone: another version of ComfyUI's code, blocks that other
-packs changed, patches inside the attention, tensors that the fused operations don't take.
+it was when that was written is left alone: another version of ComfyUI's code, blocks and norms that
+other packs changed or watch, patches inside the attention, torch.compile, tensors that the fused
+operations don't take.
 """
 
 import hashlib
 import inspect
 import logging
+import types
 from contextlib import contextmanager
 from functools import cache, partial
 
 import torch
 
-from ...radial_core import fused
 from . import hunyuan, wan
+from .fits import Declined
 
 log = logging.getLogger("radial_attention")
 
@@ -37,18 +39,25 @@ KNOWN = {
 @contextmanager
 def fused_blocks(diffusion_model):
     """For the time of a forward pass, the blocks of a model that are known are fused."""
-    changed = []
+    changed = []  # (block, our forward, what it had of its own)
     try:
         for module in _blocks_and_attentions(diffusion_model):
-            forward = forward_for(type(module))
-            theirs = "forward" in vars(module) or getattr(module, "_compiled_call_impl", None)
-            if forward is not None and not theirs:
-                module.forward = partial(_run, forward, module)
-                changed.append(module)
+            theirs = vars(module).get("forward")
+            if (forward := _forward_for(module, theirs)) is not None:
+                ours = partial(_run, forward, module)
+                module.forward = ours
+                changed.append((module, ours, theirs))
+    except Exception as error:
+        log.warning("Not all norms are fused. %s: %s", type(error).__name__, error)
+    try:
         yield
     finally:
-        for module in changed:
-            vars(module).pop("forward", None)
+        for module, ours, theirs in changed:
+            if vars(module).get("forward") is not ours:
+                continue  # somebody put another one there in the meantime
+            del module.forward
+            if theirs is not None:
+                module.forward = theirs
 
 
 def _blocks_and_attentions(diffusion_model):
@@ -59,28 +68,47 @@ def _blocks_and_attentions(diffusion_model):
                 yield block.self_attn
 
 
-@cache
-def forward_for(kind: type):
-    """Our forward of a class of ComfyUI's, if there is one and it stands for that very code."""
+def _forward_for(module, theirs):
+    """Our forward for a block or an attention; None for what is not just as ComfyUI makes it."""
+    kind = type(module)
     forward = FORWARDS.get((kind.__module__, kind.__qualname__))
-    if forward is None:
+    # An object patch that is gone leaves the class's own method on the instance.
+    changed = theirs is not None and getattr(theirs, "__func__", None) is not kind.forward
+    if forward is None or changed or getattr(module, "_compiled_call_impl", None) is not None:
         return None
-    try:
-        code = inspect.getsource(kind.forward)
-    except OSError:
-        code = ""
-    if hashlib.sha256(code.encode()).hexdigest()[:16] in KNOWN[forward]:
-        return forward
-    log.info("No fused norms in %s: this ComfyUI's code is not one that is known", kind.__name__)
-    return None
+    return forward if stands_for(forward, kind.forward) else None
+
+
+@cache
+def stands_for(forward, function) -> bool:
+    """Whether a forward of ours was written for that very code of ComfyUI's."""
+    code = ""
+    if isinstance(function, types.FunctionType) and not hasattr(function, "__wrapped__"):
+        try:
+            code = inspect.getsource(function.__code__)
+        except OSError:
+            pass
+    known = hashlib.sha256(code.encode()).hexdigest()[:16] in KNOWN[forward]
+    if not known:
+        log.info(
+            "No fused norms in Wan's or HunyuanVideo's %s: its code is another", forward.__name__
+        )
+    return known
 
 
 def _run(forward, module, *arguments, **named):
-    """A pass of a block: ours, or ComfyUI's own if ours can't."""
-    out = None
-    try:
-        if not torch.compiler.is_compiling():
-            out = forward(module, *arguments, **named)
-    except fused.Failed as error:
-        log.warning("%s. ComfyUI's own norms are used.", error)
-    return type(module).forward(module, *arguments, **named) if out is None else out
+    """A pass of a block: ours, or ComfyUI's own if the call is not for ours."""
+    fused = None
+    if not torch.compiler.is_compiling():
+        try:
+            fused = forward(module, *arguments, **named)
+        except Declined:
+            pass
+        except Exception as error:
+            _say_once(f"No fused norms in a {forward.__name__}: {type(error).__name__}: {error}")
+    return type(module).forward(module, *arguments, **named) if fused is None else fused()
+
+
+@cache
+def _say_once(message: str) -> None:
+    log.warning(message)

@@ -1,33 +1,35 @@
-"""Whether a block's tensors are what the fused operations take."""
+"""Whether a block and its tensors are what the fused operations stand for."""
 
 import torch
 import torch.nn.functional as F
 
 from ...radial_core import fused
 
+HOOKS = ("_forward_hooks", "_forward_pre_hooks")
 
-def weights_of(x: torch.Tensor, *norms) -> list[torch.Tensor] | None:
+
+class Declined(Exception):
+    """The block runs as it is."""
+
+
+def require(condition) -> None:
+    if not condition:
+        raise Declined
+
+
+def require_untouched(*norms) -> None:
+    """That nobody wants to be called when these norms are."""
+    for norm in norms:
+        require("forward" not in vars(norm) and not any(getattr(norm, name) for name in HOOKS))
+
+
+def weights_of(x: torch.Tensor, *norms) -> list[torch.Tensor]:
     """The weights of RMSNorms, if they are where x is and nothing has to be done to them."""
-    weights = [getattr(norm, "weight", None) for norm in norms]
-    if any(w is None or w.device != x.device or not w.is_floating_point() for w in weights):
-        return None
-    if any(getattr(norm, "weight_function", ()) for norm in norms):  # a LoRA, added on the way
-        return None
-    return [w.to(x.dtype) for w in weights]
-
-
-def takes(x, freqs, tokens: int, head_dim: int, *others) -> bool:
-    """freqs: the rotations, (b, tokens, d / 2, 2, 2)."""
-    return (
-        fused.why_not(x, *others) is None
-        and head_dim & (head_dim - 1) == 0
-        and freqs.dtype == torch.float32
-        and freqs.shape[1:] == (tokens, head_dim // 2, 2, 2)
-        and freqs[0].is_contiguous()
-    )
-
-
-_default_eps: dict[tuple, float] = {}
+    require_untouched(*norms)
+    for norm in norms:
+        require(norm.weight.device == x.device and norm.weight.is_floating_point())
+        require(not getattr(norm, "weight_function", ()))  # a LoRA, added on the way
+    return [norm.weight.to(x.dtype) for norm in norms]
 
 
 def eps_of(norm, x: torch.Tensor) -> float:
@@ -40,3 +42,25 @@ def eps_of(norm, x: torch.Tensor) -> float:
         of_float32 = F.rms_norm(small, (128,)).float().mean().item() > 0.5
         _default_eps[key] = torch.finfo(torch.float32 if of_float32 else x.dtype).eps
     return _default_eps[key]
+
+
+_default_eps: dict[tuple, float] = {}
+
+
+def plain_eps(norm) -> float:
+    """The epsilon of a LayerNorm that has neither weight nor bias."""
+    require_untouched(norm)
+    require(norm.weight is None and norm.bias is None)
+    return norm.eps
+
+
+def require_taken(x, *others) -> None:
+    """That the fused operations take these tensors."""
+    require(fused.why_not(x, *others) is None)
+
+
+def require_rotations(freqs, x, tokens: int, head_dim: int) -> None:
+    """freqs: (b, tokens, d / 2, 2, 2)."""
+    require(head_dim & (head_dim - 1) == 0)
+    require(freqs.dtype == torch.float32 and freqs.device == x.device)
+    require(freqs.shape[1:] == (tokens, head_dim // 2, 2, 2) and freqs[0].is_contiguous())

@@ -1,10 +1,23 @@
-"""HunyuanVideo's two kinds of block. They return None for what is not theirs."""
+"""HunyuanVideo's two kinds of block.
+
+Each function looks whether a call is its own and returns what computes it; else it raises, and
+nothing has happened yet.
+"""
+
+from functools import partial
 
 import comfy.ldm.flux.layers as comfy_flux
 import torch
 
 from ...radial_core import fused
-from .fits import eps_of, takes, weights_of
+from .fits import (
+    eps_of,
+    plain_eps,
+    require,
+    require_rotations,
+    require_taken,
+    weights_of,
+)
 
 NONE = {}
 PATCHES = ("attn1_patch", "attn1_output_patch")  # they want to see what is fused
@@ -26,79 +39,108 @@ def double_block(
     pe: rotations of text and video, (b, 1, s, d / 2, 2, 2). modulation_dims: not None where some
     frames have a time of their own.
     """
-    txt_attn, img_attn = module.txt_attn, module.img_attn
-    norms = [n for a in (txt_attn, img_attn) for n in (a.norm.query_norm, a.norm.key_norm)]
-    weights, freqs = weights_of(img, *norms), pe.squeeze(1)
-    head_dim, words = img.shape[2] // module.num_heads, txt.shape[1]
-    tokens = words + img.shape[1]
-    if (
-        modulation_dims_img is not None
-        or modulation_dims_txt is not None
-        or _is_watched(transformer_options)
-        or weights is None
-        or not takes(img, freqs, tokens, head_dim, txt, vec, *weights)
-    ):
-        return None
+    require(modulation_dims_img is None and modulation_dims_txt is None)
+    _require_unwatched(transformer_options)
+    words, freqs = txt.shape[1], pe.squeeze(1)
+    head_dim = img.shape[2] // module.num_heads
+    require_rotations(freqs, img, words + img.shape[1], head_dim)
+    require_taken(img, txt, vec)
+    streams = [
+        _Stream(x.contiguous(), attn, mod(vec), before, after, mlp)
+        for x, attn, mod, before, after, mlp in (
+            (
+                *(txt, module.txt_attn, module.txt_mod),
+                *(module.txt_norm1, module.txt_norm2, module.txt_mlp),
+            ),
+            (
+                *(img, module.img_attn, module.img_mod),
+                *(module.img_norm1, module.img_norm2, module.img_mlp),
+            ),
+        )
+    ]
+    shape = (img.shape[0], words + img.shape[1], module.num_heads, head_dim)
+    return partial(_double_block, streams, shape, words, freqs, attn_mask, transformer_options)
 
-    (txt_mod, txt_mlp_mod), (img_mod, img_mlp_mod) = module.txt_mod(vec), module.img_mod(vec)
-    txt, img = txt.contiguous(), img.contiguous()
-    q, k = img.new_empty(2, img.shape[0], tokens, module.num_heads, head_dim).unbind(0)
-    part, norm = slice(0, words), module.txt_norm1
-    v_txt = _into(q[:, part], k[:, part], txt, txt_attn, txt_mod, norm, freqs[:, part], weights[:2])
-    part, norm = slice(words, tokens), module.img_norm1
-    v_img = _into(q[:, part], k[:, part], img, img_attn, img_mod, norm, freqs[:, part], weights[2:])
+
+class _Stream:
+    """One of the two: its tokens, and what it does to them."""
+
+    def __init__(self, x, attn, mods, norm_before, norm_after, mlp):
+        self.x, self.attn, self.mlp = x, attn, mlp
+        self.mod, self.mlp_mod = mods
+        self.eps, self.mlp_eps = plain_eps(norm_before), plain_eps(norm_after)
+        norms = attn.norm.query_norm, attn.norm.key_norm
+        self.weights = weights_of(x, *norms)
+        self.norm_eps = [eps_of(norm, x) for norm in norms]
+        require_taken(x, *self.weights)
+
+    def qkv_into(self, q, k, freqs):
+        """Write queries and keys (b, s, h, d) into q and k; returns the values."""
+        y = fused.layer_norm_modulate(self.x, self.mod.scale, self.mod.shift, self.eps)
+        *raw, v = self.attn.qkv(y).unflatten(2, (3, *q.shape[2:])).unbind(2)
+        for out, each, weight, eps in zip((q, k), raw, self.weights, self.norm_eps, strict=True):
+            fused.rms_norm_rope(each, weight, freqs, eps, out=out)
+        return v
+
+    def add(self, y) -> None:
+        """What attention made, projected; the tokens change in place, as they do in ComfyUI's."""
+        fused.add_gated(self.x, y, self.mod.gate, out=self.x)
+
+    def fed_forward(self):
+        """The tokens after the MLP, which changes them in place."""
+        x, mod = self.x, self.mlp_mod
+        y = self.mlp(fused.layer_norm_modulate(x, mod.scale, mod.shift, self.mlp_eps))
+        return fused.add_gated(x, y, mod.gate, out=x)
+
+
+def _double_block(streams, shape, words, freqs, mask, options):
+    txt, img = streams
+    q, k = img.x.new_empty(2, *shape).unbind(0)
+    text, video = slice(0, words), slice(words, shape[1])
+    v_txt = txt.qkv_into(q[:, text], k[:, text], freqs[:, text])
+    v_img = img.qkv_into(q[:, video], k[:, video], freqs[:, video])
     v = torch.cat((v_txt, v_img), dim=1)
     del v_txt, v_img
-    y = _attention(q, k, v, attn_mask, transformer_options)
+    y = _attention(q, k, v, mask, options)
     del q, k, v
-    txt_y, y = txt_attn.proj(y[:, :words]), img_attn.proj(y[:, words:])
-    img = fused.add_gated(img, y, img_mod.gate, out=img)
+    img.add(img.attn.proj(y[:, video]))
+    txt.add(txt.attn.proj(y[:, text]))
     del y
-    img = _mlp(img, img_mlp_mod, module.img_norm2, module.img_mlp)
-    txt = fused.add_gated(txt, txt_y, txt_mod.gate, out=txt)
-    txt = _mlp(txt, txt_mlp_mod, module.txt_norm2, module.txt_mlp)
-    return img, _finite(txt)
-
-
-def _into(q, k, x, attn, mod, norm, freqs, weights):
-    """Write queries and keys of a stream into q and k; returns its values."""
-    x = attn.qkv(fused.layer_norm_modulate(x, mod.scale, mod.shift, norm.eps))
-    *raw, v = x.unflatten(2, (3, *q.shape[2:])).unbind(2)
-    norms = attn.norm.query_norm, attn.norm.key_norm
-    for out, y, weight, norm in zip((q, k), raw, weights, norms, strict=True):
-        fused.rms_norm_rope(y, weight, freqs, eps_of(norm, y), out=out)
-    return v
-
-
-def _mlp(x, mod, norm, mlp):
-    y = mlp(fused.layer_norm_modulate(x, mod.scale, mod.shift, norm.eps))
-    return fused.add_gated(x, y, mod.gate, out=x)
+    return img.fed_forward(), _finite(txt.fed_forward())
 
 
 def single_block(
     module, x, vec, pe, attn_mask=None, modulation_dims=None, transformer_options=NONE
 ):
     """One stream of text and video: x (b, s, c); the others as in `double_block`."""
-    norms = module.norm.query_norm, module.norm.key_norm
-    weights, freqs = weights_of(x, *norms), pe.squeeze(1)
-    head_dim = x.shape[2] // module.num_heads
-    if (
-        modulation_dims is not None
-        or _is_watched(transformer_options)
-        or weights is None
-        or not takes(x, freqs, x.shape[1], head_dim, vec, *weights)
-    ):
-        return None
-
+    require(modulation_dims is None)
+    _require_unwatched(transformer_options)
+    norms, freqs = (module.norm.query_norm, module.norm.key_norm), pe.squeeze(1)
+    weights = weights_of(x, *norms)
+    require_taken(x, vec, *weights)
+    require_rotations(freqs, x, x.shape[1], module.hidden_size // module.num_heads)
+    eps = plain_eps(module.pre_norm), *(eps_of(norm, x) for norm in norms)
     mod, _ = module.modulation(vec)
-    x, width = x.contiguous(), 3 * module.hidden_size
-    y = module.linear1(fused.layer_norm_modulate(x, mod.scale, mod.shift, module.pre_norm.eps))
-    q, k, v = y[..., :width].unflatten(2, (3, module.num_heads, head_dim)).unbind(2)
-    q, k = (
-        fused.rms_norm_rope(each, weight, freqs, eps_of(norm, x))
-        for each, weight, norm in zip((q, k), weights, norms, strict=True)
+    return partial(
+        _single_block,
+        module,
+        x.contiguous(),
+        mod,
+        freqs,
+        weights,
+        eps,
+        attn_mask,
+        transformer_options,
     )
-    attended = _attention(q, k, v, attn_mask, transformer_options)
+
+
+def _single_block(module, x, mod, freqs, weights, eps, mask, options):
+    width = 3 * module.hidden_size
+    y = module.linear1(fused.layer_norm_modulate(x, mod.scale, mod.shift, eps[0]))
+    q, k, v = y[..., :width].unflatten(2, (3, module.num_heads, -1)).unbind(2)
+    q = fused.rms_norm_rope(q, weights[0], freqs, eps[1])
+    k = fused.rms_norm_rope(k, weights[1], freqs, eps[2])
+    attended = _attention(q, k, v, mask, options)
     del q, k, v
     # What attention made goes where v stood, beside what the MLP takes: they are one matrix then.
     y = fused.beside_gelu(attended, y[..., width - module.hidden_size :])
@@ -109,17 +151,17 @@ def single_block(
 
 def _attention(q, k, v, mask, options: dict):
     """q, k, v: (b, s, h, d), normed and rotated. -> (b, s, h * d)."""
-    q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
-    return comfy_flux.attention(q, k, v, pe=None, mask=mask, transformer_options=options)
+    heads_first = (x.transpose(1, 2) for x in (q, k, v))
+    return comfy_flux.attention(*heads_first, pe=None, mask=mask, transformer_options=options)
 
 
-def _is_watched(options: dict) -> bool:
-    patches = options.get("patches", NONE)
-    return any(name in patches for name in PATCHES)
+def _require_unwatched(options: dict) -> None:
+    require(not any(name in options.get("patches", NONE) for name in PATCHES))
 
 
 def _finite(x):
     """float16 overflows in these blocks; ComfyUI keeps it at its largest."""
     if x.dtype != torch.float16:
         return x
-    return torch.nan_to_num(x, nan=0.0, posinf=65504, neginf=-65504)
+    limit = torch.finfo(x.dtype).max
+    return x.nan_to_num(0.0, limit, -limit)

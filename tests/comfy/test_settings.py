@@ -10,10 +10,10 @@ AUTOMATIC = {"dense_steps": -1, "dense_blocks": -1, "sink_frames": -1, "decay": 
 settings = pack_module("nodes.settings")
 
 
-def resolved(authors, frames, steps, shift=5.0, part=slice(None)):
-    """(decay, sink frames, dense steps, dense blocks) of the simple schedule or a part of it."""
+def resolved(authors, frames, steps, shift=5.0, part=slice(None), scheduler="simple"):
+    """(decay, sink frames, dense steps, dense blocks) of a schedule or a part of it."""
     sampling = flow(shift)
-    sigmas = comfy.samplers.calculate_sigmas(sampling, "simple", steps).tolist()[part]
+    sigmas = comfy.samplers.calculate_sigmas(sampling, scheduler, steps).tolist()[part]
     quarter = sampling.percent_to_sigma(settings.QUARTER)
     automatic = settings.Settings(None, 1, None, None, None, 128)
     pattern, schedule = automatic.of(getattr(settings, authors), frames, sigmas, quarter)
@@ -48,10 +48,15 @@ def test_the_authors_values(authors, frames, steps, expected):
     assert resolved(authors, frames, steps) == expected
 
 
-@pytest.mark.parametrize("shift", [1.0, 3.0, 5.0, 7.0, 8.0, 12.0])
-@pytest.mark.parametrize("steps", [4, 6, 8, 10, 20, 30, 40, 50])
-def test_a_quarter_of_the_steps_whatever_the_shift(shift, steps):
-    assert resolved("WAN_21", 21, steps, shift)[2] == steps // 4
+@pytest.mark.parametrize("scheduler", comfy.samplers.SCHEDULER_NAMES)
+@pytest.mark.parametrize("shift", [1.0, 5.0, 8.0, 12.0])
+@pytest.mark.parametrize("steps", [4, 8, 20, 30, 50])
+def test_a_quarter_of_the_steps_whatever_the_schedule(scheduler, shift, steps):
+    if (scheduler, steps) == ("ddim_uniform", 4):
+        pytest.skip("starts at three quarters of the noise")
+    sigmas = comfy.samplers.calculate_sigmas(flow(shift), scheduler, steps)
+    expected = (len(sigmas) - 1) // 4
+    assert resolved("WAN_21", 21, steps, shift, scheduler=scheduler)[2] == expected
 
 
 def test_the_experts_of_wan_22_share_one_schedule():
@@ -59,6 +64,27 @@ def test_the_experts_of_wan_22_share_one_schedule():
     assert resolved("WAN_22", 21, 20, 8.0, slice(10, None))[2] == 0
     assert resolved("WAN_22", 41, 20, 8.0, slice(0, 11))[2] == 2
     assert resolved("WAN_22", 41, 20, 8.0, slice(10, None))[2] == 0
+
+
+@pytest.mark.parametrize("scheduler", ["simple", "sgm_uniform"])
+@pytest.mark.parametrize("shift", [3.0, 5.0, 8.0])
+def test_an_expert_that_starts_at_the_quarter_runs_a_part(scheduler, shift):
+    sampling = flow(shift)
+    sigmas = comfy.samplers.calculate_sigmas(sampling, scheduler, 20).tolist()[5:]
+    assert not settings.runs_all(sigmas, sampling.percent_to_sigma(settings.QUARTER))
+
+
+def test_a_model_without_a_noise_schedule(wan, summaries, monkeypatch):
+    sampling = wan.get_model_object("model_sampling")
+
+    def unknown(percent):
+        raise NotImplementedError
+
+    monkeypatch.setattr(sampling, "percent_to_sigma", unknown)
+    sample(patch(wan, **AUTOMATIC), steps=8, cfg=1.0)
+    sample(patch(wan), steps=2, cfg=1.0)
+    assert summaries[0]["settings"]["dense_steps"] == 2
+    assert all(summary["radial_calls"] for summary in summaries)
 
 
 def test_they_are_what_the_node_starts_with():

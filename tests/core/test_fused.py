@@ -44,7 +44,30 @@ def test_into_a_part_of_a_sequence():
 
 def test_what_they_leave_alone():
     x = torch.zeros(1, 2, 4)
-    assert fused.why_not(x) == "torch.float32"
-    assert fused.why_not(x.half(), x) == "tensors of different kinds"
-    assert fused.why_not(x.half().requires_grad_()) == "gradients"
-    assert fused.why_not(x.half()).startswith("cpu is no NVIDIA GPU")
+    assert fused.why_not(x.half()) == "gradients"
+    with torch.inference_mode():
+        assert fused.why_not(x) == "torch.float32"
+        assert fused.why_not(x.half(), x) == "tensors of different kinds"
+        assert fused.why_not(x.half()).startswith("cpu is no NVIDIA GPU")
+
+
+def test_a_kernel_that_fails_is_said_once_and_torch_computes(monkeypatch, caplog):
+    monkeypatch.setattr(fused, "_verdicts", {})
+    monkeypatch.setattr(fused, "on_device", None)
+    for name, out, truth in fused._cases(torch.device("cpu"), torch.float32):
+        assert ((out.double() - truth).norm() / truth.norm()).item() < 1e-6, name
+    assert len([r for r in caplog.records if r.levelname == "WARNING"]) == 1
+    assert "failed: TypeError" in fused._verdicts[torch.device("cpu"), torch.float32]
+
+
+def test_memory_that_ran_out_is_not_a_failure(monkeypatch):
+    monkeypatch.setattr(fused, "_verdicts", {})
+    monkeypatch.setattr(fused, "capability", lambda device: (9, 0))
+
+    def no_memory(*arguments):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(fused, "_first_wrong", no_memory)
+    with torch.inference_mode():
+        assert fused.why_not(torch.zeros(1).half()) == "no memory to prove them"
+    assert not fused._verdicts

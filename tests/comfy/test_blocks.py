@@ -64,6 +64,25 @@ def test_fused_blocks_compute_what_comfyuis_do(case, ran):
     assert not any("forward" in vars(module) for module in net.modules())
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="runs the kernels in Triton's interpreter")
+@pytest.mark.parametrize("name", ["wan i2v", "hunyuan padded prompt", "hunyuan 1.5 i2v"])
+def test_the_kernels_in_their_blocks(name, ran, monkeypatch):
+    fused, launched = pack_module("radial_core.fused"), []
+    norms = pack_module("radial_core.kernels.norms")
+
+    def launch(kernel, grid, arguments, out, **options):
+        getattr(norms, kernel)[grid](*arguments, **options)
+        launched.append(kernel)
+        return True
+
+    monkeypatch.setattr(fused, "_launched", launch)
+    case = next(case for case in zoo.CASES if case.name == name)
+    model, inputs = case.model(), case.inputs()
+    out = sample(patch(model, dense_steps=100, dense_attention="comfyui"), inputs, steps=1)
+    assert difference(out, sample(model, inputs, steps=1)) < 1e-4
+    assert {"rms_norm_rope", "layer_norm_modulate", "add_gated"} <= set(launched)
+
+
 def test_which_blocks_are_fused(ran):
     """All of those classes, but where tokens have times of their own."""
     for case in zoo.CASES:

@@ -15,6 +15,8 @@ def absent_tokens(mask: torch.Tensor, tokens: int) -> tuple[int, ...] | None:
     """
     if mask.shape[-1:] != (tokens,) or mask.numel() != tokens:
         return None
+    if mask.dtype != torch.bool and not mask.is_floating_point():
+        return None
     mask = mask.detach().flatten().cpu()
     if mask.dtype == torch.bool:
         absent = ~mask

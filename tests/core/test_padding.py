@@ -27,6 +27,7 @@ def test_a_mask_that_takes_nothing():
     [
         torch.tensor([0, -1.5, 0]),  # a bias
         torch.tensor([0, 1.5, LOWEST]),
+        torch.tensor([0, 0, 1]),
         torch.zeros(3, 3),
         torch.zeros(2, 1, 3),
         torch.zeros(1, 1),

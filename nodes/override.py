@@ -6,18 +6,18 @@ from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 
-import comfy.model_management
 import torch
 
 from ..radial_core import Plan, RadialPattern, Schedule, make_plan
 from ..radial_core.attention import attend
-from ..radial_core.padding import absent_tokens, closed_up, opened_up
+from ..radial_core.padding import closed_up, opened_up
 from ..radial_core.schedule import step_of
 from . import compiled
 from .blocks import fused_blocks
 from .dense import AUTO, attend_fast, wants_fastest
 from .models import Sequence, authors_of, self_attention_layout, sequence_of, why_not_forward
 from .names import KEY, SLOT
+from .readings import Readings
 from .settings import QUARTER, Settings, runs_all
 from .tally import Tally
 
@@ -67,7 +67,7 @@ class RadialOverride:
         """Forget the run that ended."""
         self.failure = None  # a kernel that failed is not asked again in the same run
         self.fast_dense_works = True
-        self._read = {}  # (name, device) -> (tensor, what it says)
+        self.readings = Readings()
 
     def wrap_forward(
         self,
@@ -105,8 +105,8 @@ class RadialOverride:
         previous, model = options.get(SLOT), base.diffusion_model
         if previous is self:  # a pass within a pass
             previous = options[KEY].previous
-        sigmas = self._schedule(options)
-        step = step_of(sigmas, self._sigma(options))
+        sigmas = self.readings.schedule(options)
+        step = step_of(sigmas, self.readings.sigma(options))
         self.tally.forward(step)
         reason = why_not_forward(model, x, options)
         if reason is not None:
@@ -232,7 +232,7 @@ class RadialOverride:
         if isinstance(layout, str):
             return Dense(layout), 0, ()
         block = self._block(forward, options)
-        absent = self._absent(kwargs["mask"], layout.tokens)
+        absent = self.readings.absent(kwargs["mask"], layout.tokens)
         if absent is None or any(token >= layout.prefix for token in absent):
             return Dense("attention mask"), 0, ()
         if k.shape != q.shape or v.shape != q.shape:
@@ -261,23 +261,10 @@ class RadialOverride:
         single = options.get("block_type") == "single"
         return options["block_index"] + single * forward.sequence.double_blocks
 
-    def _absent(self, mask: torch.Tensor | None, tokens: int) -> tuple[int, ...] | None:
-        """See `absent_tokens`. The blocks of a pass share one mask."""
-        if mask is None:
-            return ()
-        return self._once("mask", mask, lambda: absent_tokens(mask, tokens))
-
     def report(self, _model_patcher):
         """Callback at the end of a sampler run (CallbacksMP.ON_CLEANUP)."""
         self.tally.report()
         self.start_anew()
-
-    def _schedule(self, options: dict) -> list[float] | None:
-        """The sampler's noise levels; ComfyUI's LoRA training puts other numbers in their place."""
-        sigmas = options.get("sample_sigmas")
-        if sigmas is None or getattr(comfy.model_management, "in_training", False):
-            return None
-        return self._numbers("sample_sigmas", sigmas)
 
     def _quarter(self, base) -> float:
         """The noise level a quarter down the model's schedule; 0 where nobody asks or can tell."""
@@ -287,21 +274,3 @@ class RadialOverride:
         except Exception as error:
             self.tally.say_once("quarter", logging.INFO, "No noise schedule to go by: %s", error)
             return 0.0
-
-    def _sigma(self, options: dict) -> float | None:
-        """The noise level of this pass."""
-        sigma = options.get("sigmas")
-        numbers = [] if sigma is None else self._numbers("sigmas", sigma)
-        return numbers[0] if numbers else None
-
-    def _numbers(self, name: str, x: torch.Tensor) -> list[float]:
-        """A tensor as numbers. Passes of a step share the one, all passes of a run the other."""
-        return self._once(name, x, lambda: x.detach().flatten().tolist())
-
-    def _once(self, name: str, x: torch.Tensor, read: Callable):
-        """What a tensor says, read once on each GPU it is on: reading waits for that."""
-        seen, says = self._read.get((name, x.device), (None, None))
-        if seen is not x:
-            says = read()
-            self._read[name, x.device] = x, says
-        return says

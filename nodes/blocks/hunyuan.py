@@ -41,32 +41,23 @@ def double_block(
     """
     require(modulation_dims_img is None and modulation_dims_txt is None)
     _require_unwatched(transformer_options)
-    words, freqs = txt.shape[1], pe.squeeze(1)
-    head_dim = img.shape[2] // module.num_heads
-    require_rotations(freqs, img, words + img.shape[1], head_dim)
+    freqs, head_dim = pe.squeeze(1), img.shape[2] // module.num_heads
+    require_rotations(freqs, img, txt.shape[1] + img.shape[1], head_dim)
     require_taken(img, txt, vec)
-    streams = [
-        _Stream(x.contiguous(), attn, mod(vec), before, after, mlp)
-        for x, attn, mod, before, after, mlp in (
-            (
-                *(txt, module.txt_attn, module.txt_mod),
-                *(module.txt_norm1, module.txt_norm2, module.txt_mlp),
-            ),
-            (
-                *(img, module.img_attn, module.img_mod),
-                *(module.img_norm1, module.img_norm2, module.img_mlp),
-            ),
-        )
-    ]
-    shape = (img.shape[0], words + img.shape[1], module.num_heads, head_dim)
-    return partial(_double_block, streams, shape, words, freqs, attn_mask, transformer_options)
+    norms = module.txt_norm1, module.txt_norm2
+    text = _Stream(txt, module.txt_attn, module.txt_mod(vec), *norms, module.txt_mlp)
+    norms = module.img_norm1, module.img_norm2
+    video = _Stream(img, module.img_attn, module.img_mod(vec), *norms, module.img_mlp)
+    return partial(
+        _double_block, text, video, module.num_heads, freqs, attn_mask, transformer_options
+    )
 
 
 class _Stream:
     """One of the two: its tokens, and what it does to them."""
 
     def __init__(self, x, attn, mods, norm_before, norm_after, mlp):
-        self.x, self.attn, self.mlp = x, attn, mlp
+        self.x, self.attn, self.mlp = x.contiguous(), attn, mlp
         self.mod, self.mlp_mod = mods
         self.eps, self.mlp_eps = plain_eps(norm_before), plain_eps(norm_after)
         norms = attn.norm.query_norm, attn.norm.key_norm
@@ -93,10 +84,10 @@ class _Stream:
         return fused.add_gated(x, y, mod.gate, out=x)
 
 
-def _double_block(streams, shape, words, freqs, mask, options):
-    txt, img = streams
-    q, k = img.x.new_empty(2, *shape).unbind(0)
-    text, video = slice(0, words), slice(words, shape[1])
+def _double_block(txt, img, heads, freqs, mask, options):
+    words, (batch, patches, width) = txt.x.shape[1], img.x.shape
+    text, video = slice(0, words), slice(words, words + patches)
+    q, k = img.x.new_empty(2, batch, words + patches, heads, width // heads).unbind(0)
     v_txt = txt.qkv_into(q[:, text], k[:, text], freqs[:, text])
     v_img = img.qkv_into(q[:, video], k[:, video], freqs[:, video])
     v = torch.cat((v_txt, v_img), dim=1)

@@ -7,6 +7,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 
 import torch
+from comfy.patcher_extension import WrappersMP
 
 from ..radial_core import Plan, RadialPattern, Schedule, make_plan
 from ..radial_core.attention import attend
@@ -274,3 +275,9 @@ class RadialOverride:
         except Exception as error:
             self.tally.say_once("quarter", logging.INFO, "No noise schedule to go by: %s", error)
             return 0.0
+
+
+def override_of(model) -> RadialOverride | None:
+    """What Radial Attention Patch put into a MODEL; None if it never went through that node."""
+    wrappers = model.get_wrappers(WrappersMP.APPLY_MODEL, KEY)
+    return wrappers[0].__self__ if wrappers else None

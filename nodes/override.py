@@ -1,52 +1,32 @@
 """The hook: sends a model's self-attention through the radial core, one call at a time."""
 
-import itertools
 import logging
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import torch
 from comfy.patcher_extension import WrappersMP
 
-from ..radial_core import Plan, RadialPattern, Schedule, make_plan
+from ..radial_core import Plan, make_plan
 from ..radial_core.attention import attend
 from ..radial_core.padding import closed_up, opened_up
 from ..radial_core.schedule import step_of
 from . import compiled
 from .blocks import fused_blocks
+from .calls import Dense, Forward
 from .dense import AUTO, attend_fast, wants_fastest
-from .models import Sequence, authors_of, self_attention_layout, sequence_of, why_not_forward
+from .models import OTHERS, authors_of, self_attention_layout, sequence_of, why_not_forward
 from .names import KEY, SLOT
 from .readings import Readings
+from .run.record import Record, Span
+from .run.tally import Tally
 from .settings import QUARTER, Settings, runs_all
-from .tally import Tally
 
 # A plan that keeps more than this share of its blocks, as those of short sequences do, is slower
 # than dense attention: measured on an H100, benchmarks/results/crossover-h100.json.
 MOST_DENSITY = 0.95
-
-
-@dataclass(frozen=True, eq=False)
-class Forward:
-    """What one forward pass of the model has in common for all its attention calls."""
-
-    override: "RadialOverride"
-    previous: Callable | None  # the override that was on the hook
-    sequence: Sequence
-    pattern: RadialPattern
-    schedule: Schedule
-    dense_step: bool
-    fast_dense: bool
-    blocks: Iterator[int] = field(default_factory=itertools.count)  # for models that don't count
-
-
-@dataclass(frozen=True)
-class Dense:
-    """A call that stays dense. plain: it is self-attention over the video, and nothing else."""
-
-    reason: str
-    plain: bool = False
 
 
 class RadialOverride:
@@ -57,12 +37,20 @@ class RadialOverride:
     calls that we leave dense go to that.
     """
 
-    def __init__(self, settings: Settings, backend: str, dense_choice: str):
+    def __init__(
+        self, settings: Settings, backend: str, dense_choice: str, node: str | None = None
+    ):
+        """node: the id in the graph of the node that this is the work of."""
         self.settings = settings
         self.backend = backend
         self.dense_choice = dense_choice
-        self.tally = Tally()
+        self.tally = Tally(node)
         self.start_anew()
+
+    @property
+    def runs(self) -> deque[Record]:
+        """The last sampler runs, the newest at the end."""
+        return self.tally.runs
 
     def start_anew(self):
         """Forget the run that ended."""
@@ -83,15 +71,21 @@ class RadialOverride:
     ):
         """Wrapper of BaseModel.apply_model (WrappersMP.APPLY_MODEL)."""
         options = dict(transformer_options or {})
-        base, forward = executor.class_obj, None
+        base, forward, span = executor.class_obj, None, Span()
         try:
-            forward = self._take_the_hook(base, x, options, c_crossattn, conditions)
+            if options.get(SLOT) is not self:  # a pass within a pass, which is timed
+                span.mark = self.tally.record.start(x.device)
+            forward = self._take_the_hook(span, base, x, options, c_crossattn, conditions)
             if forward is not None and compiled.is_compiled(base.diffusion_model, options):
                 conditions[KEY] = compiled.mark(options)
         except Exception as error:
-            self._fail(error)
-        with compiled.in_pass(forward, options), self._fused(forward, base, x, conditions):
-            return executor(x, t, c_concat, c_crossattn, control, options, **conditions)
+            span.failed(self._fail(error))
+        fused = self._fused(forward, base, x, conditions)
+        try:
+            with compiled.in_pass(forward, options), fused as span.fused:
+                return executor(x, t, c_concat, c_crossattn, control, options, **conditions)
+        finally:
+            self.tally.end_forward(span)
 
     def _fused(self, forward: Forward | None, base, x, conditions: dict):
         """On a GPU the blocks of a pass that is ours are fused, unless torch.compile does that."""
@@ -100,7 +94,7 @@ class RadialOverride:
         return fused_blocks(base.diffusion_model)
 
     def _take_the_hook(
-        self, base, x, options: dict, c_crossattn, conditions: dict
+        self, span: Span, base, x, options: dict, c_crossattn, conditions: dict
     ) -> Forward | None:
         """Put this override on the hook of a forward pass, if the pass has calls for it."""
         previous, model = options.get(SLOT), base.diffusion_model
@@ -108,35 +102,36 @@ class RadialOverride:
             previous = options[KEY].previous
         sigmas = self.readings.schedule(options)
         step = step_of(sigmas, self.readings.sigma(options))
-        self.tally.forward(step)
-        reason = why_not_forward(model, x, options)
-        if reason is not None:
-            self.tally.dense(reason)
+        span.step = self.tally.record.forward(step, x)
+        span.dense = why_not_forward(model, x, options)
+        if span.dense is not None:
             return None
         sequence = sequence_of(model, x, c_crossattn, conditions)
         quarter = self._quarter(base)
         authors = authors_of(model, runs_all(sigmas, quarter))
         pattern, schedule = self.settings.of(authors, sequence.grid[0], sigmas, quarter)
-        self.tally.use(pattern, schedule, authors.name if self.settings.automatic else None)
+        self.tally.record.use(pattern, schedule, authors.name if self.settings.automatic else None)
         options[KEY] = forward = Forward(
             override=self,
             previous=previous,
             sequence=sequence,
             pattern=pattern,
             schedule=schedule,
+            step=span.step,
             dense_step=schedule.is_dense_step(sigmas, step),
             fast_dense=wants_fastest(self.dense_choice, previous),
         )
         options[SLOT] = self
         return forward
 
-    def _fail(self, error: Exception):
-        """Whatever goes wrong in ours, the render goes on."""
+    def _fail(self, error: Exception) -> str:
+        """Whatever goes wrong in ours, the render goes on. Returns why it goes on dense."""
         self.failure = type(error).__name__
-        self.tally.dense_calls[self.failure] += 1
         message = "Radial attention failed; the rest of this run is dense. %s: %s"
         details = (self.failure, error)
         self.tally.say_once(self.failure, logging.WARNING, message, *details, exc_info=True)
+        self.tally.record.failures.add(self.failure)
+        return self.failure
 
     def __call__(
         self,
@@ -172,46 +167,51 @@ class RadialOverride:
 
     def attend(self, forward: Forward | None, func, q, k, v, heads: int, kwargs: dict):
         """A call of a forward pass: radial, dense by the fastest kernel, or as it was before."""
+        span, out = Span(), None
         try:
-            out = self._attend(forward, func, q, k, v, heads, kwargs)
+            out = self._attend(span, forward, func, q, k, v, heads, kwargs)
             if out is not None:
-                return out.transpose(1, 2) if kwargs["skip_output_reshape"] else out.flatten(2)
+                out = out.transpose(1, 2) if kwargs["skip_output_reshape"] else out.flatten(2)
         except Exception as error:
-            self._fail(error)
-        if forward is not None and forward.previous is not None:
-            return forward.previous(func, q, k, v, heads, **kwargs)
-        return func(q, k, v, heads, **kwargs)
+            out = None
+            span.failed(self._fail(error))
+        if out is None and forward is not None and forward.previous is not None:
+            out = forward.previous(func, q, k, v, heads, **kwargs)
+        elif out is None:
+            out = func(q, k, v, heads, **kwargs)
+        self.tally.end_call(span)
+        return out
 
-    def _attend(self, forward, func, q, k, v, heads, kwargs) -> torch.Tensor | None:
+    def _attend(self, span: Span, forward, func, q, k, v, heads, kwargs) -> torch.Tensor | None:
         """The output (b, s, h, d) of a call that we take; None if it runs as before."""
-        todo, prefix, absent = self._decide(forward, q, k, v, kwargs)
-        if isinstance(todo, Dense) and not (todo.plain and self._may_be_fast(forward, func)):
-            self.tally.dense(todo.reason)
-            return None
+        todo, prefix, absent = self._decide(span, forward, q, k, v, kwargs)
+        if isinstance(todo, Dense):
+            span.dense = todo.reason
+            if not (todo.plain and self._may_be_fast(forward, func)):
+                return None
         if kwargs["skip_reshape"]:
             q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
         else:
             shape = (*q.shape[:2], heads, q.shape[2] // heads)
             q, k, v = q.view(shape), k.view(shape), v.view(shape)
         if not absent:
-            return self._run(todo, q, k, v, kwargs.get("scale"))
+            return self._run(span, todo, q, k, v, kwargs.get("scale"))
         with closed_up((q, k, v), prefix, absent) as tensors:
-            out = self._run(todo, *tensors, kwargs.get("scale"))
+            out = self._run(span, todo, *tensors, kwargs.get("scale"))
         return None if out is None else opened_up(out, prefix, absent)
 
-    def _run(self, todo: Plan | Dense, q, k, v, scale) -> torch.Tensor | None:
+    def _run(self, span: Span, todo: Plan | Dense, q, k, v, scale) -> torch.Tensor | None:
         """The output of q, k, v (b, s, h, d); None if ComfyUI's dense attention is as good."""
         if isinstance(todo, Plan):
-            out, _, name = attend(q, k, v, todo, self.backend, scale)
-            self.tally.radial(todo.density, name)
+            out, _, span.backend = attend(q, k, v, todo, self.backend, scale)
+            span.density = todo.density
             return out
         try:
-            out, name = attend_fast(q, k, v, scale)
+            out, span.backend = attend_fast(q, k, v, scale)
         except Exception as error:  # no reason to be dense in the calls that are not
-            self.fast_dense_works, out, name = False, None, None
+            self.fast_dense_works, out = False, None
             message = "The fastest dense kernel failed; ComfyUI's takes its calls. %s"
             self.tally.say_once("fast dense", logging.WARNING, message, error)
-        self.tally.dense(todo.reason, name)
         return out
 
     def _may_be_fast(self, forward: Forward, func: Callable) -> bool:
@@ -221,7 +221,7 @@ class RadialOverride:
         return self.fast_dense_works and forward.fast_dense
 
     def _decide(
-        self, forward: Forward | None, q, k, v, kwargs
+        self, span: Span, forward: Forward | None, q, k, v, kwargs
     ) -> tuple[Plan | Dense, int, tuple[int, ...]]:
         """The plan to run a call with, or why it stays dense; tokens in front of the video; which
         of them are padding, and no part of the plan."""
@@ -230,16 +230,22 @@ class RadialOverride:
         options = kwargs.get("transformer_options") or {}
         tokens = -2 if kwargs["skip_reshape"] else 1
         layout = self_attention_layout(forward.sequence, options, q.shape[tokens], k.shape[tokens])
-        if isinstance(layout, str):
+        span.step = forward.step
+        if layout in OTHERS:
             return Dense(layout), 0, ()
-        block = self._block(forward, options)
+        span.shape, span.mark = (len(q), q.shape[tokens]), self.tally.record.start(q.device)
+        is_ours = not isinstance(layout, str)
+        if is_ours or forward.sequence.announced:
+            span.block = self._block(forward, options)
+        if not is_ours:
+            return Dense(layout), 0, ()
         absent = self.readings.absent(kwargs["mask"], layout.tokens)
         if absent is None or any(token >= layout.prefix for token in absent):
             return Dense("attention mask"), 0, ()
         if k.shape != q.shape or v.shape != q.shape:
             return Dense("keys have other heads than queries"), 0, ()
         there = replace(layout, prefix=layout.prefix - len(absent))
-        return self._plan_or_dense(forward, there, block, q.device), layout.prefix, absent
+        return self._plan_or_dense(forward, there, span.block, q.device), layout.prefix, absent
 
     def _plan_or_dense(self, forward: Forward, layout, block, device) -> Plan | Dense:
         if self.failure is not None:

@@ -8,6 +8,7 @@ from ..radial_core.backends import BACKENDS
 from ..radial_core.call import Call
 from ..radial_core.pattern import BLOCK_SIZES, MAX_DECAY
 from .dense import AUTO, CHOICES, check_choice
+from .inputs import check_model, check_plain
 from .models import head_dim_of
 from .names import KEY
 from .override import RadialOverride
@@ -123,6 +124,7 @@ class RadialAttentionPatch(io.ComfyNode):
                 ),
             ],
             outputs=[io.Model.Output(tooltip="The model with radial self-attention.")],
+            hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
@@ -138,14 +140,20 @@ class RadialAttentionPatch(io.ComfyNode):
         backend,
         dense_attention=AUTO,
     ) -> io.NodeOutput:
-        if not hasattr(model, "add_wrapper_with_key"):
-            raise ValueError(f"model must come from a model loader, got {model!r}")
+        check_model(model)
         chosen = {
             "dense_steps": dense_steps,
             "dense_blocks": dense_blocks,
             "sink_frames": sink_frames,
             "decay": decay,
         }
+        check_plain(
+            **chosen,
+            dense_last_steps=dense_last_steps,
+            block_size=block_size,
+            backend=backend,
+            dense_attention=dense_attention,
+        )
         settings = Settings(
             **{name: None if x == AUTOMATIC[name] else x for name, x in chosen.items()},
             dense_last_steps=dense_last_steps,
@@ -158,7 +166,8 @@ class RadialAttentionPatch(io.ComfyNode):
             dtype = model.model.manual_cast_dtype or model.model_dtype()
             choose_backend(backend, Call(model.load_device, dtype, head_dim, block_size))
 
-        override = RadialOverride(settings, backend, dense_attention)
+        node = getattr(cls.hidden, "unique_id", None)  # None outside a server
+        override = RadialOverride(settings, backend, dense_attention, node)
         model = model.clone()
         model.remove_wrappers_with_key(WrappersMP.APPLY_MODEL, KEY)
         model.add_wrapper_with_key(WrappersMP.APPLY_MODEL, KEY, override.wrap_forward)

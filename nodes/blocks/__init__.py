@@ -11,6 +11,7 @@ import hashlib
 import inspect
 import logging
 import types
+from collections import Counter
 from contextlib import contextmanager
 from functools import cache, partial
 
@@ -38,19 +39,23 @@ KNOWN = {
 
 @contextmanager
 def fused_blocks(diffusion_model):
-    """For the time of a forward pass, the blocks of a model that are known are fused."""
+    """For the time of a forward pass, the blocks of a model that are known are fused.
+
+    Yields a Counter that grows with the pass: whether a block or attention was fused -> calls.
+    """
     changed = []  # (block, our forward, what it had of its own)
+    calls = Counter()
     try:
         for module in _blocks_and_attentions(diffusion_model):
             theirs = vars(module).get("forward")
             if (forward := _forward_for(module, theirs)) is not None:
-                ours = partial(_run, forward, module)
+                ours = partial(_run, calls, forward, module)
                 module.forward = ours
                 changed.append((module, ours, theirs))
     except Exception as error:
         log.warning("Not all norms are fused. %s: %s", type(error).__name__, error)
     try:
-        yield
+        yield calls
     finally:
         for module, ours, theirs in changed:
             if vars(module).get("forward") is not ours:
@@ -96,7 +101,7 @@ def stands_for(forward, function) -> bool:
     return known
 
 
-def _run(forward, module, *arguments, **named):
+def _run(calls: Counter, forward, module, *arguments, **named):
     """A pass of a block: ours, or ComfyUI's own if the call is not for ours."""
     fused = None
     if not torch.compiler.is_compiling():
@@ -106,6 +111,7 @@ def _run(forward, module, *arguments, **named):
             pass
         except Exception as error:
             _say_once(f"No fused norms in a {forward.__name__}: {type(error).__name__}: {error}")
+    calls[fused is not None] += 1
     return type(module).forward(module, *arguments, **named) if fused is None else fused()
 
 

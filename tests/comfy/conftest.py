@@ -88,7 +88,9 @@ def load(weights, metadata):
 def summaries(monkeypatch):
     """What each sampler run tells the page, in order."""
     sent = []
-    monkeypatch.setattr(pack_module("nodes.tally"), "_send", lambda event, data: sent.append(data))
+    monkeypatch.setattr(
+        pack_module("nodes.run.tally"), "_send", lambda event, data: sent.append(data)
+    )
     return sent
 
 

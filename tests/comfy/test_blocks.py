@@ -34,7 +34,7 @@ def ran(monkeypatch):
     )
     count, run = Counter(), blocks._run
 
-    def counted(forward, module, *arguments, **named):
+    def counted(calls, forward, module, *arguments, **named):
         took = []
 
         def watched(*a, **k):
@@ -43,7 +43,7 @@ def ran(monkeypatch):
             return ours
 
         watched.__name__ = forward.__name__
-        out = run(watched, module, *arguments, **named)
+        out = run(calls, watched, module, *arguments, **named)
         count[forward.__name__, bool(took)] += 1
         return out
 

@@ -298,12 +298,12 @@ def test_another_model_runs_as_before(summaries):
     """LTX Video, which is no model of this pack."""
     import comfy.ldm.lightricks.model as ltx
     import comfy.sd
-    from headless.standins import operations, randomised
+    from headless.standins.weights import OPERATIONS, randomised
 
     import nodes
 
     config = {"attention_head_dim": 8, "caption_channels": 16, "num_layers": 1}
-    net = ltx.LTXVModel(cross_attention_dim=256, **config, **operations())
+    net = ltx.LTXVModel(cross_attention_dim=256, **config, **OPERATIONS)
     metadata = {"config": json.dumps({"transformer": config})}
     model = comfy.sd.load_diffusion_model_state_dict(randomised(net), metadata=metadata)
 
@@ -371,7 +371,7 @@ def test_a_page_that_is_gone_does_not_spoil_the_video(wan, monkeypatch, caplog):
 
     model = patch(wan)
     whole = sample(model)
-    monkeypatch.setattr(pack_module("nodes.tally"), "_send", closed)
+    monkeypatch.setattr(pack_module("nodes.run.tally"), "_send", closed)
     assert torch.equal(sample(model), whole)
     assert "no summary of this run" in caplog.text
 

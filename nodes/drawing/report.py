@@ -1,0 +1,218 @@
+"""What a sampler run did: blocks down, steps across, and below it the seconds of each step.
+
+Drawn for a node of 400 to 500 pixels, which shows it at half its size.
+"""
+
+from collections import defaultdict
+from itertools import accumulate, pairwise
+from statistics import median_low
+
+from PIL import Image, ImageDraw
+
+from ..run import words
+from ..run.record import RADIAL
+from .canvas import DROPPED, EDGE, FAINT, FAR, INK, NEAR, PAPER, blend, font
+
+WIDTH, LEFT, RIGHT = 960, 76, 28
+MAP_HEIGHT, BARS_HEIGHT = 300, 150
+TITLE, TEXT, SMALL = 40, 26, 22
+GREEN = blend(NEAR, FAR, 0.35)
+REST = (206, 208, 202)  # of the model
+FAILED = (190, 62, 54)
+DENSE = {"dense step": (74, 98, 150), "dense block": (148, 126, 190)}
+OTHERS = ((214, 150, 66), (128, 152, 168), (176, 108, 132), (140, 134, 92))
+TALL = 1.5  # times the usual: where a longer bar is cut off
+GAPS = 6  # pixels a cell, from which on there is a gap between cells
+
+
+def draw(sections: list[tuple[str, dict | str]]) -> Image.Image:
+    """One below the other: a title, and a run as `Record.read` returns it or a message."""
+    pictures = [
+        _message(title, run) if isinstance(run, str) else _draw(title, run)
+        for title, run in sections
+    ]
+    whole = Image.new("RGB", (WIDTH, sum(picture.height for picture in pictures)), PAPER)
+    for picture, y in zip(pictures, accumulate([0, *(p.height for p in pictures)]), strict=False):
+        whole.paste(picture, (0, y))
+    return whole
+
+
+def _message(title: str, text: str) -> Image.Image:
+    picture = Image.new("RGB", (WIDTH, 220), PAPER)
+    draw = ImageDraw.Draw(picture)
+    draw.text((LEFT, 20), title, FAINT, font(TEXT))
+    lines = _wrapped(draw, text, TEXT, WIDTH - LEFT - RIGHT)
+    draw.multiline_text((LEFT, 64), lines, INK, font(TEXT), spacing=10)
+    return picture
+
+
+def _draw(title: str, run: dict) -> Image.Image:
+    colours = _colours(run)
+    timed = run["totals"]["seconds"] is not None
+    picture = Image.new("RGB", (WIDTH, 2000), PAPER)
+    draw = ImageDraw.Draw(picture)
+    y = _head(draw, title, run)
+    y = _map(draw, y + 16, run, colours)
+    if timed:
+        total = f"seconds a step: {words.seconds(run['totals']['seconds'])} in all"
+        draw.text((LEFT, y + 14), total, FAINT, font(TEXT))
+        y = _bars(draw, y + 60, run, colours)
+    y = _axis(draw, y + 6, len(run["steps"]))
+    y = _legend(draw, y + 10, run, colours, timed)
+    return picture.crop((0, 0, WIDTH, y + 16))
+
+
+def _colours(run: dict) -> dict[str, tuple]:
+    """What calls ran as -> colour."""
+    colours, others = {RADIAL: GREEN}, 0
+    for why in run["totals"]["dense_calls"]:
+        if why in run["failures"]:
+            colours[why] = FAILED
+        elif why in DENSE:
+            colours[why] = DENSE[why]
+        else:
+            colours[why] = OTHERS[others % len(OTHERS)]
+            others += 1
+    return colours
+
+
+def _head(draw: ImageDraw.ImageDraw, title: str, run: dict) -> int:
+    radial, saving = run["totals"]["radial_calls"], run["saving"]
+    y = 20
+    if title:
+        draw.text((LEFT, y), title, FAINT, font(TEXT))
+        y += 36
+    draw.text((LEFT, y), words.headline(run), INK, font(TITLE))
+    if saving is not None:
+        about = "" if saving["how"] == words.MEASURED else "about "
+        times, right = f"{about}{saving['speedup']:.3g}x as fast", WIDTH - RIGHT
+        colour = GREEN if saving["seconds"] > 0 else INK
+        draw.text((right, y), times, colour, font(TITLE), anchor="ra")
+        draw.text((right, y + 56), "as dense throughout", FAINT, font(TEXT), anchor="ra")
+    y += 56
+    if radial:
+        draw.text((LEFT, y), words.kept(run), FAINT, font(TEXT))
+    return y + (36 if radial else 0)
+
+
+def _map(draw: ImageDraw.ImageDraw, y: int, run: dict, colours: dict) -> int:
+    """A cell for each step and block; a column of one where blocks are not told apart."""
+    blocks = max(run["blocks"], 1)
+    xs, ys = _edges(LEFT, WIDTH - RIGHT, len(run["steps"])), _edges(y, y + MAP_HEIGHT, blocks)
+    draw.rectangle((LEFT, y, WIDTH - RIGHT, y + MAP_HEIGHT), fill=DROPPED)
+    gap_x, gap_y = (int(edges[1] - edges[0] >= GAPS) for edges in (xs, ys))
+    for step, (left, right) in zip(run["steps"], pairwise(xs), strict=True):
+        for entry in step["blocks"]:
+            unknown = entry["first"] is None
+            for block in range(0 if unknown else entry["first"], (entry["last"] or 0) + 1):
+                top, bottom = (ys[0], ys[-1]) if unknown else ys[block : block + 2]
+                box = (left, top, right - gap_x - 1, bottom - gap_y - 1)
+                _cell(draw, box, entry["calls"], colours)
+    for text, at, anchor in (
+        ("block 0", ys[0] + 4, "ra"),
+        (str(run["blocks"] - 1), ys[-1] - 2, "rd"),
+    ):
+        if run["blocks"]:
+            for line, word in enumerate(text.split()):
+                down = line * SMALL if anchor == "ra" else 0
+                draw.text((LEFT - 10, at + down), word, FAINT, font(SMALL), anchor=anchor)
+    return y + MAP_HEIGHT
+
+
+def _cell(draw: ImageDraw.ImageDraw, box: tuple, calls: dict[str, int], colours: dict) -> None:
+    """Side by side where calls of one step and block ran differently."""
+    left, top, right, bottom = box
+    right = max(left, right)
+    every, done = sum(calls.values()), 0
+    for ran, number in calls.items():
+        start = left + round((right - left) * done / every)
+        done += number
+        end = left + round((right - left) * done / every)
+        draw.rectangle((start, top, end, max(bottom, top)), fill=colours[ran])
+
+
+def _bars(draw: ImageDraw.ImageDraw, y: int, run: dict, colours: dict) -> int:
+    """Seconds of each step: attention by what it ran as, and all else."""
+    seconds = [step["seconds"] or 0.0 for step in run["steps"]]
+    xs, end = _edges(LEFT, WIDTH - RIGHT, len(seconds)), y + BARS_HEIGHT
+    highest, top = max(seconds) or 1.0, _top(run)
+    gap = int(xs[1] - xs[0] >= GAPS)
+    for step, whole, (left, right) in zip(run["steps"], seconds, pairwise(xs), strict=True):
+        parts = [(colours[ran], s) for ran, s in step["attention_seconds"].items()]
+        parts.append((REST, max(whole - sum(s for _, s in parts), 0.0)))
+        shrink, bottom = min(1.0, top / whole) if whole else 1.0, float(end)
+        for colour, s in parts:
+            upper = bottom - BARS_HEIGHT * shrink * s / top
+            if round(upper) < round(bottom):
+                box = (left, round(upper), max(right - gap - 1, left), round(bottom) - 1)
+                draw.rectangle(box, fill=colour)
+            bottom = upper
+        if whole > top:  # cut off
+            draw.line((left, y + 9, right - gap, y + 3), PAPER, 4)
+        if whole == highest > top:
+            far_right = right > WIDTH * 0.85
+            beside, anchor = (left - 8, "ra") if far_right else (right + 6, "la")
+            draw.text((beside, y), words.seconds(whole), FAINT, font(SMALL), anchor=anchor)
+    draw.line((LEFT, end, WIDTH - RIGHT, end), EDGE)
+    draw.text(
+        (LEFT - 10, y), words.seconds(top).removesuffix(" s"), FAINT, font(SMALL), anchor="ra"
+    )
+    draw.text((LEFT - 10, end), "0", FAINT, font(SMALL), anchor="rd")
+    return end
+
+
+def _top(run: dict) -> float:
+    """The highest bar, in seconds. What is much longer than usual, as a step that compiles, is cut
+    off; the usual is that of steps in which the same ran."""
+    alike = defaultdict(list)
+    for step in run["steps"]:
+        alike[frozenset(step["attention_seconds"])].append(step["seconds"] or 0.0)
+    highest = max(max(seconds) for seconds in alike.values()) or 1.0
+    top = TALL * max(median_low(seconds) for seconds in alike.values())
+    return top if 0 < 1.2 * top < highest else highest
+
+
+def _axis(draw: ImageDraw.ImageDraw, y: int, steps: int) -> int:
+    draw.text((LEFT, y), "step 0", FAINT, font(SMALL))
+    if steps > 1:
+        draw.text((WIDTH - RIGHT, y), str(steps - 1), FAINT, font(SMALL), anchor="ra")
+    return y + SMALL + 4
+
+
+def _legend(draw: ImageDraw.ImageDraw, y: int, run: dict, colours: dict, timed: bool) -> int:
+    entries = []
+    if run["totals"]["radial_calls"]:
+        entries.append((GREEN, f"radial: {run['totals']['radial_calls']:,} calls"))
+    for why, calls in run["totals"]["dense_calls"].items():
+        dense = "" if why.startswith("dense") else "dense, "
+        entries.append((colours[why], f"{dense}{why}: {calls:,} calls"))
+    if timed:
+        entries.append((REST, "rest of the model"))
+    x, size = LEFT, TEXT
+    for colour, text in entries:
+        text = _wrapped(draw, text, size, WIDTH - LEFT - RIGHT - size - 12)
+        width = draw.multiline_textbbox((0, 0), text, font(size))[2] + size + 40
+        if x > LEFT and x + width > WIDTH - RIGHT + 28:
+            x, y = LEFT, y + size + 12
+        draw.rectangle((x, y + 4, x + size - 4, y + size), fill=colour)
+        draw.multiline_text((x + size + 8, y), text, INK, font(size), spacing=8)
+        x += width
+        if "\n" in text:
+            x, y = LEFT, y + text.count("\n") * (size + 8) + size + 12
+    return y + size + 8
+
+
+def _edges(start: int, end: int, parts: int) -> list[int]:
+    return [start + round((end - start) * i / parts) for i in range(parts + 1)]
+
+
+def _wrapped(draw: ImageDraw.ImageDraw, text: str, size: int, width: int) -> str:
+    """A text with line breaks where it gets wider."""
+    lines = [""]
+    for word in text.split():
+        longer = f"{lines[-1]} {word}".strip()
+        if lines[-1] and draw.textlength(longer, font(size)) > width:
+            lines.append(word)
+        else:
+            lines[-1] = longer
+    return "\n".join(lines)

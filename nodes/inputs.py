@@ -1,0 +1,57 @@
+"""Checks of what reaches a node: one line that names the input, what was expected and what came.
+
+ComfyUI checks links and numbers before anything runs, but lets through NaN as a number, and any
+plain value where a MODEL or a LATENT should be linked.
+"""
+
+import reprlib
+from collections.abc import Iterable
+
+import torch
+
+PLAIN = (int, float, str)  # tensors, which a comparison makes tensors of, are not
+
+_short = reprlib.Repr()
+_short.maxstring = _short.maxother = 60
+
+
+def check_model(model, name: str = "model"):
+    """Raises ValueError if it is not a MODEL."""
+    if not hasattr(model, "add_wrapper_with_key"):
+        raise ValueError(f"{name} must come from a model loader, got {short(model)}")
+
+
+def check_latent(latent, name: str = "latent") -> torch.Tensor:
+    """The tensor of a LATENT, which may be nested. Raises ValueError if it is none."""
+    samples = latent.get("samples") if isinstance(latent, dict) else None
+    if not hasattr(samples, "shape"):
+        raise ValueError(f"{name} must come from a sampler or an empty latent, got {short(latent)}")
+    return samples
+
+
+def check_number(name: str, value, low: float, high: float, whole: bool = False):
+    """Raises ValueError unless low <= value <= high; NaN is no number."""
+    kinds = int if whole else (int, float)
+    if isinstance(value, bool) or not isinstance(value, kinds) or not low <= value <= high:
+        kind = "a whole number" if whole else "a number"
+        raise ValueError(f"{name} must be {kind} from {low} to {high}, got {short(value)}")
+
+
+def check_choice(name: str, value, choices: Iterable):
+    """Raises ValueError unless the value is one of the choices."""
+    choices = list(choices)
+    if not isinstance(value, PLAIN) or value not in choices:
+        listed = ", ".join(map(str, choices))
+        raise ValueError(f"{name} must be one of {listed}, got {short(value)}")
+
+
+def check_plain(**inputs):
+    """Raises ValueError unless each is a number or words: a wildcard link may bring anything."""
+    for name, value in inputs.items():
+        if not isinstance(value, PLAIN):
+            raise ValueError(f"{name} must be a plain value, got {short(value)}")
+
+
+def short(value) -> str:
+    """What a value looks like, in less than a line."""
+    return _short.repr(value)

@@ -1,0 +1,121 @@
+"""Radial Attention Report: what ran radial and what dense in the run that made a latent."""
+
+import json
+import logging
+from collections.abc import Sequence
+
+import torch
+from comfy_api.latest import io
+
+from .drawing import report as drawing
+from .drawing.canvas import as_image
+from .inputs import check_latent, check_model
+from .override import override_of
+from .run import words
+from .run.record import Record
+from .shown import shown
+
+VERSION = 1  # of the JSON
+
+log = logging.getLogger("radial_attention")
+
+UNPATCHED = "this model did not go through Radial Attention Patch, so nothing ran radial in it"
+NOTHING = (
+    "no run of this model is known: nothing has sampled with it yet, or ComfyUI has loaded it anew "
+    "since. Queue again with another seed"
+)
+
+
+class RadialAttentionReport(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="RadialAttentionReport",
+            display_name="Radial Attention Report",
+            category="radial attention",
+            description="Shows what ran in a sampler: which steps and blocks were radial or dense "
+            "and why, the seconds of each step, and what was saved. Put it between the sampler and "
+            "the VAE.",
+            search_aliases=["radial", "radial report", "what ran", "sparse or dense", "timing"],
+            inputs=[
+                io.Latent.Input(
+                    "samples", tooltip="What the sampler made. It passes through unchanged."
+                ),
+                io.Model.Input(
+                    "model", tooltip="The model that the sampler used, with Radial Attention Patch."
+                ),
+                io.Model.Input(
+                    "second_model",
+                    optional=True,
+                    tooltip="The second model, where two samplers share the steps as with Wan 2.2.",
+                ),
+            ],
+            outputs=[
+                io.Latent.Output("samples", tooltip="The samples as they came."),
+                io.Image.Output(
+                    "image", tooltip="Steps across, blocks down; below it the seconds of each step."
+                ),
+                io.String.Output("text", tooltip="What ran, in words."),
+                io.String.Output(
+                    "json",
+                    tooltip="For programs: what ran by step and block, seconds, settings.",
+                ),
+            ],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def execute(cls, samples, model, second_model=None) -> io.NodeOutput:
+        check_latent(samples, "samples")
+        check_model(model)
+        if second_model is not None:
+            check_model(second_model, "second_model")
+        on_node = None
+        try:
+            picture, text, data = report(samples, model, second_model)
+        except Exception as error:  # the video must not be lost for it
+            log.exception("Radial attention: no report")
+            picture = torch.ones(1, 64, 64, 3)
+            text, data = f"No report. {type(error).__name__}: {error}", {}
+        try:
+            on_node = shown(picture, text, cls)
+        except Exception:  # no room on the disk
+            log.exception("Radial attention: the report can't be shown on its node")
+        return io.NodeOutput(samples, picture, text, json.dumps(data), ui=on_node)
+
+
+def report(samples: dict, model, second_model=None) -> tuple[torch.Tensor, str, dict]:
+    """The picture, the words and the plain values of a report."""
+    models = {"": model} if second_model is None else {"first": model, "second": second_model}
+    sections, texts, runs = [], [], []
+    for which, each in models.items():
+        title, found = f"{which} model" if which else "", run_of(each, samples)
+        if isinstance(found, str):
+            section = text = words.sentence(found)
+            run = {"problem": text}
+        else:
+            section = run = found.read()
+            text = words.report(run)
+        sections.append((title, section))
+        texts.append(f"{words.sentence(title)}\n{text}" if title else text)
+        runs.append(run)
+    picture = as_image(drawing.draw(sections))
+    return picture, "\n\n".join(texts), {"version": VERSION, "runs": runs}
+
+
+def run_of(model, samples: dict) -> Record | str:
+    """The run that made a latent, as far as that can be told: the newest of its shape, else the
+    newest. If there is none, why."""
+    override = override_of(model)
+    if override is None:
+        return UNPATCHED
+    runs = list(override.runs)
+    if not runs:
+        return NOTHING
+    shape = getattr(samples["samples"], "shape", ())
+    return next((run for run in reversed(runs) if _fits(run, shape)), runs[-1])
+
+
+def _fits(run: Record, shape: Sequence[int]) -> bool:
+    """Whether the model saw latents of this shape. Its batches are its own."""
+    return run.latent is not None and tuple(run.latent[1:]) == tuple(shape[1:])

@@ -1,0 +1,1 @@
+"""What one sampler run did: recorded, timed, and told in words."""

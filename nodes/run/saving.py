@@ -1,0 +1,42 @@
+"""What radial attention saved in a run: seconds, against dense self-attention throughout."""
+
+from collections.abc import Mapping, Sequence
+from statistics import median
+
+MEASURED, ESTIMATED = "measured", "estimated"
+
+
+def saving(call_seconds: Mapping[tuple, Sequence[float]], seconds: float) -> dict | None:
+    """call_seconds: of each call, by (batch, tokens, density); density is None for a dense one.
+    seconds: of all the run's calls of the model. None if no radial call was timed.
+
+    Each radial call is held against the run's own dense calls over the same tokens: measured. Where
+    there is none, dense attention is taken to cost 1 / density of it: estimated. Medians, because
+    the first calls compile their kernels.
+    """
+    dense = {}
+    for (*shape, density), times in call_seconds.items():
+        if density is None:
+            dense[tuple(shape)] = median(times)
+    saved, how = None, MEASURED
+    for (*shape, density), times in call_seconds.items():
+        if density is None:
+            continue
+        radial = median(times)
+        if tuple(shape) not in dense:
+            how = ESTIMATED
+        saved = (saved or 0.0) + len(times) * (dense.get(tuple(shape), radial / density) - radial)
+    if saved is None:
+        return None
+    return {"seconds": saved, "speedup": (seconds + saved) / seconds, "how": how}
+
+
+def typical(call_seconds: Mapping[tuple, Sequence[float]], dense: bool) -> float | None:
+    """The median seconds of the dense or of the radial calls."""
+    times = [
+        each
+        for (*_, density), every in call_seconds.items()
+        if (density is None) is dense
+        for each in every
+    ]
+    return median(times) if times else None

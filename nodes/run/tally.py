@@ -1,0 +1,96 @@
+"""Says what ran radial and what dense in a sampler run, and why: to the log and to the page."""
+
+import logging
+import sys
+from collections import Counter, deque
+from collections.abc import Callable
+
+from . import words
+from .record import Record, Span
+
+EVENT = "radial_attention.summary"
+KEPT_RUNS = 4
+
+log = logging.getLogger("radial_attention")
+
+
+class Tally:
+    """The record of the run that goes on, and of the last ones; says each thing once.
+
+    node: the id in the graph of the node whose runs these are.
+    """
+
+    def __init__(self, node: str | None = None):
+        self.node = node
+        self.record = Record()
+        self.runs = deque(maxlen=KEPT_RUNS)  # the newest is the last
+        self._said = set()
+
+    @property
+    def dense_calls(self) -> Counter:
+        """Reason -> calls, of the run that goes on."""
+        return self.record.dense_calls
+
+    def end_forward(self, span: Span):
+        self._ended(span, self.record.end_forward)
+
+    def end_call(self, span: Span):
+        self._ended(span, self.record.end_call)
+
+    def _ended(self, span: Span, write: Callable[[Span], None]):
+        try:
+            if (why := span.dense) is not None:
+                self.say_once(why, logging.INFO, "Radial attention: dense here: %s", why)
+            write(span)
+        except Exception as error:  # the render goes on
+            message = "Radial attention: the record of this run has gaps. %s"
+            self.say_once("record", logging.WARNING, message, error, exc_info=True)
+
+    def say_once(self, key: str, level: int, message: str, *arguments, **options):
+        if key not in self._said:
+            self._said.add(key)
+            log.log(level, message, *arguments, **options)
+
+    def summary(self) -> dict:
+        """The counts as plain values, with a line for people under "text"."""
+        run = self.record.read(wait=False)
+        totals = run["totals"]
+        return {
+            "steps": totals["steps"],
+            "model_calls": totals["model_calls"],
+            "radial_calls": totals["radial_calls"],
+            "dense_calls": totals["dense_calls"] | totals["other_calls"],
+            "density": run["density"],  # the mean over the radial calls
+            "backend": run["backend"],
+            "text": words.summary(run),
+            "dense_backends": run["dense_backends"],
+            "settings": run["settings"],  # of the last pass
+            "node": self.node,
+            "status": words.status(run),
+        }
+
+    def report(self):
+        """Log the summary of a run and send it to the page or script that queued it; start anew.
+
+        Never raises: it runs when the video is done, and the video must not be lost for it.
+        """
+        record, reached = self.record, False
+        try:
+            if record.model_calls:
+                self.runs.append(record)
+                summary = self.summary()
+                reached = summary["radial_calls"] or summary["dense_calls"]
+                level = logging.INFO if reached else logging.WARNING
+                log.log(level, "Radial attention: %s", summary["text"])
+                _send(EVENT, summary)
+        except Exception:
+            log.exception("Radial attention: no summary of this run")
+        finally:
+            self.record = Record()
+
+
+def _send(event: str, data: dict):
+    module = sys.modules.get("server")  # ComfyUI's; not there when it is used as a library
+    server = getattr(getattr(module, "PromptServer", None), "instance", None)
+    if server is not None:
+        server.send_sync(event, data, server.client_id)

@@ -1,0 +1,180 @@
+"""What a run did, in words. A run here is what `Record.read` returns."""
+
+from .saving import MEASURED
+
+MANY = 3  # steps or blocks that are listed one by one
+
+
+def summary(run: dict) -> str:
+    """For the log: one line."""
+    totals = run["totals"]
+    radial, dense = totals["radial_calls"], totals["dense_calls"]
+    text = f"{totals['steps']} steps, {radial} self-attention calls radial, "
+    text += f"{sum(dense.values())} dense"
+    if dense:
+        most_first = sorted(dense.items(), key=lambda item: -item[1])
+        text += f" ({', '.join(f'{why}: {n}' for why, n in most_first)})"
+    if run["dense_backends"]:
+        text += f", dense by {', '.join(run['dense_backends'])}"
+    if not reached(run):
+        text += f": {NOT_REACHED}"
+    if radial:
+        text += f"; {run['density']:.1%} of the blocks kept, backend {run['backend']}"
+    if run["settings_of"]:
+        text += f"; settings for {run['settings_of']}: {settings(run)}"
+    return text
+
+
+NOT_REACHED = "no call reached this node. torch.compile may have kept a graph from before it"
+
+
+def reached(run: dict) -> bool:
+    """Whether any attention call came to us."""
+    totals = run["totals"]
+    return bool(totals["radial_calls"] or totals["dense_calls"] or totals["other_calls"])
+
+
+def settings(run: dict) -> str:
+    return ", ".join(f"{name} {value}" for name, value in run["settings"].items())
+
+
+def status(run: dict) -> str:
+    """For the patch node: a line."""
+    if not reached(run):
+        return NOT_REACHED
+    if not run["totals"]["radial_calls"]:
+        return f"{headline(run)}: {', '.join(reasons(run)) or 'no self-attention over a video'}"
+    text = f"{headline(run)}, {kept(run)}"
+    return f"{text}; dense: {', '.join(reasons(run))}" if reasons(run) else text
+
+
+def headline(run: dict) -> str:
+    """The radial share of the self-attention calls, and of how many steps."""
+    radial, steps = run["totals"]["radial_calls"], run["totals"]["steps"]
+    every = radial + sum(run["totals"]["dense_calls"].values())
+    if not radial:
+        return f"nothing radial in {_counted(steps, 'step')}"
+    some = len(_where(run, "radial")[0])
+    of_them = "all " if some == steps > 1 else f"{some} of " if some < steps else ""
+    return f"radial {_percent(radial, every)}: {of_them}{_counted(steps, 'step')}"
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number:,} {what}s"
+
+
+def _percent(part: int, whole: int) -> str:
+    """Whole percents; 0 and 100 only if it is none or all."""
+    if part in (0, whole):
+        return f"{100 * part // whole} %"
+    return f"{min(max(round(100 * part / whole), 1), 99)} %"
+
+
+def kept(run: dict) -> str:
+    return f"{100 * run['density']:.1f} % of the map kept, {run['backend']}"
+
+
+def reasons(run: dict) -> list[str]:
+    """Why calls were dense, each with where."""
+    return [_reason(run, why) for why in run["totals"]["dense_calls"]]
+
+
+def _reason(run: dict, why: str) -> str:
+    steps, blocks = _where(run, why)
+    if why == "dense block":
+        return _some(blocks, run["blocks"], "block")
+    there = _some(steps, run["totals"]["steps"], "step")
+    if why == "dense step":
+        return there
+    return why if len(steps) in (0, run["totals"]["steps"]) else f"{why} ({there})"
+
+
+def _where(run: dict, ran: str) -> tuple[list[int], list[int]]:
+    """The steps, by their place in the run, and blocks in which calls ran as that."""
+    steps, blocks = [], set()
+    for place, step in enumerate(run["steps"]):
+        entries = [entry for entry in step["blocks"] if ran in entry["calls"]]
+        if entries:
+            steps.append(place)
+        for entry in entries:
+            if entry["first"] is not None:
+                blocks.update(range(entry["first"], entry["last"] + 1))
+    return steps, sorted(blocks)
+
+
+def _some(numbers: list[int], of: int, what: str) -> str:
+    """[0, 1] -> "first 2 steps". Numbers count from 0, as ComfyUI's do."""
+    first = next((i for i in range(len(numbers)) if numbers[i] != i), len(numbers))
+    rest = numbers[first:]
+    said = []
+    if first:
+        said.append(f"first {what}" if first == 1 else f"first {first} {what}s")
+    if rest and rest == list(range(of - len(rest), of)):
+        said.append(f"last {what}" if len(rest) == 1 else f"last {len(rest)} {what}s")
+    elif rest and len(rest) <= MANY:
+        listed = ", ".join(map(str, rest))
+        said.append(f"{what} {listed}" if len(rest) == 1 else f"{what}s {listed}")
+    elif rest:
+        all_between = rest == list(range(rest[0], rest[-1] + 1))
+        number = "" if all_between else f"{len(rest)} of "
+        said.append(f"{number}{what}s {rest[0]} to {rest[-1]}")
+    return " and ".join(said)
+
+
+def report(run: dict) -> str:
+    """For the report node: some lines."""
+    if not reached(run):
+        return f"Nothing to report: {NOT_REACHED}."
+    lines = [sentence(headline(run))]
+    if run["totals"]["radial_calls"]:
+        lines.append(sentence(kept(run)))
+    if reasons(run):
+        by = f", by {', '.join(run['dense_backends'])}" if run["dense_backends"] else ""
+        lines.append(f"Dense{by}: {'; '.join(reasons(run))}.")
+    lines += _times(run)
+    fused, not_fused = run["fused_blocks"], run["blocks_not_fused"]
+    if fused or not_fused:
+        share = _percent(fused, fused + not_fused)
+        lines.append(f"Fused norms in {share} of the blocks' calls.")
+    if run["settings"]:
+        whose = f" for {run['settings_of']}" if run["settings_of"] else ""
+        lines.append(f"Settings{whose}: {settings(run)}.")
+    return "\n".join(lines)
+
+
+def _times(run: dict) -> list[str]:
+    totals, saving = run["totals"], run["saving"]
+    if totals["seconds"] is None:
+        return ["No times: they need an NVIDIA or AMD GPU, or the CPU."]
+    share = (totals["attention_seconds"] or 0) / totals["seconds"]
+    times = f"Time: {seconds(totals['seconds'])} in the model, {share:.0%} of it self-attention"
+    calls = {kind: totals[f"seconds_of_a_{kind}_call"] for kind in ("radial", "dense")}
+    each = [f"{1000 * s:,.3g} ms a {kind} call" for kind, s in calls.items() if s is not None]
+    lines = [f"{times} ({', '.join(each)})." if each else f"{times}."]
+    if saving is not None:
+        lines.append(saved(saving))
+    return lines
+
+
+def saved(saving: dict) -> str:
+    """A sentence on the saving."""
+    of_what = (
+        "measured against this run's own dense calls"
+        if saving["how"] == MEASURED
+        else "estimated from the kept share: this run has no dense calls to hold it against"
+    )
+    if saving["seconds"] <= 0:
+        return f"Saved: nothing, radial calls took {seconds(-saving['seconds'])} more ({of_what})."
+    return (
+        f"Saved: about {seconds(saving['seconds'])}; with dense self-attention throughout it would "
+        f"have taken {saving['speedup']:.3g} times as long ({of_what})."
+    )
+
+
+def seconds(s: float) -> str:
+    """Seconds for people."""
+    return f"{s:,.0f} s" if s >= 100 else f"{s:.3g} s"
+
+
+def sentence(words: str) -> str:
+    return f"{words[0].upper()}{words[1:]}."

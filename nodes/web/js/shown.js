@@ -1,0 +1,87 @@
+// What our nodes say, as text on them: the report nodes when they have run, the patch node when a
+// sampler has.
+import { api } from "../../../scripts/api.js"
+import { app } from "../../../scripts/app.js"
+
+const NAME = "radial attention says"
+const SUMMARY = "radial_attention.summary" // see nodes/run/tally.py
+const LINE = 16 // pixels
+const CHARACTER = 6.2
+const MOST_LINES = 14
+const WIDTH = 440 // pixels, of a node with a picture
+const PICTURE = 400 // its height with some room
+
+/** Put words on a node, in place of the last ones. They are not saved with the graph.
+ *  room: pixels that something else on the node needs below them.
+ */
+function say(node, text, room = 0) {
+  let widget = node.widgets?.find((each) => each.name === NAME)
+  const isFirst = !widget
+  if (isFirst) {
+    const element = document.createElement("div")
+    Object.assign(element.style, {
+      font: `11px/${LINE}px sans-serif`,
+      color: "var(--input-text, #ddd)",
+      background: "var(--comfy-input-bg, #222)",
+      borderRadius: "6px",
+      padding: "5px 8px",
+      boxSizing: "border-box",
+      overflowY: "auto",
+      overflowWrap: "anywhere",
+      whiteSpace: "pre-wrap",
+      userSelect: "text"
+    })
+    widget = node.addDOMWidget(NAME, "radial_text", element, {
+      serialize: false,
+      getValue: () => element.textContent,
+      setValue: (value) => (element.textContent = value),
+      getMinHeight: () => height(node, element.textContent),
+      getMaxHeight: () => height(node, element.textContent)
+    })
+    widget.serialize = false
+  }
+  widget.element.textContent = text
+  const least = node.computeSize()[1] + (isFirst ? room : 0) // later, the user's size counts
+  node.setSize([node.size[0], Math.max(node.size[1], least)])
+  node.setDirtyCanvas?.(true, true)
+}
+
+/** How high the words get at the width of the node. */
+function height(node, text) {
+  const most = Math.max((node.size[0] - 46) / CHARACTER, 20)
+  const lines = text.split("\n").map((line) => Math.max(Math.ceil(line.length / most), 1))
+  return Math.min(lines.reduce((sum, each) => sum + each, 0), MOST_LINES) * LINE + 30
+}
+
+/** A node by the id it ran with: "5", or "5:3" for node 3 in the subgraph of node 5. */
+function nodeOf(id) {
+  let graph = app.rootGraph ?? app.graph
+  let node = null
+  for (const part of String(id).split(":")) {
+    node = graph?.getNodeById(Number(part))
+    graph = node?.subgraph
+  }
+  return node
+}
+
+app.registerExtension({
+  name: "RadialAttention.Shown",
+  setup() {
+    api.addEventListener(SUMMARY, ({ detail }) => {
+      const node = detail?.node && nodeOf(detail.node)
+      if (node?.type === "RadialAttentionPatch") say(node, detail.status)
+    })
+  },
+  beforeRegisterNodeDef(nodeType, nodeData) {
+    if (!nodeData.name.startsWith("Radial") || !nodeData.output_node) return
+    const { onExecuted, onNodeCreated } = nodeType.prototype
+    nodeType.prototype.onNodeCreated = function () {
+      onNodeCreated?.apply(this, arguments)
+      this.setSize([Math.max(this.size[0], WIDTH), this.size[1]])
+    }
+    nodeType.prototype.onExecuted = function (output) {
+      onExecuted?.apply(this, arguments)
+      if (output?.text) say(this, output.text.join("\n"), output.images ? PICTURE : 0)
+    }
+  }
+})

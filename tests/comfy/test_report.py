@@ -1,0 +1,188 @@
+"""Radial Attention Report: what it shows of a run, and that no video is lost for it."""
+
+import asyncio
+import json
+
+import pytest
+import torch
+import zoo
+from comfy_api.latest import io
+from conftest import BLOCKS, pack_module, patch, sample
+from headless.client import run_graph
+from headless.graph import load_graph, set_inputs
+from headless.server import standin_server
+
+import nodes
+
+SETTINGS = {"dense_steps": 1, "dense_last_steps": 1, "dense_blocks": 1}
+DENSE_STEP, DENSE_BLOCK = (74, 98, 150), (148, 126, 190)
+
+
+def report(samples, *models):
+    """samples, image, text, json, and what the page gets."""
+    node = nodes.NODE_CLASS_MAPPINGS["RadialAttentionReport"]
+    latent = {"samples": samples, "noise_mask": None}
+    out = node.execute(latent, *models)
+    assert out.args[0] is latent
+    return *out.args[1:3], json.loads(out.args[3]), out.ui
+
+
+def colours(image):
+    return {tuple(c) for c in (image[0] * 255).round().int().flatten(0, 1).unique(dim=0).tolist()}
+
+
+def test_the_report_of_a_run(wan, summaries):
+    model = patch(wan, **SETTINGS)
+    image, text, data, ui = report(sample(model, steps=4), model)
+    assert image.dtype == torch.float32 and image.shape[0] == 1 and image.shape[3] == 3
+    assert image.shape[2] == 960 and image.shape[1] > 500 and 0 <= image.min() < image.max() <= 1
+    assert {DENSE_STEP, DENSE_BLOCK} < colours(image)
+    assert text.startswith("Radial 33 %: 2 of 4 steps.\n")
+    assert "Dense: first step and last step; first block." in text
+    (run,) = data["runs"]
+    assert data["version"] == 1 and len(run["steps"]) == 4
+    assert run["latent"][1:] == [16, 9, 12, 20]
+    assert run["totals"]["radial_calls"] == summaries[0]["radial_calls"] == 2 * (BLOCKS - 1)
+    assert run["saving"]["how"] == "measured" and run["totals"]["seconds"] > 0
+    assert ui["text"] == (text,) and len(ui["images"]) == 1
+
+
+def test_the_map_is_where_it_belongs(wan, summaries):
+    """The colour in the middle of each step and block."""
+    drawing = pack_module("nodes.drawing.report")
+    model = patch(wan, **SETTINGS)
+    image = report(sample(model, steps=4), model)[0]
+    left, right = drawing.LEFT, drawing.WIDTH - drawing.RIGHT
+    green = torch.tensor(drawing.GREEN) / 255
+    rows = (image[0, :, (left + right) // 2 + 40] - green).abs().sum(1) < 0.02
+    top = int(rows.nonzero()[0]) - drawing.MAP_HEIGHT // BLOCKS
+    for step in range(4):
+        for block in range(BLOCKS):
+            x = left + (right - left) * (2 * step + 1) // 8
+            y = top + drawing.MAP_HEIGHT * (2 * block + 1) // (2 * BLOCKS)
+            wanted = DENSE_STEP if step in (0, 3) else DENSE_BLOCK if block == 0 else drawing.GREEN
+            assert tuple((image[0, y, x] * 255).round().int().tolist()) == wanted, (step, block)
+
+
+def test_two_models(summaries):
+    """The experts of Wan 2.2, in the order that they are linked."""
+    case = next(case for case in zoo.CASES if case.name == "wan 2.2 i2v a14b")
+    high, low, inputs = patch(case.model(), dense_steps=1), patch(case.model(seed=1)), case.inputs()
+    started = zoo.sample(high, inputs, steps=4, start_step=0, last_step=3)
+    rest = {"start_step": 3, "last_step": 4, "disable_noise": True, "force_full_denoise": True}
+    out = zoo.sample(low, inputs, steps=4, latent={"samples": started}, **rest)
+    both, text, data, _ = report(out, high, low)
+    assert [run["totals"]["steps"] for run in data["runs"]] == [3, 1]
+    assert "First model.\nRadial" in text and "\n\nSecond model.\nRadial" in text
+    assert both.shape[1] > report(out, high)[0].shape[1] + 300
+
+
+def test_the_run_of_this_size_is_meant(wan, summaries):
+    model = patch(wan)
+    small = sample(model, steps=3)
+    large = sample(model, frames=5, height=20, width=24, steps=2)
+    assert [len(report(x, model)[2]["runs"][0]["steps"]) for x in (small, large)] == [3, 2]
+    sample(model, steps=1)  # a newer one
+    assert len(report(small, model)[2]["runs"][0]["steps"]) == 1
+    other = torch.zeros(1, 16, 3, 4, 4)
+    assert len(report(other, model)[2]["runs"][0]["steps"]) == 1  # the newest of all
+
+
+def test_a_model_of_another_kind(summaries):
+    model, inputs = zoo.hunyuan_image()
+    model = patch(model)
+    image, text, _, _ = report(zoo.sample(model, inputs, steps=2), model)
+    assert "Nothing radial in 2 steps." in text and "Dense: not a video." in text
+    assert image.shape[2] == 960
+
+
+@pytest.mark.parametrize(
+    "before, said",
+    [
+        (lambda wan: wan, "did not go through Radial Attention Patch"),
+        (patch, "nothing has sampled with it yet"),
+    ],
+)
+def test_without_a_run_it_says_why(wan, before, said):
+    image, text, _, ui = report(torch.zeros(1, 16, 9, 12, 20), before(wan))
+    assert said in text and said in ui["text"][0]
+    assert image.ndim == 4 and image.shape[3] == 3
+
+
+def test_one_of_two_models_without_a_run(wan, summaries):
+    model = patch(wan)
+    _, text, data, _ = report(sample(model), wan, model)
+    assert "problem" in data["runs"][0] and data["runs"][1]["totals"]["steps"] == 2
+    assert "did not go through" in text and "Radial 100 %" in text
+
+
+def test_a_full_disk_does_not_cost_the_video(wan, summaries, monkeypatch):
+    def full(*args, **kwargs):
+        raise OSError("No space left on device")
+
+    model = patch(wan)
+    monkeypatch.setattr(pack_module("nodes.report"), "shown", full)
+    _, text, _, ui = report(sample(model), model)
+    assert text.startswith("Radial 100 %") and ui is None
+
+
+@pytest.mark.parametrize("steps, blocks", [(1, 1), (1000, 60), (3, 200)])
+def test_any_number_of_steps_and_blocks_can_be_drawn(steps, blocks):
+    model, step = pack_module("nodes.run.record").Record(), pack_module("nodes.run.record").Span
+    for number in range(steps):
+        where = model.forward(number, torch.zeros(1, 16, 9, 12, 20))
+        for block in range(blocks):
+            why = "dense block" if block == 0 else f"reason {block % 7}" if number == 0 else None
+            model.end_call(step(None, where, block, why, "sdpa", (1, 540), 0.3))
+    picture = pack_module("nodes.drawing.report").draw([("a title", model.read())])
+    assert picture.width == 960 and picture.height < 1200
+
+
+def test_the_patch_node_knows_its_id(wan, summaries):
+    """As the server runs it; outside a server it has none."""
+    node = nodes.NODE_CLASS_MAPPINGS["RadialAttentionPatch"]
+    inside = node.PREPARE_CLASS_CLONE({"hidden_inputs": {io.Hidden.unique_id: "5:3"}})
+    model = inside.execute(wan, 0, 0, 0, 1, 0.2, 64, "auto").args[0]
+    sample(model)
+    sample(patch(wan))
+    assert [summary["node"] for summary in summaries] == ["5:3", None]
+    assert all(summary["status"].startswith("radial 100 %") for summary in summaries)
+
+
+@pytest.fixture(scope="module")
+def server(environment, stand_ins):
+    with standin_server(environment, stand_ins) as server:
+        yield server
+
+
+def test_in_a_server_a_report_that_is_added_later_finds_the_run(server, tmp_path, monkeypatch):
+    """The sampler is in ComfyUI's cache by then."""
+    small = {"width": 128, "height": 128, "length": 33, "steps": 3, "block_size": 64}
+    graph = set_inputs(load_graph("wan21_t2v"), small)
+    sampler = next(k for k, node in graph.items() if node["class_type"] == "KSampler")
+    for video in ("10", "11", "12"):  # what decodes it and writes it
+        del graph[video]
+    graph["49"] = {"class_type": "PreviewAny", "inputs": {"source": [sampler, 0]}}
+    outputs = {}
+    monkeypatch.setattr("headless.client._collect", _outputs_into(outputs))
+    first = asyncio.run(run_graph(server.url, graph, tmp_path, server.check))
+    (summary,) = first.summaries
+    assert summary["node"] == "4" and summary["status"].startswith("radial ")
+
+    inputs = {"samples": [sampler, 0], "model": ["4", 0]}
+    graph["50"] = {"class_type": "RadialAttentionReport", "inputs": inputs}
+    graph["51"] = {"class_type": "PreviewAny", "inputs": {"source": ["50", 3]}}
+    again = asyncio.run(run_graph(server.url, graph, tmp_path, server.check))
+    assert not again.summaries  # nothing was sampled
+    assert outputs["50"]["text"][0].startswith("Radial ") and len(outputs["50"]["images"]) == 1
+    (run,) = json.loads(outputs["51"]["text"][0])["runs"]
+    assert run["totals"]["radial_calls"] == summary["radial_calls"]
+
+
+def _outputs_into(outputs):
+    import headless.client as client
+
+    async def collect(session, prompt_id, *_):
+        outputs.update((await client._history(session, prompt_id))["outputs"])
+
+    return collect

@@ -1,34 +1,91 @@
-"""Draws the block map of a plan: the picture in the README, the help page and the template."""
+"""Draws the pictures of masks: the README's, the preview node's help page's, the templates'.
+
+Needs the Python of your ComfyUI:
+
+    python benchmarks/draw_mask.py --comfyui FOLDER
+"""
+
+import argparse
+import importlib
+import sys
+from pathlib import Path
 
 import record
-from PIL import Image
+from end_to_end_models import PACK, radial_node, start_comfyui
+from PIL import Image, ImageDraw
 
-from radial_core import RadialPattern, VideoLayout, make_plan
+DOCS, WORKFLOWS = record.ROOT / "nodes/web/docs", record.ROOT / "workflows"
+THUMBNAIL, STRIP = 512, 92  # pixels: a square, with a strip of words at its foot
+WORDS, PALE, GREEN = (255, 255, 255), (196, 222, 203), (16, 58, 33)
+# Of each template: title, model, width, height, length.
+TEMPLATES = {
+    "wan21_t2v": ("Wan 2.1", "Wan 2.1 1.3B", 832, 480, 81),
+    "wan21_long": ("Wan 2.1, long video", "Wan 2.1 1.3B", 832, 480, 161),
+    "wan21_fusionx": ("Wan 2.1 FusionX, 8 steps", "Wan 2.1 14B", 832, 480, 81),
+    "wan22_t2v": ("Wan 2.2 text to video", "Wan 2.2 A14B", 832, 480, 81),
+    "wan22_i2v": ("Wan 2.2 image to video", "Wan 2.2 A14B", 832, 480, 81),
+    "wan22_5b": ("Wan 2.2 5B", "Wan 2.2 5B", 1280, 704, 121),
+    "hunyuan_t2v": ("HunyuanVideo", "HunyuanVideo", 1280, 768, 117),
+    "hunyuan_long": ("HunyuanVideo, long video", "HunyuanVideo", 1280, 720, 509),
+    "hunyuan15_t2v": ("HunyuanVideo 1.5", "HunyuanVideo 1.5", 1280, 720, 121),
+    "mochi_t2v": ("Mochi", "Mochi", 848, 480, 163),
+    "dense_vs_radial": ("Dense against radial", "Wan 2.1 1.3B", 832, 480, 81),
+    "settings_search": ("Find your settings", "Wan 2.1 1.3B", 832, 480, 81),
+}
 
-LAYOUT = VideoLayout(frames=21, height=30, width=52)  # Wan 2.1, 81 frames of 832 x 480
-PATTERN = RadialPattern(decay=1.0, sink_frames=1)
-KEPT, SINK, DROPPED = (46, 125, 80), (232, 163, 61), (246, 247, 244)
-EDGE = (214, 218, 210)
-SCALE = 3
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    beside = Path(sys.prefix).parent / "ComfyUI"
+    parser.add_argument("--comfyui", type=Path, default=beside, help="ComfyUI's folder")
+    start_comfyui(parser.parse_args().comfyui.resolve())
+    radial_node()  # loads the pack
+    plain(the_pack("radial_core"), 768).save(DOCS / "radial_mask.png", optimize=True)
+    example = forecast("Mochi", 848, 480, 163)
+    picture = the_pack("nodes.forecast").picture(example)
+    picture.quantize(64).save(DOCS / "radial_preview.png", optimize=True)
+    for name, (title, *video) in TEMPLATES.items():
+        card = thumbnail(title, forecast(*video), half_dense=name == "dense_vs_radial")
+        card.save(WORKFLOWS / f"{name}.jpg", quality=85, optimize=True)
 
 
-def draw() -> Image.Image:
-    plan = make_plan(PATTERN, LAYOUT)
-    mask = plan.block_mask()
-    sink_blocks = -(-PATTERN.sink_frames * LAYOUT.tokens_per_frame // PATTERN.block_size)
-    image = Image.new("RGB", mask.shape, DROPPED)
-    frame = [p * PATTERN.block_size // LAYOUT.tokens_per_frame % 2 == 0 for p in range(plan.blocks)]
-    for p in range(plan.blocks):
-        for q in range(plan.blocks):
-            if mask[p, q]:
-                image.putpixel((q, p), SINK if q < sink_blocks else KEPT)
-            elif frame[p] != frame[q]:
-                image.putpixel((q, p), EDGE)
-    print(f"{plan.density:.1%} of the blocks kept")
-    return image.resize([SCALE * n for n in image.size], Image.Resampling.NEAREST)
+def the_pack(module: str):
+    return importlib.import_module(f"{PACK}.{module}")
+
+
+def forecast(model: str, width: int, height: int, length: int):
+    """With the authors' settings."""
+    kind = the_pack("nodes.kinds").KINDS[model]
+    settings = the_pack("nodes.settings").Settings(None, 0, None, None, None, 128)
+    latent = kind.latent(width, height, length)
+    return the_pack("nodes.forecast").forecast(model, kind, latent, kind.layout(latent), settings)
+
+
+def plain(core, side: int) -> Image.Image:
+    """Wan 2.1 at 81 frames of 832 x 480 and decay 1, the map alone."""
+    pattern, layout = core.RadialPattern(1.0, 1), core.VideoLayout(21, 30, 52)
+    rows = the_pack("radial_core.sampled").sample(pattern, layout)
+    print(f"{rows.density:.1%} of the blocks kept")
+    picture = the_pack("nodes.drawing.mask").block_map(rows, pattern, layout, side)
+    return picture.quantize(64)
+
+
+def thumbnail(title: str, it, half_dense: bool) -> Image.Image:
+    """The map with what it is of. half_dense: the left half as full attention would be."""
+    drawing, canvas = the_pack("nodes.drawing.mask"), the_pack("nodes.drawing.canvas")
+    picture = drawing.block_map(it.rows, it.pattern, it.layout, THUMBNAIL)
+    draw = ImageDraw.Draw(picture)
+    middle, top = THUMBNAIL // 2, THUMBNAIL - STRIP
+    if half_dense:
+        draw.rectangle((0, 0, middle - 1, top), fill=canvas.NEAR)
+        draw.line((middle, 0, middle, top), WORDS, 4)
+    draw.rectangle((0, top, THUMBNAIL, THUMBNAIL), fill=GREEN)
+    words = the_pack("nodes.forecast")
+    draw.text((22, top + 12), title, WORDS, canvas.font(33))
+    below = f"{words.video(it)}: {words.percent(it.rows.density)} kept"
+    draw.text((22, top + 55), below, PALE, canvas.font(21))
+    return picture
 
 
 if __name__ == "__main__":
-    picture = draw()
-    picture.save(record.ROOT / "nodes/web/docs/radial_mask.png", optimize=True)
-    picture.resize((512, 512)).save(record.ROOT / "workflows/wan21_t2v.jpg", quality=88)
+    main()

@@ -1,7 +1,7 @@
 """What each model family's attention calls look like: the one place that knows.
 
 A model joins by a line in FAMILIES: where its head_dim stands, where the video stands in the
-sequence of its self-attention, and its authors' settings.
+sequence of its self-attention, its authors' settings, and how much work its blocks are.
 """
 
 import math
@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ..radial_core import VideoLayout
+from ..radial_core.estimate import ModelSize
 from .settings import (
     HUMO,
     HUNYUAN_VIDEO,
@@ -146,13 +147,41 @@ def _wan_authors(model) -> Authors:
     return WAN_22 if model.in_dim > 16 and model.img_emb is None else WAN_21
 
 
+def _wan_size(model) -> tuple[int, int]:
+    """Self-attention's q, k, v and o, cross-attention's q and o, and a feed-forward of two layers.
+
+    Of VACE, with one input for it. What S2V, HuMo and Animate have besides is little.
+    """
+    blocks = len(model.blocks) + len(getattr(model, "vace_blocks", ()))
+    return blocks, 6 * model.dim**2 + 2 * model.dim * model.ffn_dim
+
+
+def _hunyuan_size(model) -> tuple[int, int]:
+    """Double and single blocks pass a token through as many weights, each in its own order."""
+    width = model.hidden_size
+    feed_forward = int(width * model.params.mlp_ratio)
+    blocks = len(model.double_blocks) + len(model.single_blocks)
+    return blocks, 4 * width**2 + 2 * width * feed_forward
+
+
+def _mochi_size(model) -> tuple[int, int]:
+    """The feed-forward is gated: two layers in, one out."""
+    width, feed_forward = model.hidden_size_x, model.blocks[0].mlp_x.hidden_dim
+    return len(model.blocks), 4 * width**2 + 3 * width * feed_forward
+
+
 @dataclass(frozen=True)
 class Family:
-    """sequence: (model, x, c_crossattn, conditions) -> Sequence. authors: model -> Authors."""
+    """What there is to know of a class of models.
+
+    sequence: (model, x, c_crossattn, conditions) -> Sequence. authors: model -> Authors. size:
+    model -> transformer blocks, and weights of one that a video token passes.
+    """
 
     sequence: Callable
     authors: Callable
     head_dim: Callable = lambda model: model.dim // model.num_heads
+    size: Callable = _wan_size
 
 
 _WAN, _GENMO = "comfy.ldm.wan", "comfy.ldm.genmo.joint_model"
@@ -171,9 +200,10 @@ FAMILIES = {
         _hunyuan,
         lambda model: HUNYUAN_VIDEO if model.vision_in is None else HUNYUAN_VIDEO_15,
         lambda model: model.hidden_size // model.num_heads,
+        _hunyuan_size,
     ),
     f"{_GENMO}.asymm_models_joint.AsymmDiTJoint": Family(
-        _mochi, lambda model: MOCHI, lambda model: model.head_dim
+        _mochi, lambda model: MOCHI, lambda model: model.head_dim, _mochi_size
     ),
 }
 
@@ -192,6 +222,19 @@ def head_dim_of(diffusion_model) -> int | None:
     """head_dim of a model's self-attention; None if the model is not known."""
     family = family_of(diffusion_model)
     return family and family.head_dim(unwrapped(diffusion_model))
+
+
+def size_of(diffusion_model) -> ModelSize | None:
+    """The work of a model's blocks on the video; None if the model is not known.
+
+    Text passes weights of its own in some models; next to the video it is little, and left out.
+    """
+    family = family_of(diffusion_model)
+    if family is None:
+        return None
+    model = unwrapped(diffusion_model)
+    blocks, weights = family.size(model)
+    return ModelSize(blocks, model.num_heads, family.head_dim(model), 2.0 * blocks * weights)
 
 
 def why_not_forward(diffusion_model, x, options: dict) -> str | None:

@@ -1,0 +1,150 @@
+"""What radial attention would do to a video: what it keeps, what that saves, and both in words."""
+
+from dataclasses import dataclass
+
+from PIL import Image
+
+from ..radial_core import RadialPattern, VideoLayout
+from ..radial_core.estimate import Estimate, estimate
+from ..radial_core.sampled import Sample, sample
+from .drawing import mask as drawing
+from .kinds import Kind
+from .override import MOST_DENSITY
+from .settings import Settings
+
+MAGNITUDES = ("", "k", "M", "G", "T", "P", "E", "Z", "Y")  # powers of 1000
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """name: of the model. latent: frames, height and width. dense: why all of it stays dense."""
+
+    name: str
+    kind: Kind
+    latent: tuple[int, int, int]
+    layout: VideoLayout
+    pattern: RadialPattern
+    dense_blocks: int
+    settings: Settings
+    rows: Sample
+    estimate: Estimate
+    dense: str | None
+
+
+def forecast(
+    name: str, kind: Kind, latent: tuple[int, int, int], layout: VideoLayout, settings: Settings
+) -> Forecast:
+    pattern, schedule = settings.of(kind.authors, layout.frames, None, 0.0)
+    rows = sample(pattern, layout)
+    dense = None
+    if layout.frames == 1:
+        dense = "a single frame"
+    elif rows.density > MOST_DENSITY:
+        dense = f"too short: {percent(rows.density)} would be kept"
+    dense_blocks = min(schedule.dense_blocks, kind.size.blocks)
+    return Forecast(
+        name=name,
+        kind=kind,
+        latent=latent,
+        layout=layout,
+        pattern=pattern,
+        dense_blocks=dense_blocks,
+        settings=settings,
+        rows=rows,
+        estimate=estimate(
+            *(kind.size, layout.tokens, rows.density),
+            dense_blocks=dense_blocks if dense is None else kind.size.blocks,
+        ),
+        dense=dense,
+    )
+
+
+def figures(it: Forecast) -> str:
+    """Some lines."""
+    layout, found, size = it.layout, it.estimate, it.kind.size
+    about = "" if it.rows.exact else "about "
+    text = layout.tokens - layout.video_tokens
+    lines = [
+        f"{it.name}, {video(it)}: {layout.tokens:,} tokens, {plural(layout.frames, 'latent frame')}"
+        f" of {layout.tokens_per_frame:,}" + (f" and {text:,} of text." if text else "."),
+        f"Settings{whose(it)}: {used(it)}.",
+        f"Kept: {about}{percent(it.rows.density)} of the block map.",
+    ]
+    if it.dense is not None:
+        return "\n".join([*lines, f"It runs dense, {it.dense}: nothing to gain."])
+    flops = size.attention_flops(layout.tokens)
+    lines += [
+        f"Self-attention of a pass: {about}{amount(found.kept_work * flops)}FLOP in place of "
+        f"{amount(flops)}FLOP, about {times(found.attention_speedup)} as fast.",
+        f"A whole step: about {times(found.step_speedup)} as fast as with full attention by the "
+        f"fastest kernel; about {times(found.step_speedup_over_default)} as fast as ComfyUI's "
+        "default on an H100.",
+        "Estimates by what was measured on an H100, for a step that is radial.",
+    ]
+    return "\n".join(lines)
+
+
+def whose(it: Forecast) -> str:
+    """Which of the settings are the authors'."""
+    by_hand = [it.settings.decay, it.settings.sink_frames, it.settings.dense_blocks]
+    if None not in by_hand:
+        return ""
+    some = any(value is not None for value in by_hand)
+    return f"{' by hand, the rest' if some else ','} the authors' for {it.kind.authors.name}"
+
+
+def picture(it: Forecast) -> Image.Image:
+    """The block map, with the figures beside it."""
+    found = it.estimate
+    return drawing.draw(
+        it.rows,
+        it.pattern,
+        it.layout,
+        title=it.name,
+        lines=(
+            f"{video(it)}: {it.layout.tokens:,} tokens",
+            used(it) if it.dense is None else f"It runs dense, {it.dense}",
+            "Speeds are estimates, against full attention by the fastest kernel.",
+        ),
+        figures=(
+            (percent(it.rows.density), "of the map is kept"),
+            (times(found.attention_speedup), "the speed of attention"),
+            (times(found.step_speedup), "the speed of a step"),
+        ),
+    )
+
+
+def video(it: Forecast) -> str:
+    """Its size in pixels, and frames."""
+    frames, height, width = it.latent
+    stride, length = it.kind.stride, (frames - 1) * it.kind.frames + 1
+    return f"{width * stride} x {height * stride}, {plural(length, 'frame')}"
+
+
+def used(it: Forecast) -> str:
+    pattern = it.pattern
+    return (
+        f"decay {pattern.decay:g}, {plural(pattern.sink_frames, 'sink frame')}, "
+        f"{it.dense_blocks} of {it.kind.size.blocks} blocks dense, block size {pattern.block_size}"
+    )
+
+
+def plural(number: int, noun: str) -> str:
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+def percent(share: float) -> str:
+    """With a digit behind the point, or two that say something."""
+    return f"{100 * share:.1f} %" if share >= 0.01 else f"{100 * share:.2g} %"
+
+
+def times(factor: float) -> str:
+    return f"{factor:.1f}x" if factor < 10 else f"{factor:,.0f}x"
+
+
+def amount(number: float) -> str:
+    """With three digits and a unit: "157 P"."""
+    power = 0
+    while number >= 999.5 and power < len(MAGNITUDES) - 1:
+        number, power = number / 1000, power + 1
+    return f"{number:.3g} {MAGNITUDES[power]}"

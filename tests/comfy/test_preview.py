@@ -1,0 +1,270 @@
+"""Radial Mask Preview: its picture against the block map, its figures against the plan."""
+
+import execution
+import folder_paths
+import numpy as np
+import pytest
+import torch
+import zoo
+from comfy_extras.nodes_hunyuan import EmptyHunyuanLatentVideo, EmptyHunyuanVideo15Latent
+from comfy_extras.nodes_mochi import EmptyMochiLatentVideo
+from comfy_extras.nodes_wan import Wan22ImageToVideoLatent
+from conftest import pack_module, patch
+
+import nodes
+
+core = pack_module("radial_core")
+sampled = pack_module("radial_core.sampled")
+canvas = pack_module("nodes.drawing.canvas")
+drawing = pack_module("nodes.drawing.mask")
+models = pack_module("nodes.models")
+
+AUTHORS = {"decay": 0.0, "sink_frames": -1, "dense_blocks": -1}
+DEFAULTS = {
+    "model_type": "Wan 2.1 1.3B",
+    "width": 832,
+    "height": 480,
+    "length": 81,
+    **AUTHORS,
+    "block_size": 128,
+}
+
+
+@pytest.fixture(autouse=True)
+def files_in_a_folder_that_goes(tmp_path, monkeypatch):
+    monkeypatch.setattr(folder_paths, "temp_directory", str(tmp_path))
+
+
+def preview(**inputs):
+    """image, figures, density, speedup; and what ComfyUI sends to the page for the node."""
+    node = nodes.NODE_CLASS_MAPPINGS["RadialMaskPreview"]
+    out = node.execute(**{**DEFAULTS, **inputs})
+    return *out.args, execution.get_output_from_returns([out], node)[1]
+
+
+def figures(**inputs):
+    return preview(**inputs)[1]
+
+
+def test_the_inputs_are_those_of_a_saved_graph():
+    inputs = nodes.NODE_CLASS_MAPPINGS["RadialMaskPreview"].INPUT_TYPES()
+    assert list(inputs["required"]) == list(DEFAULTS)
+    assert list(inputs["optional"]) == ["model", "latent"]
+    given = {
+        name: options.get("default", "Wan 2.1 1.3B")
+        for name, (_, options) in inputs["required"].items()
+    }
+    assert given == DEFAULTS
+
+
+def test_what_it_gives_and_shows():
+    image, words, density, speedup, shown = preview()
+    assert image.dtype == torch.float32 and image.shape[0] == 1 and image.shape[3] == 3
+    assert 0 <= image.min() and image.max() <= 1
+    plan = core.make_plan(core.RadialPattern(0.2, 1), core.VideoLayout(21, 30, 52))
+    assert density == pytest.approx(plan.density)
+    assert 1.2 < speedup < 2.5
+    assert "832 x 480, 81 frames: 32,760 tokens, 21 latent frames of 1,560." in words
+    assert "the authors' for Wan 2.1: decay 0.2, 1 sink frame, 1 of 30 blocks dense" in words
+    assert f"{100 * density:.1f} % of the block map" in words
+    assert f"A whole step: about {speedup:.1f}x as fast" in words
+    assert shown["text"] == [words]
+    assert shown["images"][0]["type"] == "temp"
+
+
+EMPTY = {
+    "Wan 2.1 14B": (EmptyHunyuanLatentVideo, 848, 496, 85),
+    "Wan 2.2 A14B": (EmptyHunyuanLatentVideo, 832, 480, 83),
+    "Wan 2.2 5B": (Wan22ImageToVideoLatent, 1280, 704, 121),
+    "HunyuanVideo": (EmptyHunyuanLatentVideo, 1280, 720, 129),
+    "HunyuanVideo 1.5": (EmptyHunyuanVideo15Latent, 1280, 720, 121),
+    "Mochi": (EmptyMochiLatentVideo, 848, 480, 163),
+}
+
+
+@pytest.mark.parametrize("model_type", EMPTY)
+def test_the_size_is_that_of_comfyuis_empty_latent(model_type):
+    node, width, height, length = EMPTY[model_type]
+    size = {"width": width, "height": height, "length": length, "batch_size": 1}
+    vae = {"vae": None} if node is Wan22ImageToVideoLatent else {}
+    latent = node.execute(**size, **vae).args[0]
+    del size["batch_size"]
+    by_size, by_latent = (
+        figures(model_type=model_type, **given).split(": ", 1)[1]
+        for given in (size, {"latent": latent})
+    )
+    assert by_size == by_latent
+    frames, rows, columns = latent["samples"].shape[2:]
+    patch = 1 if model_type == "HunyuanVideo 1.5" else 2
+    tokens = -(-rows // patch) * -(-columns // patch)
+    assert f"{frames} latent frames of {tokens:,}" in by_size
+
+
+@pytest.mark.parametrize("name", ["wan t2v, two videos", "hunyuan t2v", "mochi"])
+def test_a_linked_model_and_latent_count_in_place_of_the_names(name):
+    case = next(case for case in zoo.CASES if case.name == name)
+    model, latent = case.model(), case.inputs().latent
+    frames, rows, columns = case.grid
+    words = figures(model_type="Wan 2.2 5B", model=model, latent=latent, dense_blocks=0)
+    assert f"{frames} latent frames of {rows * columns:,}" in words
+    blocks = models.size_of(model.get_model_object("diffusion_model")).blocks
+    assert f"0 of {blocks} blocks dense" in words
+
+
+def test_a_patched_models_settings_count():
+    model = next(case for case in zoo.CASES if case.name == "wan t2v, two videos").model()
+    patched = patch(model, decay=0.5, sink_frames=3, dense_blocks=2, block_size=64)
+    words = figures(model=patched, decay=2.0, sink_frames=0)
+    assert "Settings: decay 0.5, 3 sink frames, 2 of 2 blocks dense, block size 64." in words
+    automatic = patch(model, **AUTHORS)
+    assert "the authors' for Wan 2.1: decay 0.2, 1 sink frame" in figures(model=automatic)
+    assert "the authors' for Wan 2.2: decay 0.8" in figures(
+        model=automatic, model_type="Wan 2.2 A14B"
+    )
+
+
+def test_long_videos_have_the_authors_settings_for_them():
+    words = figures(model_type="HunyuanVideo", width=1280, height=720, length=509)
+    assert "the authors' for HunyuanVideo: decay 1, 1 sink frame, 2 of 60 blocks dense" in words
+    assert "461,056 tokens, 128 latent frames of 3,600 and 256 of text" in words
+    assert "Kept: 11.8 % of the block map." in words
+
+
+def test_what_is_set_by_hand_and_what_not():
+    assert "Settings by hand, the rest the authors' for Wan 2.1: decay 0.7," in figures(decay=0.7)
+    by_hand = figures(decay=0.7, sink_frames=2, dense_blocks=0)
+    assert "Settings: decay 0.7, 2 sink frames, 0 of 30 blocks dense" in by_hand
+
+
+def test_more_decay_and_blocks_are_slower():
+    speeds = [preview(decay=decay)[3] for decay in (0.2, 0.5, 1.0)]
+    assert speeds == sorted(speeds, reverse=True)
+    assert preview(dense_blocks=0)[3] > preview(dense_blocks=10)[3] > 1
+    assert preview(dense_blocks=30)[3] == preview(dense_blocks=10_000)[3] == 1
+
+
+@pytest.mark.parametrize(
+    "size, why",
+    [
+        ({"length": 1}, "a single frame"),
+        ({"length": 9, "width": 256, "height": 256}, "too short: 100.0 % would be kept"),
+    ],
+)
+def test_what_stays_dense_gains_nothing(size, why):
+    _, words, density, speedup, _ = preview(**size)
+    assert (density, speedup) == (1, 1)
+    assert f"It runs dense, {why}: nothing to gain." in words
+
+
+def test_a_very_long_video_is_estimated():
+    _, words, density, speedup, _ = preview(
+        model_type="Wan 2.1 14B", width=3840, height=2160, length=100_000
+    )
+    assert "Kept: about 0.13 % of the block map." in words
+    assert density < 0.002 and 10 < speedup < 25
+
+
+COLOURS = {canvas.DROPPED, drawing.SHADE}
+
+
+def small_case(frames, height, width, prefix, suffix, decay, sink, size):
+    return core.RadialPattern(decay, sink, size), core.VideoLayout(
+        frames, height, width, prefix, suffix
+    )
+
+
+@pytest.mark.parametrize(
+    "pattern, layout",
+    [
+        small_case(9, 8, 16, 0, 0, 0.2, 1, 128),
+        small_case(21, 9, 13, 0, 0, 0.2, 1, 64),
+        small_case(13, 11, 17, 77, 0, 0.95, 0, 128),
+        small_case(13, 11, 17, 0, 300, 1.0, 2, 64),
+        small_case(40, 5, 7, 130, 50, 0.5, 3, 64),
+        small_case(60, 2, 3, 0, 0, 1.0, 1, 64),
+        small_case(7, 8, 8, 64, 64, 1.0, 7, 64),
+    ],
+)
+def test_each_block_has_the_colour_of_what_it_is(pattern, layout):
+    """4 pixels a block: the kept ones are those of the plan; text and sink have their colours."""
+    mask = core.make_plan(pattern, layout).block_mask().numpy()
+    blocks, size = len(mask), pattern.block_size
+    picture = drawing.block_map(sampled.sample(pattern, layout), pattern, layout, 4 * blocks)
+    picture = np.asarray(picture)
+    begin, end = layout.prefix, layout.prefix + layout.video_tokens
+    sink_end = begin + min(pattern.sink_frames, layout.frames) * layout.tokens_per_frame
+
+    def holds_text(block):
+        return block * size < begin or (layout.suffix and (block + 1) * size > end)
+
+    for p in range(blocks):
+        for q in range(blocks):
+            pixels = picture[4 * p : 4 * p + 4, 4 * q : 4 * q + 4].reshape(16, 3)
+            assert (pixels == pixels[0]).all(), (p, q)
+            colour = tuple(pixels[0].tolist())
+            assert (colour not in COLOURS) == mask[p, q], (p, q)
+            if holds_text(p) or holds_text(q):
+                assert colour == canvas.TEXT
+            elif q * size < sink_end:
+                assert colour == canvas.SINK
+            else:
+                assert colour not in (canvas.TEXT, canvas.SINK)
+
+
+def test_bands_pale_with_every_doubling_of_the_distance():
+    """Whole-block frames of one block: pixel column d of row 0 is the frame at distance d."""
+    pattern, layout = core.RadialPattern(4.0, 0), core.VideoLayout(17, 8, 16)
+    mask = core.make_plan(pattern, layout).block_mask()[0]
+    picture = drawing.block_map(sampled.sample(pattern, layout), pattern, layout, 17)
+    kept = [(d, picture.getpixel((d, 0))) for d in range(17) if mask[d]]
+    assert kept[0][1] == kept[1][1] == canvas.NEAR
+    assert kept[-1] == (16, canvas.FAR)
+    by_octave = {max(d.bit_length() - 1, 0): sum(colour) for d, colour in kept}
+    assert list(by_octave.values()) == sorted(set(by_octave.values()))
+
+
+@pytest.mark.parametrize("frames", [128, 2500])
+def test_text_and_sink_are_seen_in_long_videos(frames):
+    pattern, layout = core.RadialPattern(1.0, 1), core.VideoLayout(frames, 45, 80, prefix=256)
+    picture = drawing.block_map(sampled.sample(pattern, layout), pattern, layout, 300)
+    row = [picture.getpixel((x, 150)) for x in range(7)]
+    assert row[:6] == [canvas.TEXT] * 3 + [canvas.SINK] * 3
+    assert row[6] not in (canvas.TEXT, canvas.SINK)
+    assert [picture.getpixel((150, y)) for y in range(4)][:3] == [canvas.TEXT] * 3
+
+
+@pytest.mark.parametrize(
+    "inputs, message",
+    [
+        ({"model_type": "Sora"}, "model_type must be one of Wan 2.1 14B, .* got 'Sora'"),
+        ({"decay": -1.0}, r"decay must be in \(0, 4\], got -1.0, or 0, the authors' choice"),
+        ({"decay": float("nan")}, "got nan"),
+        ({"sink_frames": -2}, "sink_frames must be a whole number from 0 up, got -2, or -1"),
+        ({"dense_blocks": -2}, "dense_blocks must be a whole number from 0 up, got -2, or -1"),
+        ({"block_size": 96}, "block_size must be 64 or 128, got 96"),
+        ({"model": "wan"}, "model must come from a model loader, got 'wan'"),
+        ({"latent": 5}, "latent must come from a sampler or an empty latent, got 5"),
+        (
+            {"latent": {"samples": torch.zeros(1, 4, 64, 64)}},
+            r"latent must be a video \(batch x channels x frames x height x width\), "
+            "got 1 x 4 x 64 x 64",
+        ),
+        ({"latent": {"samples": torch.zeros(1, 16, 0, 8, 8)}}, "frames must be a whole number"),
+    ],
+)
+def test_refuses_what_makes_no_sense(inputs, message):
+    with pytest.raises(ValueError, match=message):
+        preview(**inputs)
+
+
+def test_refuses_a_model_it_does_not_know(wan):
+    other = wan.clone()
+    other.add_object_patch("diffusion_model", torch.nn.Linear(2, 2))
+    with pytest.raises(ValueError, match="must be Wan, HunyuanVideo or Mochi, got torch.*Linear"):
+        preview(model=other)
+
+
+def test_refuses_a_model_that_makes_pictures():
+    model, _ = zoo.hunyuan_image()
+    with pytest.raises(ValueError, match="model must make videos, got one that makes pictures"):
+        preview(model=model)

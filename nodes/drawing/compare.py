@@ -1,0 +1,158 @@
+"""The picture of Radial Attention Compare: what was measured, in five plots."""
+
+from collections.abc import Iterable
+
+from PIL import Image, ImageDraw
+
+from ...radial_core.measurements import Measurements
+from ...radial_core.search import Setting, current_setting, setting
+from .axes import TEXT_SIZE, Axes, Scale, around, between, counted
+from .canvas import EDGE, FAINT, FAR, INK, NEAR, PAPER, SINK, TEXT, blend, font
+
+WIDTH, HEIGHTS = 1000, (470, 340, 340)
+ZOOM = 2  # drawn so many times as large, for smooth lines
+LINES = (NEAR, SINK, TEXT)  # the sinks, fewest first
+OTHER_LINES = blend(PAPER, INK, 0.5)
+LEAST = 1e-4  # the smallest error to be told from none
+LABEL_EVERY = 44  # pixels between the numbers along a line, at least
+
+
+def draw_compare(m: Measurements) -> Image.Image:
+    picture = Image.new("RGB", (WIDTH * ZOOM, sum(HEIGHTS) * ZOOM), PAPER)
+    draw = ImageDraw.Draw(picture)
+    curves = _curves(m)
+    first, second = HEIGHTS[0], HEIGHTS[0] + HEIGHTS[1]
+    half, end = WIDTH // 2, sum(HEIGHTS)
+    _errors(draw, _box(0, 0, WIDTH, first), m, curves)
+    _blocks(draw, _box(0, first, half, second), m)
+    _steps(draw, _box(half, first, WIDTH, second), m)
+    _distances(draw, _box(0, second, half, end), m)
+    _coverage(draw, _box(half, second, WIDTH, end), m, curves)
+    return picture.resize((WIDTH, sum(HEIGHTS)), Image.LANCZOS)
+
+
+def _box(*sides: int) -> tuple[int, ...]:
+    return tuple(side * ZOOM for side in sides)
+
+
+def _curves(m: Measurements) -> dict[int, list[tuple[int, Setting]]]:
+    """For each sink, the patterns by decay, with the dense blocks that there are now."""
+    curves = {sink: [] for sink in m.sinks}
+    for i, pattern in enumerate(m.patterns):
+        curves[pattern.sink_frames].append((i, setting(m, i, m.dense_blocks)))
+    return curves
+
+
+def _colour(m: Measurements, sink: int) -> tuple:
+    place = m.sinks.index(sink)
+    return LINES[place] if place < len(LINES) else OTHER_LINES
+
+
+def _time(each: Setting) -> float:
+    """Attention's time, in percent of full attention's."""
+    return 100 / each.attention_speedup
+
+
+def _errors(draw, box, m: Measurements, curves):
+    now = current_setting(m)
+    points = [each for curve in curves.values() for _, each in curve]
+    floor = floor_of(points)
+    x = between(_time(each) for each in points)
+    y = around((max(each.error, floor) for each in points), log=True)
+    axes = Axes(draw, box, x, y, ZOOM)
+    axes.frame(
+        "Error of the attention, by its time: numbers are decays",
+        "time of attention, % of full",
+    )
+    for sink, curve in curves.items():
+        line = [(_time(each), max(each.error, floor)) for _, each in curve]
+        axes.line(line, _colour(m, sink), dots=5)
+        if sink == now.sink_frames:
+            _label(axes, line, [each.decay for _, each in curve], _colour(m, sink), now.decay)
+    axes.mark(_time(now), max(now.error, floor), f"now, decay {now.decay:g}")
+    _key(axes, m)
+
+
+def floor_of(settings: Iterable[Setting]) -> float:
+    """What stands for no error at all on a logarithmic scale."""
+    return max(max(each.error for each in settings) / 1000, LEAST)
+
+
+def _label(axes: Axes, line, decays, colour, but: float):
+    """Decays beside their points, where there is room."""
+    last = None
+    for (x, y), decay in zip(line, decays, strict=True):
+        place = axes.at(x, y)
+        crowded = last is not None and abs(place[0] - last) < LABEL_EVERY * ZOOM
+        if decay == but or crowded:
+            continue
+        last = place[0]
+        axes.words((place[0] - 6 * ZOOM, place[1] + 10 * ZOOM), f"{decay:g}", colour, "rt")
+
+
+def _key(axes: Axes, m: Measurements):
+    """What the colours stand for, in the upper right corner."""
+    _, top, right, _ = axes.inside
+    for row, sink in enumerate(m.sinks):
+        words = f"{sink or 'no'} sink frame{'' if sink == 1 else 's'}"
+        place = right - 4 * ZOOM, top + (12 + row * 28) * ZOOM
+        axes.words(place, words, _colour(m, sink), "rm")
+
+
+def _blocks(draw, box, m: Measurements):
+    errors = m.by_block(m.current)
+    axes = Axes(draw, box, counted(m.size.blocks), around(errors.values()), ZOOM)
+    if m.dense_blocks:
+        axes.band(-0.5, m.dense_blocks - 0.5, EDGE)
+    axes.frame("Error of each block, now", "block")
+    axes.line(list(errors.items()), NEAR, dots=3)
+    if m.dense_blocks:
+        left, top, _, _ = axes.inside
+        axes.words((left + 8 * ZOOM, top + 12 * ZOOM), "dense now", FAINT)
+
+
+def _steps(draw, box, m: Measurements):
+    errors = m.by_step(m.current)
+    axes = Axes(draw, box, counted(m.steps), around(errors.values()), ZOOM)
+    axes.frame("Error of each measured step, now", f"step, of {m.steps}")
+    axes.line(list(errors.items()), NEAR, dots=5)
+
+
+def _distances(draw, box, m: Measurements):
+    mass = [100 * share for share in m.by_distance()]
+    axes = Axes(draw, box, counted(len(mass)), around(mass, log=True), ZOOM)
+    for distance, share in enumerate(_seen(m)):
+        axes.band(distance - 0.5, distance + 0.5, blend(PAPER, FAR, share))
+    axes.frame("Attention that a frame gets, %", "its distance in frames")
+    axes.line(list(enumerate(mass)), NEAR, dots=3)
+    _, top, right, _ = axes.inside
+    words = "green: what the mask sees"
+    axes.words((right - 4 * ZOOM, top + 12 * ZOOM), words, NEAR, "rm")
+
+
+def _seen(m: Measurements) -> list[float]:
+    """The share of a frame, at each distance, that the mask now lets a token see."""
+    s, pattern = m.layout.tokens_per_frame, m.patterns[m.current]
+    reaches = [pattern.reach(distance, s) for distance in range(m.layout.frames)]
+    return [0 if reach is None else min((2 * reach + 1) / s, 1) for reach in reaches]
+
+
+def _coverage(draw, box, m: Measurements, curves):
+    shares = [100 * m.coverage(i) for i in range(len(m.patterns))]
+    low = min(*shares, 99.0)
+    y = Scale(max(low - (100 - low) * 0.1, 0), 100)
+    x = between(_time(each) for curve in curves.values() for _, each in curve)
+    axes = Axes(draw, box, x, y, ZOOM)
+    axes.frame("Attention that the mask keeps, %", "time of attention, % of full")
+    for sink, curve in curves.items():
+        line = [(_time(each), shares[i]) for i, each in curve]
+        axes.line(line, _colour(m, sink), dots=3)
+    now = current_setting(m)
+    axes.mark(_time(now), shares[m.current], "now", below=True)
+
+
+def draw_nothing(words: str) -> Image.Image:
+    """A picture in place of one for which there are no measurements."""
+    picture = Image.new("RGB", (WIDTH, 160), PAPER)
+    ImageDraw.Draw(picture).multiline_text((24, 24), words, INK, font(TEXT_SIZE), spacing=8)
+    return picture

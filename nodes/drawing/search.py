@@ -1,0 +1,49 @@
+"""The picture of Radial Settings Search: every setting, the best of them, and the one chosen."""
+
+from collections.abc import Sequence
+
+from PIL import Image, ImageDraw
+
+from ...radial_core.search import Setting, front
+from .axes import Axes, around, between
+from .canvas import FAR, INK, NEAR, PAPER, SINK, TEXT, blend
+from .compare import floor_of
+
+WIDTH, HEIGHT = 1000, 560
+ZOOM = 2
+
+
+def draw_search(
+    settings: Sequence[Setting],
+    chosen: Setting,
+    now: Setting,
+    error: float | None = None,
+    speedup: float | None = None,
+) -> Image.Image:
+    """error, speedup: the limit that was asked for; None for the one that was not."""
+    picture = Image.new("RGB", (WIDTH * ZOOM, HEIGHT * ZOOM), PAPER)
+    draw = ImageDraw.Draw(picture)
+    every = [*settings, now]
+    floor = floor_of(every)
+    speeds = [each.speedup for each in every] + ([speedup] if speedup else [])
+    x = between(speeds)
+    heights = [max(each.error, floor) for each in every] + ([error] if error else [])
+    axes = Axes(draw, (0, 0, WIDTH * ZOOM, HEIGHT * ZOOM), x, around(heights, log=True), ZOOM)
+    axes.frame("Error of the attention, by the speed-up of a step", "times as fast as full")
+    for each in settings:
+        place = axes.at(each.speedup, max(each.error, floor))
+        draw.circle(place, 2.5 * ZOOM, blend(PAPER, FAR, 0.7))
+    axes.line([(each.speedup, max(each.error, floor)) for each in front(settings)], NEAR)
+    if error:
+        axes.dashed((x.low, error), (x.high, error), TEXT)
+        place = axes.at(x.low, error)
+        axes.words((place[0] + 8 * ZOOM, place[1] - 6 * ZOOM), f"error {error:g}", TEXT, "lb")
+    if speedup:
+        axes.dashed((speedup, axes.y.low), (speedup, axes.y.high), TEXT)
+        place = axes.at(speedup, axes.y.high)
+        words = f"{speedup:g} times as fast"
+        axes.words((place[0] + 8 * ZOOM, place[1] + 4 * ZOOM), words, TEXT, "lt")
+    axes.mark(now.speedup, max(now.error, floor), "now", blend(SINK, INK, 0.3), below=True)
+    words = f"decay {chosen.decay:g}, sink {chosen.sink_frames}, dense {chosen.dense_blocks}"
+    axes.mark(chosen.speedup, max(chosen.error, floor), words, below=True)
+    return picture.resize((WIDTH, HEIGHT), Image.LANCZOS)

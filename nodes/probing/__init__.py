@@ -1,0 +1,1 @@
+"""Measuring a model's own attention while it samples, and what that says."""

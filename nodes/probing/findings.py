@@ -1,0 +1,156 @@
+"""What was measured, in sentences that a person can act on."""
+
+from ...radial_core.measurements import Measurements
+from ...radial_core.search import Setting, current_setting, setting
+
+HALF = 0.5  # of the error: what a wider mask should reach to be proposed first
+LESS = 0.85  # of the error, at most: a change that is worth a sentence
+SAME = 1.03  # of the error, at most: something that can be left out
+FIRST_BLOCKS = 0.25  # of all: more dense ones are not proposed
+UNEVEN = 1.5  # times the error: one step against another
+
+
+def findings(m: Measurements) -> str:
+    """Some lines: where the settings stand, and what to change."""
+    now = current_setting(m)
+    if min(m.by_step(m.current).values()) == 0:
+        return f"{_now(m, now)}\nThe mask drops nothing: the video is too short.\n{_measured(m)}"
+    lines = [_now(m, now), _wider(m, now), _narrower(m, now), _blocks(m, now), _sink(m, now)]
+    lines += [_steps(m), _measured(m)]
+    return "\n".join(line for line in lines if line)
+
+
+def words_for(each: Setting) -> str:
+    """Settings as the node names them."""
+    blocks = f"{each.dense_blocks} dense block{'' if each.dense_blocks == 1 else 's'}"
+    return f"decay {each.decay:g}, {_frames(each.sink_frames)}, {blocks}"
+
+
+def _frames(sink: int) -> str:
+    return f"{sink or 'no'} sink frame{'' if sink == 1 else 's'}"
+
+
+def _now(m: Measurements, now: Setting) -> str:
+    return (
+        f"Now ({words_for(now)}; the settings of {m.settings_of}): error {now.error:.2g}, "
+        f"{_percent(m.coverage(m.current))} of the attention kept; by estimate attention is "
+        f"{now.attention_speedup:.2g} and a step {now.speedup:.2g} times as fast as full."
+    )
+
+
+def _wider(m: Measurements, now: Setting) -> str | None:
+    """The first larger decay that halves the error, or else the best there is."""
+    wider = [_with(m, now, decay=decay) for decay in m.decays if decay > now.decay]
+    halved = [each for each in wider if each.error <= HALF * now.error]
+    best = halved[0] if halved else min(wider, key=lambda each: each.error, default=None)
+    if best is None or best.error > LESS * now.error:
+        return "A larger decay would change little."
+    return f"Decay {best.decay:g} in place of {now.decay:g}: {_change(now, best)}."
+
+
+def _narrower(m: Measurements, now: Setting) -> str | None:
+    """The next smaller decay."""
+    smaller = [decay for decay in m.decays if decay < now.decay]
+    if not smaller:
+        return None
+    next_one = _with(m, now, decay=smaller[-1])
+    if next_one.attention_speedup <= now.attention_speedup:
+        return None
+    return f"Decay {next_one.decay:g} in place of {now.decay:g}: {_change(now, next_one)}."
+
+
+def _blocks(m: Measurements, now: Setting) -> str | None:
+    """Whether a few more dense blocks pay, or those there are don't."""
+    wider = [_with(m, now, decay=decay) for decay in m.decays if decay > now.decay]
+    beaten = False
+    for blocks in range(now.dense_blocks + 1, int(m.size.blocks * FIRST_BLOCKS) + 1):
+        more = setting(m, m.current, blocks)
+        if more.error <= LESS * now.error:
+            beaten = any(_beats(each, more) for each in wider)
+            if not beaten:
+                first = "first block" if blocks == 1 else f"first {blocks} blocks"
+                return f"With the {first} dense: {_change(now, more)}."
+    if 0 < now.dense_blocks < m.size.blocks:
+        none = setting(m, m.current, 0)
+        own = (none.error**2 - now.error**2) / now.dense_blocks
+        others = now.error**2 / (m.size.blocks - now.dense_blocks)
+        if own < LESS**2 * others:
+            return (
+                f"The dense blocks have less error than the others: radial, {_change(now, none)}."
+            )
+    if beaten:
+        return "More dense blocks do less than a larger decay does in the same time."
+    return "More dense blocks would change little."
+
+
+def _beats(a: Setting, b: Setting) -> bool:
+    return a.error <= b.error and a.attention_speedup >= b.attention_speedup
+
+
+def _sink(m: Measurements, now: Setting) -> str | None:
+    fewer = [sink for sink in m.sinks if sink < now.sink_frames]
+    if fewer:
+        less = _with(m, now, sink=fewer[-1])
+        if less.error <= SAME * now.error:
+            return f"With {_frames(less.sink_frames)}: {_change(now, less)}."
+    more = [sink for sink in m.sinks if sink > now.sink_frames]
+    for sink in more:
+        with_more = _with(m, now, sink=sink)
+        if with_more.error <= LESS * now.error:
+            return f"With {_frames(sink)}: {_change(now, with_more)}."
+    if fewer and less.error > now.error / LESS:
+        return f"Keep the sink: with {_frames(less.sink_frames)}, {_change(now, less)}."
+    return None
+
+
+def _steps(m: Measurements) -> str | None:
+    """Whether the first or the last measured step needs full attention more than the other."""
+    errors = m.by_step(m.current)
+    first, last = min(errors), max(errors)
+    less, more = sorted((first, last), key=errors.get)
+    if errors[more] < UNEVEN * errors[less]:
+        return None
+    help_more, help_less = "dense_steps", "dense_last_steps"
+    if more == last:
+        help_more, help_less = help_less, help_more
+    return (
+        f"Step {more} has {errors[more] / errors[less]:.1f} times the error of step {less}: "
+        f"{help_more} help more than {help_less}."
+    )
+
+
+def _measured(m: Measurements) -> str:
+    steps = ", ".join(map(str, m.measured_steps))
+    blocks = len({call.block for call in m.calls})
+    return (
+        f"Measured: {blocks} of {m.size.blocks} blocks in step{'s' if ',' in steps else ''} "
+        f"{steps} of {m.steps} (from 0), {m.layout.frames} latent frames, {m.layout.tokens:,} "
+        "tokens. Error: relative RMS of the output of self-attention."
+    )
+
+
+def _with(m: Measurements, now: Setting, decay=None, sink=None) -> Setting:
+    """The current settings with another decay or sink."""
+    pattern = m.index(
+        now.decay if decay is None else decay, now.sink_frames if sink is None else sink
+    )
+    return setting(m, pattern, now.dense_blocks)
+
+
+def _change(a: Setting, b: Setting) -> str:
+    attention = a.attention_speedup / b.attention_speedup - 1
+    step = a.speedup / b.speedup - 1
+    return (
+        f"error {a.error:.2g} -> {b.error:.2g}, attention {_longer(attention)}, "
+        f"step {_longer(step)}"
+    )
+
+
+def _longer(share: float) -> str:
+    if abs(share) < 0.005:
+        return "the same"
+    return f"{abs(share):.0%} {'longer' if share > 0 else 'shorter'}".replace("%", " %")
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.3g} %"

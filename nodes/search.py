@@ -1,0 +1,155 @@
+"""Radial Settings Search: the settings for a target, out of what was measured."""
+
+from comfy_api.latest import io
+
+from ..radial_core.measurements import Measurements
+from ..radial_core.search import (
+    Setting,
+    all_settings,
+    current_setting,
+    largest_speedup,
+    smallest_error,
+)
+from .compare import MEASUREMENTS
+from .drawing.canvas import as_image
+from .drawing.compare import draw_nothing
+from .drawing.search import draw_search
+from .inputs import check_choice, check_number, short
+from .probing.findings import words_for
+from .settings import AUTOMATIC
+from .shown import shown
+
+FASTEST, MOST_EXACT = "largest speed-up", "smallest error"
+LEAST_ERROR, MOST_ERROR = 0.001, 1.0
+LEAST_SPEEDUP, MOST_SPEEDUP = 1.0, 20.0
+NOTHING = (
+    "Nothing was measured, so the settings are the authors'. Radial Attention Compare says why; "
+    "its output goes here."
+)
+
+
+class RadialSettingsSearch(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="RadialSettingsSearch",
+            display_name="Radial Settings Search",
+            category="radial attention",
+            description="Finds the decay, sink frames and dense blocks for an error or a speed, by "
+            "what was measured on your own model and video. Link its outputs to Radial Attention "
+            "Patch.",
+            search_aliases=[
+                "radial",
+                "tune attention",
+                "best settings",
+                "decay",
+                "quality against speed",
+            ],
+            inputs=[
+                MEASUREMENTS.Input(
+                    "measurements", tooltip="What Radial Attention Compare passes on."
+                ),
+                io.Combo.Input(
+                    "target",
+                    options=[FASTEST, MOST_EXACT],
+                    default=FASTEST,
+                    tooltip="largest speed-up: the fastest settings whose error stays below the "
+                    "one given here. smallest error: the most exact ones that are at least so "
+                    "many times as fast as given here.",
+                ),
+                io.Float.Input(
+                    "error",
+                    default=0.1,
+                    min=LEAST_ERROR,
+                    max=MOST_ERROR,
+                    step=0.01,
+                    round=0.001,
+                    tooltip="For largest speed-up: the most error of the attention's output, "
+                    "relative RMS over all blocks. 0.1 is a tenth of what it should be.",
+                ),
+                io.Float.Input(
+                    "speedup",
+                    default=1.5,
+                    min=LEAST_SPEEDUP,
+                    max=MOST_SPEEDUP,
+                    step=0.1,
+                    round=0.01,
+                    tooltip="For smallest error: how many times as fast as with full attention a "
+                    "radial step must be, at least, by estimate.",
+                ),
+            ],
+            outputs=[
+                io.Float.Output(
+                    display_name="decay", tooltip="For decay of Radial Attention Patch."
+                ),
+                io.Int.Output(
+                    display_name="sink_frames",
+                    tooltip="For sink_frames of Radial Attention Patch.",
+                ),
+                io.Int.Output(
+                    display_name="dense_blocks",
+                    tooltip="For dense_blocks of Radial Attention Patch.",
+                ),
+                io.Image.Output(display_name="image", tooltip="The picture on this node."),
+                io.String.Output(display_name="text", tooltip="The words on this node."),
+            ],
+            is_output_node=True,
+            hidden=[io.Hidden.prompt, io.Hidden.extra_pnginfo],
+        )
+
+    @classmethod
+    def execute(cls, measurements, target, error, speedup) -> io.NodeOutput:
+        check_choice("target", target, (FASTEST, MOST_EXACT))
+        check_number("error", error, LEAST_ERROR, MOST_ERROR)
+        check_number("speedup", speedup, LEAST_SPEEDUP, MOST_SPEEDUP)
+        if measurements is None:
+            picture, text = draw_nothing("Nothing measured: see below."), NOTHING
+            values = [AUTOMATIC[name] for name in ("decay", "sink_frames", "dense_blocks")]
+            values[0] = float(values[0])
+        elif isinstance(measurements, Measurements):
+            limits = {"error": error} if target == FASTEST else {"speedup": speedup}
+            chosen, picture, text = search(measurements, **limits)
+            values = [chosen.decay, chosen.sink_frames, chosen.dense_blocks]
+        else:
+            raise ValueError(
+                f"measurements must come from Radial Attention Compare, got {short(measurements)}"
+            )
+        image = as_image(picture)
+        return io.NodeOutput(*values, image, text, ui=shown(image, text, cls))
+
+
+def search(m: Measurements, error: float | None = None, speedup: float | None = None):
+    """The chosen Setting, a picture and words, for one of the two limits."""
+    settings, now = all_settings(m), current_setting(m)
+    if error is not None:
+        chosen, reached = largest_speedup(settings, error)
+        asked = f"an error of at most {error:g}"
+        verdict = (
+            f"The fastest with {asked}"
+            if reached
+            else f"None of them has {asked}. The most exact of them"
+        )
+    else:
+        chosen, reached = smallest_error(settings, speedup)
+        asked = f"at least {speedup:g} times as fast"
+        verdict = (
+            f"The most exact that is {asked}"
+            if reached
+            else f"None of them is {asked}. The fastest of them"
+        )
+    text = "\n".join(
+        (
+            f"{verdict}: {words_for(chosen)}: {_figures(chosen)}.",
+            f"Now ({words_for(now)}; the settings of {m.settings_of}): {_figures(now)}.",
+            f"Out of {len(settings):,} settings. Errors are measured, speed-ups estimated, against "
+            "full attention by the fastest exact kernel.",
+        )
+    )
+    return chosen, draw_search(settings, chosen, now, error, speedup), text
+
+
+def _figures(each: Setting) -> str:
+    return (
+        f"error {each.error:.2g}, a step {each.speedup:.2g} times as fast, "
+        f"its attention {each.attention_speedup:.2g} times"
+    )

@@ -1,0 +1,206 @@
+"""What a mask does to a real attention call: the mass it keeps, and the error of its output.
+
+Exact for some of the rows: a row's softmax over all keys tells what any pattern would make of it.
+Keys come in chunks, and each is summed up block by block, unnormalised: then a pattern is a choice
+of blocks, and all patterns cost one pass over the keys and some small products.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch.nn.functional import pad
+
+from .layout import VideoLayout
+from .pattern import RadialPattern, block_count
+
+SCRATCH = 3 * 2**26  # bytes for keys at once; with all else a call stays below 256 MiB
+ROWS_AT_ONCE = 256  # of the block map, which bounds what `choose_rows` takes on the CPU
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """Rows of a call to measure, and what each pattern keeps of them.
+
+    tokens: int64 (rows,), ascending, places in the whole sequence. kept: bool (rows, patterns,
+    key blocks). densities: kept share of the whole block map, for each pattern.
+    """
+
+    layout: VideoLayout
+    block_size: int
+    tokens: torch.Tensor
+    kept: torch.Tensor
+    densities: tuple[float, ...]
+
+    def to(self, device: torch.device) -> "Rows":
+        tokens, kept = self.tokens.to(device), self.kept.to(device)
+        return Rows(self.layout, self.block_size, tokens, kept, self.densities)
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One measured call. All but the last are for each pattern.
+
+    error: relative RMS of the masked output against the dense one, over all rows and heads.
+    coverage: the mean share of a row's attention mass that is kept. worst_head, median_head: that
+    mean for one head. by_distance: the share of the mass that one frame gets at each distance in
+    time, from 0 to frames - 1, as a mean over all pairs of a row and a frame.
+    """
+
+    error: tuple[float, ...]
+    coverage: tuple[float, ...]
+    worst_head: tuple[float, ...]
+    median_head: tuple[float, ...]
+    by_distance: tuple[float, ...]
+
+
+def choose_rows(layout: VideoLayout, patterns: Sequence[RadialPattern], number: int) -> Rows:
+    """`number` tokens of the video, or all if it has fewer: one at random of each stretch.
+
+    The same ones each time. Raises ValueError if the patterns don't share a block size.
+    """
+    sizes = {pattern.block_size for pattern in patterns}
+    if len(sizes) != 1:
+        raise ValueError(f"patterns must share one block size, got {sorted(sizes)}")
+    size, blocks = sizes.pop(), block_count(layout, patterns[0].block_size)
+    with torch.inference_mode(False):
+        number = min(number, layout.video_tokens)
+        edges = torch.arange(number + 1) * layout.video_tokens // number
+        random = torch.rand(number, generator=torch.Generator().manual_seed(0))
+        tokens = layout.prefix + edges[:-1] + (random * edges.diff()).long()
+        kept = torch.zeros(number, len(patterns), blocks, dtype=torch.bool)
+        densities = []
+        for i, pattern in enumerate(patterns):
+            total = 0
+            for start in range(0, blocks, ROWS_AT_ONCE):
+                some = range(start, min(start + ROWS_AT_ONCE, blocks))
+                first, last = kept_runs(pattern, layout, some)
+                total += int((last - first + 1).sum())
+                here = (tokens // size >= some.start) & (tokens // size < some.stop)
+                row = tokens[here] // size - start
+                kept[here, i] = _spread_out(first[row], last[row], blocks)
+            densities.append(total / blocks**2)
+    return Rows(layout, size, tokens, kept, tuple(densities))
+
+
+def kept_runs(
+    pattern: RadialPattern, layout: VideoLayout, query_blocks: range
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """`RadialPattern.key_runs` without overlaps; an empty run ends just before it begins."""
+    first, last = pattern.key_runs(layout, query_blocks)
+    # Runs ascend, so a run adds the blocks past the furthest one seen so far in its row.
+    seen = last.cummax(dim=1).values
+    first[:, 1:] = torch.maximum(first[:, 1:], seen[:, :-1] + 1)
+    return first, torch.maximum(last, first - 1)
+
+
+def _spread_out(first: torch.Tensor, last: torch.Tensor, blocks: int) -> torch.Tensor:
+    """Runs without overlaps, (rows, runs), as a mask (rows, blocks)."""
+    steps = torch.zeros(len(first), blocks + 1, dtype=torch.int32)
+    ones = torch.ones_like(first)
+    steps.scatter_add_(1, first.clamp(max=blocks).long(), ones)
+    steps.scatter_add_(1, (last + 1).clamp(max=blocks).long(), -ones)
+    return steps[:, :-1].cumsum(dim=1) > 0
+
+
+@torch.no_grad()
+def measure(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    rows: Rows,
+    softmax_scale: float | None = None,
+    scratch: int = SCRATCH,
+) -> Reading:
+    """Measure a call. q, k, v: (s, h, d) with s = the layout's tokens, on the rows' device.
+
+    In float32, or float64 if the tensors are. softmax_scale: d ** -0.5 if None. scratch: bytes.
+    """
+    number, patterns, _ = rows.kept.shape
+    heads, head_dim = q.shape[1:]
+    scale = head_dim**-0.5 if softmax_scale is None else softmax_scale
+    dtype = torch.promote_types(q.dtype, torch.float32)
+    q = q[rows.tokens].to(dtype) * scale
+
+    squares = q.new_zeros(patterns + 1)  # of each pattern's difference, and of the dense output
+    coverage = q.new_zeros(heads, patterns)
+    by_frame = q.new_zeros(number, rows.layout.frames)
+    step = _keys_at_once(scratch // dtype.itemsize, number, patterns, head_dim, rows.block_size)
+    for head in range(heads):
+        mass, out, frame_mass = _sums(q[:, head], k[:, head], v[:, head], rows, step)
+        # Where all that is kept underflows, the output counts as nothing, an error of 1.
+        out /= mass.clamp(min=torch.finfo(dtype).tiny)[..., None]
+        out[:, :-1] -= out[:, -1:]
+        squares += out.square().sum(dim=(0, 2))
+        coverage[head] = (mass[:, :-1] / mass[:, -1:]).mean(dim=0)
+        by_frame += frame_mass / mass[:, -1:]
+    error = (squares[:-1] / squares[-1].clamp(min=torch.finfo(dtype).tiny)).sqrt()
+    by_distance = _by_distance(by_frame / heads, rows)
+    median = coverage.quantile(0.5, dim=0)
+    parts = (error, coverage.mean(dim=0), coverage.amin(dim=0), median, by_distance)
+    numbers = torch.cat(parts).tolist()  # one wait for the GPU
+    return Reading(
+        *(tuple(numbers[i * patterns : (i + 1) * patterns]) for i in range(4)),
+        tuple(numbers[4 * patterns :]),
+    )
+
+
+def _sums(q, k, v, rows: Rows, step: int):
+    """Sums over all keys, relative to each row's largest score: see the top of this file.
+
+    q: (rows, d), times the scale. k, v: (s, d). step: keys at once, whole blocks. Returns, for each
+    pattern and at the end for one that keeps everything, the kept mass (rows, patterns + 1) and the
+    kept values (rows, patterns + 1, d); and the mass on each frame (rows, frames).
+    """
+    size, layout = rows.block_size, rows.layout
+    number, patterns = rows.kept.shape[0], rows.kept.shape[1] + 1
+    largest = q.new_full((number, 1), -torch.inf)
+    mass, out = q.new_zeros(number, patterns), q.new_zeros(number, patterns, q.shape[1])
+    by_frame = q.new_zeros(number, layout.frames)
+    for start in range(0, layout.tokens, step):
+        stop = min(start + step, layout.tokens)
+        scores = q @ k[start:stop].to(q.dtype).T
+        before, largest = largest, torch.maximum(largest, scores.amax(dim=1, keepdim=True))
+        weights = scores.sub_(largest).exp_()
+        shrink = (before - largest).exp()
+        by_frame *= shrink
+        for frame, keys in _frames_within(layout, start, stop):
+            by_frame[:, frame] += weights[:, keys].sum(dim=1)
+
+        fill = -(stop - start) % size  # the last block may be partly filled
+        values = pad(v[start:stop].to(q.dtype), (0, 0, 0, fill)).unflatten(0, (-1, size))
+        weights = pad(weights, (0, fill)).unflatten(1, (-1, size))  # (rows, blocks, size)
+        here = rows.kept[:, :, start // size : -(-stop // size)].to(q.dtype)
+        here = pad(here, (0, 0, 0, 1), value=1.0)
+        mass = mass * shrink + (here @ weights.sum(dim=2)[:, :, None])[:, :, 0]
+        block_out = weights.transpose(0, 1) @ values  # (blocks, rows, d)
+        out = torch.baddbmm(out * shrink[:, :, None], here, block_out.transpose(0, 1))
+    return mass, out, by_frame
+
+
+def _frames_within(layout: VideoLayout, start: int, stop: int):
+    """Each frame that has keys from start to stop, and which of those keys are its own."""
+    s = layout.tokens_per_frame
+    first = max(start - layout.prefix, 0) // s
+    for frame in range(first, layout.frames):
+        begin = layout.prefix + frame * s
+        if begin >= stop:
+            return
+        yield frame, slice(max(begin - start, 0), min(begin + s, stop) - start)
+
+
+def _keys_at_once(numbers: int, rows: int, patterns: int, head_dim: int, block_size: int) -> int:
+    """Whole blocks of keys whose scratch tensors hold so many numbers in all."""
+    one_block = block_size * (2 * head_dim + 2 * rows) + 2 * rows * (head_dim + patterns + 1)
+    return block_size * max(1, numbers // one_block)
+
+
+def _by_distance(by_frame: torch.Tensor, rows: Rows) -> torch.Tensor:
+    """(rows, frames) -> (frames,): means over the pairs of a row and a frame at each distance."""
+    layout = rows.layout
+    frames = torch.arange(layout.frames, device=by_frame.device)
+    own = (rows.tokens - layout.prefix) // layout.tokens_per_frame
+    distance = (own[:, None] - frames).abs().flatten()
+    total = by_frame.new_zeros(layout.frames).index_add(0, distance, by_frame.flatten())
+    pairs = distance.bincount(minlength=layout.frames).clamp(min=1)
+    return total / pairs

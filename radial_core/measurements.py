@@ -1,0 +1,131 @@
+"""What was measured in a run of a model, and the error of any setting by it."""
+
+import json
+from bisect import bisect_left
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from itertools import groupby
+
+from .estimate import ModelSize
+from .layout import VideoLayout
+from .measure import Reading
+from .pattern import RadialPattern
+
+DIGITS = 4  # of a measured number in a file
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A call that was measured: where it was in the run, and what was found."""
+
+    step: int
+    block: int
+    reading: Reading
+
+
+@dataclass(frozen=True)
+class Measurements:
+    """The measured calls of one run; at least one.
+
+    steps: of the sampler. patterns: those that each call was measured for, with the kept share of
+    the block map for each in `densities`. current: the pattern that the run's settings stand for,
+    as an index. dense_blocks: theirs, too. settings_of: whose they are, for a person to read.
+    """
+
+    size: ModelSize
+    layout: VideoLayout
+    steps: int
+    patterns: tuple[RadialPattern, ...]
+    densities: tuple[float, ...]
+    current: int
+    dense_blocks: int
+    settings_of: str
+    calls: tuple[Measured, ...]
+
+    @cached_property
+    def measured_steps(self) -> tuple[int, ...]:
+        return tuple(sorted({call.step for call in self.calls}))
+
+    @cached_property
+    def sinks(self) -> tuple[int, ...]:
+        return tuple(sorted({pattern.sink_frames for pattern in self.patterns}))
+
+    @cached_property
+    def decays(self) -> tuple[float, ...]:
+        return tuple(sorted({pattern.decay for pattern in self.patterns}))
+
+    def index(self, decay: float, sink_frames: int) -> int | None:
+        """Which pattern has these settings; None if it was not measured."""
+        block_size = self.patterns[self.current].block_size
+        pattern = RadialPattern(decay, sink_frames, block_size)
+        return self.patterns.index(pattern) if pattern in self.patterns else None
+
+    def error(self, pattern: int, dense_blocks: int) -> float:
+        """Relative RMS error of the output of self-attention, over all blocks and measured steps.
+
+        Dense blocks make none. A block that was not measured lies between its neighbours.
+        """
+        squares = self._squares[pattern][dense_blocks:]
+        return (sum(squares) / self.size.blocks) ** 0.5
+
+    def coverage(self, pattern: int) -> float:
+        """The mean share of the attention mass that a pattern keeps, over all measured calls."""
+        return _mean([call.reading.coverage[pattern] for call in self.calls])
+
+    def by_block(self, pattern: int) -> dict[int, float]:
+        """Relative RMS error of each measured block, over all measured steps."""
+        return _rms_by(self.calls, pattern, lambda call: call.block)
+
+    def by_step(self, pattern: int) -> dict[int, float]:
+        """Relative RMS error of each measured step, over its measured blocks."""
+        return _rms_by(self.calls, pattern, lambda call: call.step)
+
+    def by_distance(self) -> list[float]:
+        """The share of the attention mass that one frame gets, by its distance in time."""
+        readings = (call.reading.by_distance for call in self.calls)
+        return [_mean(each) for each in zip(*readings, strict=True)]
+
+    @cached_property
+    def _squares(self) -> list[list[float]]:
+        """The squared error of each block, for each pattern."""
+        return [
+            _between({block: e * e for block, e in self.by_block(i).items()}, self.size.blocks)
+            for i in range(len(self.patterns))
+        ]
+
+    def as_json(self) -> str:
+        """All of it, for a file."""
+        return json.dumps(_rounded(asdict(self)))
+
+
+def _rms_by(calls: Sequence[Measured], pattern: int, key) -> dict[int, float]:
+    groups = groupby(sorted(calls, key=key), key)
+    return {
+        name: _mean([call.reading.error[pattern] ** 2 for call in group]) ** 0.5
+        for name, group in groups
+    }
+
+
+def _mean(numbers: Sequence[float]) -> float:
+    return sum(numbers) / len(numbers)
+
+
+def _between(known: dict[int, float], number: int) -> list[float]:
+    """Values at 0 ... number - 1: straight lines between the known ones, level beyond them."""
+    places = sorted(known)
+    values = []
+    for i in range(number):
+        after = bisect_left(places, i)
+        left, right = places[max(after - 1, 0)], places[min(after, len(places) - 1)]
+        share = 0 if left == right else (i - left) / (right - left)
+        values.append(known[left] + share * (known[right] - known[left]))
+    return values
+
+
+def _rounded(x):
+    if isinstance(x, float):
+        return float(f"{x:.{DIGITS}g}")
+    if isinstance(x, dict):
+        return {name: _rounded(value) for name, value in x.items()}
+    return [_rounded(each) for each in x] if isinstance(x, list | tuple) else x

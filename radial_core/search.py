@@ -1,0 +1,86 @@
+"""Which settings to take: the error of each by what was measured, its speed-up by an estimate."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from .estimate import estimate
+from .measurements import Measurements
+
+MOST_DENSE = 0.5  # of the blocks: past that there is little left to gain
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Settings of the node, and what they come to.
+
+    error: relative RMS of the attention's output. speedup, attention_speedup: how many times as
+    fast a step, and its self-attention, as with full attention in all blocks.
+    """
+
+    decay: float
+    sink_frames: int
+    dense_blocks: int
+    error: float
+    speedup: float
+    attention_speedup: float
+
+
+def setting(measurements: Measurements, pattern: int, dense_blocks: int) -> Setting:
+    """A measured pattern with so many dense blocks."""
+    m, chosen = measurements, measurements.patterns[pattern]
+    times = estimate(m.size, m.layout.tokens, m.densities[pattern], dense_blocks)
+    return Setting(
+        decay=chosen.decay,
+        sink_frames=chosen.sink_frames,
+        dense_blocks=dense_blocks,
+        error=m.error(pattern, dense_blocks),
+        speedup=times.step_speedup,
+        attention_speedup=times.attention_speedup,
+    )
+
+
+def current_setting(measurements: Measurements) -> Setting:
+    """The settings that the measured run had or, without the node, would have had."""
+    return setting(measurements, measurements.current, measurements.dense_blocks)
+
+
+def all_settings(measurements: Measurements) -> list[Setting]:
+    """Every measured pattern, with 0 to half of the blocks dense."""
+    most = int(measurements.size.blocks * MOST_DENSE)
+    patterns = range(len(measurements.patterns))
+    return [setting(measurements, i, k) for i in patterns for k in range(most + 1)]
+
+
+def front(settings: Sequence[Setting]) -> list[Setting]:
+    """Those that no other beats in both speed-up and error, from the fastest on."""
+    best = []
+    for each in sorted(settings, key=_fastest_first):
+        if not best or each.error < best[-1].error:
+            best.append(each)
+    return best
+
+
+def largest_speedup(settings: Sequence[Setting], error: float) -> tuple[Setting, bool]:
+    """The fastest with no more error than that, and True; if there is none, the most exact and
+    False."""
+    within = [each for each in settings if each.error <= error]
+    if within:
+        return min(within, key=_fastest_first), True
+    return min(settings, key=_most_exact_first), False
+
+
+def smallest_error(settings: Sequence[Setting], speedup: float) -> tuple[Setting, bool]:
+    """The most exact that is at least so fast, and True; if there is none, the fastest and
+    False."""
+    within = [each for each in settings if each.speedup >= speedup]
+    if within:
+        return min(within, key=_most_exact_first), True
+    return min(settings, key=_fastest_first), False
+
+
+def _fastest_first(each: Setting):
+    return -each.speedup, each.error, each.dense_blocks
+
+
+def _most_exact_first(each: Setting):
+    return each.error, -each.speedup, each.dense_blocks

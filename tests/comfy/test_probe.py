@@ -1,0 +1,323 @@
+"""The probe in real runs: it changes nothing, and what it reads is what the oracle says."""
+
+import math
+
+import pytest
+import torch
+import zoo
+from comfy_api.torch_helpers import set_torch_compile_wrapper
+from conftest import BLOCKS, SLOT, pack_module, patch, sample, with_override, with_wrapper
+from probing import measured, places, probe, run_of
+
+choice = pack_module("nodes.probing.choice")
+CASES = {
+    case.name: case
+    for case in zoo.CASES
+    if case.name
+    in (
+        "hunyuan t2v with a negative prompt",
+        "hunyuan padded prompts with holes",
+        "mochi",
+        "mochi, both prompts in one pass",
+        "wan t2v, odd sizes, a pass a prompt",
+    )
+}
+
+
+@pytest.fixture(scope="module", params=CASES.values(), ids=list(CASES))
+def case(request):
+    return request.param
+
+
+def listening(model, case, heard):
+    """A model whose override, on the hook before ours, keeps q, k and v (b, s, h, d) of each
+    self-attention call over the video, without padding, and which prompts it was for."""
+
+    def override(func, q, k, v, heads, mask=None, skip_reshape=False, **kwargs):
+        tokens = q.shape[2] if skip_reshape else q.shape[1]
+        around = [a for a in case.around if sum(a) + math.prod(case.grid) == tokens]
+        if around and k.shape == q.shape:
+            shaped = [
+                x.transpose(1, 2) if skip_reshape else x.unflatten(2, (heads, -1))
+                for x in (q, k, v)
+            ]
+            there = torch.ones(tokens) > 0 if mask is None else mask.flatten() == 0
+            before = around[0][0] - int((~there).sum())
+            prompts = kwargs["transformer_options"]["cond_or_uncond"]
+            heard.append((prompts, before, around[0][1], *(x[:, there].clone() for x in shaped)))
+        return func(q, k, v, heads, mask=mask, skip_reshape=skip_reshape, **kwargs)
+
+    return with_override(model, override)
+
+
+def truth(case, before, after, q, k, v, pattern):
+    """Error and coverage of a pattern for q, k, v (1, s, h, d), by the oracle, over the video."""
+    core, reference = pack_module("radial_core"), pack_module("radial_core.reference")
+    layout = core.VideoLayout(*case.grid, before, after)
+    video = slice(before, before + math.prod(case.grid))
+    plan = core.make_plan(pattern, layout)
+    everything = core.make_plan(core.RadialPattern(4.0, 1000, pattern.block_size), layout)
+    ours, dense = (reference.reference_attention(q, k, v, p)[:, video] for p in (plan, everything))
+    block = torch.arange(layout.tokens) // pattern.block_size
+    keep = plan.block_mask()[block[video, None], block]
+    scores = torch.einsum("bqhd,bkhd->bhqk", q.double(), k.double()) * q.shape[-1] ** -0.5
+    coverage = (scores.softmax(-1)[:, :, video] * keep).sum(-1).mean()
+    return ((ours - dense).norm() / dense.norm()).item(), coverage.item()
+
+
+def test_it_reads_what_the_oracle_says_and_changes_nothing(case):
+    model, inputs, heard = case.model(), case.inputs(), []
+    plain = zoo.sample(model, inputs)
+    # Blocks of 64, so that there is something to drop in a small video.
+    probed = probe(patch(listening(model, case, heard), dense_steps=99, decay=0.3), "1")
+    assert torch.equal(zoo.sample(probed, inputs), plain)
+    assert places(probed) == [(1, block) for block in range(len(case.calls))]
+
+    found, positive = measured(probed), pack_module("nodes.probing.hook").POSITIVE
+    of_step = heard[len(heard) // 2 :]
+    of_positive = [call for call in of_step if positive in call[0]]
+    assert len(of_positive) == len(case.calls)
+    assert found.size.blocks == len(case.calls)
+    for (prompts, before, after, *qkv), call in zip(of_positive, found.calls, strict=True):
+        place = prompts.index(positive)
+        one = [x.chunk(len(prompts))[place] for x in qkv]
+        for i in (0, found.current, len(found.patterns) - 1):
+            error, coverage = truth(case, before, after, *one, found.patterns[i])
+            assert call.reading.error[i] == pytest.approx(error, rel=1e-4, abs=1e-6)
+            assert call.reading.coverage[i] == pytest.approx(coverage, rel=1e-5)
+    assert 0.01 < found.error(0, 0)
+    assert found.layout.prefix == of_positive[0][1]
+
+
+@pytest.mark.parametrize("memory", ["enough", "little"])
+def test_the_prompt_and_the_first_video_of_a_batch(wan, memory, monkeypatch):
+    """With little memory the negative prompt comes in a pass of its own, and first."""
+    if memory == "little":
+        monkeypatch.setattr(type(wan), "get_free_memory", lambda *args: 0)
+    heard = []
+    case = zoo.Case("wan", "WAN21_T2V", None, None, (9, 6, 10))
+    probed = probe(patch(listening(wan, case, heard), dense_steps=99))
+    out = sample(probed, batch=2, steps=1)
+    assert torch.equal(out, sample(wan, batch=2, steps=1))
+    assert [call[0] for call in heard[::BLOCKS]] == ([[1, 0]] if memory == "enough" else [[1], [0]])
+    prompts, _, _, *qkv = heard[-1]  # the last block: prompts make no difference in the first
+    one = [x[2 * prompts.index(0) :][:1] for x in qkv]
+    found = measured(probed)
+    error, _ = truth(case, 0, 0, *one, found.patterns[0])
+    assert found.calls[-1].reading.error[0] == pytest.approx(error, rel=1e-4)
+
+
+def test_on_either_side_of_radial_attention_patch(wan, summaries, any_density):
+    settings = {"decay": 0.25, "sink_frames": 3, "dense_blocks": 1}
+    before = patch(probe(wan, "0, last"), **settings)
+    behind = probe(patch(wan, **settings), "0, last")
+    plain = sample(patch(wan, **settings))
+    for model in (before, behind):
+        assert torch.equal(sample(model), plain)
+        assert places(model) == [(step, block) for step in (0, 1) for block in range(BLOCKS)]
+    assert measured(before) == measured(behind)
+    found = measured(before)
+    now = found.patterns[found.current]
+    assert (now.decay, now.sink_frames, now.block_size) == (0.25, 3, 64)
+    assert found.dense_blocks == 1 and found.settings_of == "Radial Attention Patch"
+    assert found.sinks == (0, 1, 2, 3) and 0.25 in found.decays
+    assert [s["radial_calls"] for s in summaries] == [2 * (BLOCKS - 1)] * 3
+
+
+def test_without_the_patch_the_settings_are_the_authors(wan):
+    model = probe(wan)
+    sample(model)
+    found = measured(model)
+    now = found.patterns[found.current]
+    assert (now.decay, now.sink_frames, now.block_size) == (0.2, 1, 128)
+    assert (found.dense_blocks, found.settings_of) == (1, "the authors, for Wan 2.1")
+    assert found.steps == 2 and found.size.blocks == BLOCKS
+
+
+@pytest.mark.parametrize("sampler", ["euler", "heun"])
+def test_one_pass_of_each_chosen_step(wan, sampler):
+    model = probe(wan, "0, 50%, last, 99", blocks="0, 2")
+    sample(model, steps=6, sampler=sampler)
+    assert places(model) == [(step, block) for step in (0, 3, 5) for block in (0, 2)]
+
+
+def test_the_latest_run_counts(wan):
+    model = probe(wan, "0")
+    sample(model)
+    first = measured(model)
+    sample(model, seed=2)
+    assert measured(model).calls[0].reading != first.calls[0].reading
+    sample(model, seed=1)
+    assert measured(model) == first
+
+
+def test_leaves_the_model_it_was_given_alone(wan):
+    model = probe(wan)
+    assert not wan.get_wrappers("apply_model", "radial_attention_probe")
+    again = probe(model, "last")
+    sample(again)
+    assert places(again)[0] == (1, 0)
+    assert run_of(model) is None
+
+
+def test_a_pass_within_a_pass(wan):
+    """A wrapper that runs the model anew with the options it got."""
+
+    def wrapper(executor, *args, **kwargs):
+        if args[5].get("within"):
+            return executor(*args, **kwargs)
+        args[5]["within"] = True
+        return executor.class_obj.apply_model(*args, **kwargs)
+
+    plain = sample(patch(wan, dense_blocks=1))
+    for model in (probe(patch(wan, dense_blocks=1)), patch(probe(wan), dense_blocks=1)):
+        nested = with_wrapper(model, wrapper)
+        assert torch.equal(sample(nested), plain)
+        assert places(nested) == [(0, block) for block in range(BLOCKS)]
+
+
+def test_another_override_gets_every_call(wan):
+    calls = []
+
+    def override(func, q, k, v, heads, *args, **kwargs):
+        calls.append(q.shape[1] == k.shape[1])
+        return func(q, k, v, heads, *args, **kwargs)
+
+    for model in (probe(with_override(wan, override)), with_override(probe(wan), override)):
+        calls.clear()
+        assert torch.equal(sample(model), sample(wan))
+        assert (calls.count(True), calls.count(False)) == (2 * BLOCKS, 2 * BLOCKS)
+        assert len(places(model)) == BLOCKS
+
+
+def test_an_override_before_it_that_asks_the_hook_anew(wan):
+    """As Radial Attention Patch does in a pass within a pass, whose hook was this one."""
+
+    def override(func, *args, **kwargs):
+        hook = kwargs["transformer_options"][SLOT]
+        return func(*args, **kwargs) if hook is override else hook(func, *args, **kwargs)
+
+    model = probe(with_override(wan, override))
+    assert torch.equal(sample(model), sample(wan))
+    assert len(places(model)) == BLOCKS
+
+
+def why_not(model):
+    assert run_of(model).measurements() is None
+    return dict(run_of(model).reasons)
+
+
+def test_a_single_frame_is_not_measured(wan):
+    model = probe(wan)
+    sample(model, frames=1, height=64, width=64)
+    assert why_not(model) == {"single frame": BLOCKS}
+
+
+def test_under_torch_compile_nothing_is_measured(wan):
+    for compiled_first in (True, False):
+        model = wan.clone() if compiled_first else probe(wan)
+        set_torch_compile_wrapper(model, backend="eager")
+        model = probe(model) if compiled_first else model
+        sample(model)
+        ((reason, passes),) = why_not(model).items()
+        assert "torch.compile" in reason and passes == 1
+
+
+def test_models_it_does_not_know_are_not_measured():
+    model, inputs = zoo.hunyuan_image()
+    probed = probe(model)
+    assert torch.equal(zoo.sample(probed, inputs), zoo.sample(model, inputs))
+    assert why_not(probed) == {"not a video": 1}
+
+
+def test_a_masked_call_is_not_measured(wan):
+    """Masks that are more than padding."""
+    mask = torch.zeros(1, 540)
+    mask[:, 300:] = -1.0
+
+    def wrapper(executor, *args, **kwargs):
+        options = kwargs.get("transformer_options") or args[-1]
+        ours = options[SLOT]
+
+        def masked(func, q, k, v, heads, **kwargs):
+            more = {"mask": mask} if q.shape == k.shape else {}
+            return ours(func, q, k, v, heads, **{**kwargs, **more})
+
+        options[SLOT] = masked
+        return executor(*args, **kwargs)
+
+    model = probe(wan)
+    model.add_wrapper_with_key("diffusion_model", "test", wrapper)
+    sample(model, steps=1)
+    assert why_not(model) == {"attention mask": BLOCKS}
+
+
+def test_a_failure_does_not_spoil_the_render(wan, monkeypatch, caplog):
+    def out_of_memory(*args):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(pack_module("nodes.probing.hook"), "measure", out_of_memory)
+    model = probe(wan, "0, 1")
+    assert torch.equal(sample(model), sample(wan))
+    assert why_not(model) == {"OutOfMemoryError: CUDA out of memory": 1}
+    assert len([r for r in caplog.records if "Radial probe failed" in r.getMessage()]) == 1
+
+
+def test_options_it_cannot_read_do_not_spoil_the_render(wan):
+    def wrapper(executor, *args, **kwargs):
+        args[5]["sample_sigmas"] = "not a tensor"
+        return executor(*args, **kwargs)
+
+    model = probe(with_wrapper(wan, wrapper))
+    assert torch.equal(sample(model), sample(wan))
+    assert run_of(model).measurements() is None
+
+
+@pytest.mark.parametrize(
+    "text, steps, chosen",
+    [
+        ("0", 8, {0}),
+        ("25%, 50%, 75%", 8, {2, 4, 6}),
+        ("25%, 50%, 75%", 50, {12, 25, 37}),
+        (" 1 ,LAST,  100 %, 0%,", 4, {0, 1, 3}),
+        ("50%", 1, {0}),
+        ("12", 8, set()),
+    ],
+)
+def test_steps_as_a_person_writes_them(text, steps, chosen):
+    chosen_steps = choice.Choice(choice.read_steps(text), None, 128)
+    assert {i for i in range(steps) if chosen_steps.has_step(i, steps)} == chosen
+
+
+@pytest.mark.parametrize(
+    "text, chosen",
+    [("all", set(range(20))), ("0-3, 10", {0, 1, 2, 3, 10}), ("7", {7}), (" 2 - 2 ,", {2})],
+)
+def test_blocks_as_a_person_writes_them(text, chosen):
+    blocks = choice.Choice((0,), choice.read_blocks(text), 128)
+    assert {i for i in range(20) if blocks.has_block(i)} == chosen
+
+
+@pytest.mark.parametrize(
+    "given, message",
+    [
+        ({"steps": ""}, "steps must be like 0, 12, 25%, last, got ''"),
+        ({"steps": "1, two"}, "steps must be like 0, 12, 25%, last, got 'two'"),
+        ({"steps": "-1"}, "got '-1'"),
+        ({"steps": "101%"}, "got '101%'"),
+        ({"steps": "1.5"}, "got '1.5'"),
+        ({"steps": "9" * 400}, "steps must be like"),
+        ({"steps": "²"}, "got '²'"),
+        ({"steps": None}, "steps must be like"),
+        ({"blocks": " , "}, "blocks must be all, or like 0-3, 10, got ' , '"),
+        ({"blocks": "3-1"}, "blocks must be all, or like 0-3, 10, got '3-1'"),
+        ({"blocks": "all, 3"}, "got 'all'"),
+        ({"blocks": "0-99999999999"}, "blocks must be all"),
+        ({"tokens": 15}, "tokens must be a whole number from 16 to 1024, got 15"),
+        ({"tokens": 1e3}, "tokens must be a whole number"),
+        ({"model": "wan"}, "model must come from a model loader, got 'wan'"),
+    ],
+)
+def test_refuses_what_it_cannot_read(wan, given, message):
+    with pytest.raises(ValueError, match=message.replace("(", r"\(")):
+        probe(**{"model": wan, **given})

@@ -1,0 +1,167 @@
+"""Coverage and error of real calls, held against the oracle row by row."""
+
+import pytest
+import torch
+
+from radial_core import RadialPattern, VideoLayout, make_plan
+from radial_core.measure import choose_rows, measure
+from radial_core.reference import reference_attention
+
+ALL = 10**6  # more tokens than there are
+LAYOUTS = {
+    "straddling frames": VideoLayout(7, 5, 9),
+    "prefix": VideoLayout(7, 8, 9, prefix=77),
+    "prefix and suffix": VideoLayout(9, 9, 11, prefix=13, suffix=60),
+    "whole blocks": VideoLayout(6, 8, 16),
+    "frames smaller than a block": VideoLayout(40, 3, 5, suffix=7),
+    "one frame": VideoLayout(1, 9, 9, prefix=3),
+}
+
+
+def patterns_of(block_size, decays=(0.1, 0.5, 1.0), sinks=(0, 1)):
+    return [RadialPattern(d, s, block_size) for d in decays for s in sinks]
+
+
+def local_call(layout, heads=2, head_dim=16, dtype=torch.float64, seed=0):
+    """q, k, v (s, h, d) whose attention falls off in time, each head at its own pace."""
+    generator = torch.Generator().manual_seed(seed)
+    q, k, v = torch.randn(3, layout.tokens, heads, head_dim, generator=generator).double().unbind()
+    time = torch.arange(layout.tokens).double()[:, None] / layout.tokens_per_frame
+    pace = 0.3 + torch.arange(heads) / heads
+    for x in (q, k):
+        x[..., 0] = 4 * torch.cos(time * pace)
+        x[..., 1] = 4 * torch.sin(time * pace)
+    return q.to(dtype), k.to(dtype), v.to(dtype)
+
+
+def truth(q, k, v, layout, pattern, scale=None):
+    """error, coverage of each head, and the mass at each distance, from the oracle."""
+    plan = make_plan(pattern, layout)
+    everything = make_plan(RadialPattern(4.0, layout.frames, pattern.block_size), layout)
+    assert everything.density == 1
+    video = slice(layout.prefix, layout.prefix + layout.video_tokens)
+    ours, dense = (
+        reference_attention(q[None], k[None], v[None], p, scale)[0, video]
+        for p in (plan, everything)
+    )
+    error = ((ours - dense).norm() / dense.norm()).item()
+    scale = q.shape[-1] ** -0.5 if scale is None else scale
+    mass = torch.einsum("qhd,khd->hqk", q.double(), k.double()).mul(scale).softmax(-1)[:, video]
+    block = torch.arange(layout.tokens) // pattern.block_size
+    keep = plan.block_mask()[block[video, None], block]
+    coverage = (mass * keep).sum(-1).mean(1)
+    frame = torch.arange(layout.video_tokens) // layout.tokens_per_frame
+    frames = mass.mean(0)[:, video] @ torch.nn.functional.one_hot(frame).double()
+    distance = (frame[:, None] - torch.arange(layout.frames)).abs()
+    by_distance = [frames[distance == d].mean().item() for d in range(layout.frames)]
+    return error, coverage, by_distance
+
+
+@pytest.mark.parametrize("block_size", [64, 128])
+@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
+def test_every_row_against_the_oracle(layout, block_size):
+    q, k, v = local_call(layout)
+    patterns = patterns_of(block_size)
+    rows = choose_rows(layout, patterns, ALL)
+    reading = measure(q, k, v, rows)
+    for i, pattern in enumerate(patterns):
+        error, coverage, by_distance = truth(q, k, v, layout, pattern)
+        assert reading.error[i] == pytest.approx(error, rel=1e-9, abs=1e-12)
+        assert reading.coverage[i] == pytest.approx(coverage.mean().item(), rel=1e-9)
+        assert reading.worst_head[i] == pytest.approx(coverage.min().item(), rel=1e-9)
+        assert reading.median_head[i] == pytest.approx(coverage.quantile(0.5).item(), rel=1e-9)
+        assert reading.by_distance == pytest.approx(by_distance, rel=1e-9)
+        assert rows.densities[i] == make_plan(pattern, layout).density
+    assert (reading.error[0] > 0.01) == (rows.densities[0] < 1)  # the mask matters
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_short_numbers_are_summed_in_float32(dtype):
+    layout, patterns = LAYOUTS["prefix and suffix"], patterns_of(64)
+    q, k, v = local_call(layout, dtype=dtype)
+    reading = measure(q, k, v, choose_rows(layout, patterns, ALL))
+    for i, pattern in enumerate(patterns):
+        error, coverage, _ = truth(q, k, v, layout, pattern)
+        assert reading.error[i] == pytest.approx(error, rel=1e-4)
+        assert reading.coverage[i] == pytest.approx(coverage.mean().item(), rel=1e-5)
+
+
+def test_a_scale_and_strides():
+    layout, patterns = LAYOUTS["straddling frames"], patterns_of(64)
+    q, k, v = (x.transpose(0, 1).contiguous().transpose(0, 1) for x in local_call(layout, heads=3))
+    assert not q.is_contiguous()
+    reading = measure(q, k, v, choose_rows(layout, patterns, ALL), softmax_scale=0.7)
+    error, coverage, _ = truth(q, k, v, layout, patterns[0], 0.7)
+    assert reading.error[0] == pytest.approx(error, rel=1e-9)
+    assert reading.coverage[0] == pytest.approx(coverage.mean().item(), rel=1e-9)
+
+
+@pytest.mark.parametrize("scratch", [1, 60_000, 300_000])
+def test_chunks_of_keys_change_nothing(scratch):
+    """Scores in the hundreds: each chunk may bring a new largest one."""
+    layout, patterns = LAYOUTS["prefix and suffix"], patterns_of(64)
+    q, k, v = local_call(layout)
+    rows = choose_rows(layout, patterns, 50)
+    whole, chunks = (measure(30 * q, k, v, rows, scratch=n) for n in (2**28, scratch))
+    for name in ("error", "coverage", "worst_head", "median_head", "by_distance"):
+        assert getattr(chunks, name) == pytest.approx(getattr(whole, name), rel=1e-9)
+
+
+def test_large_scores_are_finite():
+    """All that a mask keeps may underflow; the rest of the rows count."""
+    layout, patterns = LAYOUTS["straddling frames"], patterns_of(64)
+    q, k, v = local_call(layout, dtype=torch.float32)
+    reading = measure(1000 * q, k, v, choose_rows(layout, patterns, ALL))
+    assert all(0 <= x < 1.5 for x in reading.error)
+    assert all(0 <= x <= 1.00001 for x in reading.coverage)
+
+
+def test_a_larger_decay_and_more_sinks_keep_more():
+    layout = VideoLayout(12, 16, 20, prefix=5)
+    decays, sinks = (0.1, 0.3, 1.0, 2.0, 4.0), (0, 1, 2)
+    patterns = patterns_of(64, decays, sinks)
+    rows = choose_rows(layout, patterns, 100)
+    reading = measure(*local_call(layout), rows)
+    for i in range(len(sinks), len(patterns)):
+        assert not (rows.kept[:, i - len(sinks)] & ~rows.kept[:, i]).any()
+        assert reading.coverage[i - len(sinks)] <= reading.coverage[i] + 1e-12
+    for i in range(len(patterns) - 1):
+        if (i + 1) % len(sinks):
+            assert not (rows.kept[:, i] & ~rows.kept[:, i + 1]).any()
+    assert reading.coverage[0] < reading.coverage[-1]
+
+
+def test_kept_blocks_are_those_of_the_plan():
+    for layout in LAYOUTS.values():
+        for size in (64, 128):
+            patterns = patterns_of(size)
+            rows = choose_rows(layout, patterns, 100)
+            for i, pattern in enumerate(patterns):
+                mask = make_plan(pattern, layout).block_mask()
+                assert torch.equal(rows.kept[:, i], mask[rows.tokens // size])
+
+
+def test_rows_are_spread_over_the_video_the_same_each_time():
+    layout = VideoLayout(21, 45, 80, prefix=256, suffix=10)
+    rows = choose_rows(layout, patterns_of(128), 128)
+    assert torch.equal(rows.tokens, choose_rows(layout, patterns_of(128), 128).tokens)
+    place = rows.tokens - layout.prefix
+    assert (place.diff() > 0).all() and place.min() >= 0 and place.max() < layout.video_tokens
+    assert (place // 3600).bincount(minlength=21).min() >= 5
+    column = place % 80
+    assert column.min() < 8 and column.max() > 72  # the edges of the picture, too
+
+
+def test_the_users_seed_is_left_alone():
+    layout = LAYOUTS["straddling frames"]
+    q, k, v = local_call(layout)
+    torch.manual_seed(5)
+    expected = torch.rand(1)
+    torch.manual_seed(5)
+    measure(q, k, v, choose_rows(layout, patterns_of(64), 20))
+    assert torch.equal(torch.rand(1), expected)
+
+
+def test_patterns_of_two_block_sizes_are_refused():
+    with pytest.raises(ValueError, match=r"one block size, got \[64, 128\]"):
+        choose_rows(VideoLayout(3, 4, 5), [RadialPattern(1.0, 1, 64), RadialPattern()], 10)

@@ -13,16 +13,15 @@ import os
 import shutil
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 from urllib.parse import urlsplit
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # not there in isolated mode
 
 from headless import environment as env  # noqa: E402
-from headless.graph import holders, load_graph, names, set_inputs  # noqa: E402
-
-# Stand-ins show that everything works, not how it looks: a size that a laptop does in a minute.
-STAND_IN_SIZE = {"width": 256, "height": 128, "length": 129, "steps": 12}
+from headless.graph import load_graph, names, set_inputs  # noqa: E402
+from headless.small import stand_in_size  # noqa: E402
 
 
 def main():
@@ -163,11 +162,6 @@ def users_python(arguments) -> Path:
     return arguments.python or (found[0] if found else Path(sys.executable))
 
 
-def stand_in_size(graph: dict, settings: dict) -> dict:
-    """What to make small of a graph for the stand-ins: the inputs it has and nobody set."""
-    return {k: v for k, v in STAND_IN_SIZE.items() if k not in settings and holders(graph, k)}
-
-
 def run_on_stand_ins(arguments, graph: dict, small: dict):
     from headless.server import standin_server
 
@@ -175,10 +169,11 @@ def run_on_stand_ins(arguments, graph: dict, small: dict):
     models = stand_in_models(environment)
     print(
         "No checkpoints: tiny random weights of the same architecture stand in for the model,\n"
-        "text encoder and VAE, so the video is coloured noise. At a small size: "
-        + ", ".join(f"{k} {v}" for k, v in small.items())
-        + "\n(--set changes it)."
+        "text encoder and VAE, so the video is coloured noise."
     )
+    if small:
+        sizes = sorted({f"{name.rpartition('.')[2]} {n}" for name, n in small.items()})
+        print(f"At a small size: {', '.join(sizes)} (--set changes it).")
     print(f"Starting ComfyUI {env.NEWEST.version} ...", flush=True)
     with standin_server(environment, models, arguments.comfyui_arguments) as server:
         run(server.url, graph, arguments.output, server.check)
@@ -186,16 +181,20 @@ def run_on_stand_ins(arguments, graph: dict, small: dict):
 
 def stand_in_models(environment: env.Environment) -> Path:
     """The stand-ins' folder, written on first use and again when their recipe changes."""
-    recipe = Path(__file__).parent / "headless/standins.py"
-    tag = hashlib.sha256(recipe.read_bytes()).hexdigest()[:12]
+    workflows = Path(__file__).resolve().parent
+    recipe = b"".join(
+        path.read_bytes() for path in sorted(workflows.glob("headless/standins/*.py"))
+    )
+    tag = hashlib.sha256(recipe).hexdigest()[:12]
     models = environment.comfyui.parent / f"stand-ins-{tag}"
     if models.exists():
         return models
     print("Making the stand-in weights", flush=True)
     fresh = models.with_name(f"{models.name}.{os.getpid()}")
     try:
-        command = [environment.python, recipe, environment.comfyui, fresh]
-        made = subprocess.run(command, capture_output=True, text=True)
+        command = [environment.python, "-m", "headless.standins", environment.comfyui, fresh]
+        variables = {**os.environ, "PYTHONPATH": str(workflows)}
+        made = subprocess.run(command, capture_output=True, text=True, env=variables)
         if made.returncode:
             raise SystemExit(f"{made.stderr}\nCould not make the stand-in weights in {fresh}.")
         if not models.exists():  # another run may have been faster
@@ -223,6 +222,8 @@ def run(url: str, graph: dict, output: Path, check=lambda: None):
         result = asyncio.run(run_graph(url, graph, output, check))
     except GraphFailed as error:
         raise SystemExit(str(error)) from None
+    for title, text in result.texts:
+        print(f"{title}:\n{textwrap.indent(text.strip(), '  ')}")
     for summary in result.summaries:
         print(f"Radial attention: {summary['text']}")
     if not any(node["class_type"] == NODE for node in graph.values()):

@@ -80,7 +80,7 @@ def test_cfg_in_two_batches(wan, summaries, monkeypatch):
 def test_image_to_video(summaries, any_density):
     """The same class as text to video, with image tokens in its cross-attention."""
     from comfy.ldm.wan.model import WanModel
-    from headless.standins import operations, randomised
+    from headless.standins.weights import OPERATIONS, randomised
 
     net = WanModel(
         model_type="i2v",
@@ -90,7 +90,7 @@ def test_image_to_video(summaries, any_density):
         num_layers=2,
         text_dim=16,
         in_dim=36,
-        **operations(),
+        **OPERATIONS,
     )
     model = load(randomised(net), {"config": '{"transformer": {"text_dim": 16}}'})
     image = SimpleNamespace(penultimate_hidden_states=torch.randn(1, 257, 1280))

@@ -17,9 +17,9 @@ import psutil
 import pytest
 from conftest import PACK
 from headless.client import run_graph
-from headless.graph import load_graph, set_inputs
+from headless.graph import load_graph, names, set_inputs
 from headless.server import ServerDied, standin_server
-from run import stand_in_size
+from headless.small import stand_in_size
 
 RUN = PACK / "workflows/run.py"
 QUICK = [f"--set={s}" for s in ("width=128", "height=128", "length=65", "steps=2", "dense_steps=0")]
@@ -59,6 +59,13 @@ def test_with_nothing_else_on_the_machine(tmp_path):
     (line,) = (line for line in done.stdout.splitlines() if line.startswith("Output: "))
     assert Path(line.removeprefix("Output: ")).stat().st_size > 1000
     assert (tmp_path / "output").is_dir()
+
+
+def test_what_nodes_say_is_printed(tmp_path):
+    done = run("wan21_long", *QUICK, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    said = done.stdout.partition("\nRadial Attention Report:\n  ")[2]
+    assert "2 steps" in said.partition("\nRadial attention: 2 steps")[0]
 
 
 def test_a_comfyui_of_the_users_own(tmp_path, environment, stand_ins):
@@ -178,15 +185,93 @@ def test_a_proxy_is_not_asked_for_this_machine(environment, stand_ins, monkeypat
 
 def test_stand_ins_make_small_what_is_a_plain_value_and_not_set():
     graph = load_graph("wan21_t2v")
+    assert stand_in_size(graph, {}) == {"8.width": 128, "8.height": 64, "9.steps": 8}
     graph["8"]["inputs"]["width"] = ["7", 0]  # a link
-    small = stand_in_size(graph, {"steps": 3})
-    assert set(small) == {"height", "length"}
+    graph["8"]["inputs"]["length"] = 1001
+    assert stand_in_size(graph, {"steps": 3}) == {"8.height": 64, "8.length": 201}
+    assert stand_in_size(graph, {"8.length": 333, "9.steps": 3}) == {"8.height": 64}
+    graph["9"]["inputs"]["steps"] = "many"
+    assert "9.steps" not in stand_in_size(graph, {})
+
+
+def test_two_samplers_made_small_hand_over_at_the_same_part_of_the_schedule():
+    graph = load_graph("wan22_t2v")
+    samplers = [n for n in graph if graph[n]["class_type"] == "KSamplerAdvanced"]
+    assert not any(
+        key.endswith("step") or key.endswith("steps") for key in stand_in_size(graph, {})
+    )
+    for n, start, end in zip(samplers, (0, 10), (10, 10000), strict=True):
+        graph[n]["inputs"] |= {"steps": 20, "start_at_step": start, "end_at_step": end}
+    first, second = samplers
+    small = stand_in_size(graph, {})
+    assert small[f"{first}.end_at_step"] == small[f"{second}.start_at_step"] == 4
+    assert small[f"{first}.steps"] == 8 and f"{second}.end_at_step" not in small
+    assert not any("step" in key for key in stand_in_size(graph, {"steps": 20}))
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("", "is not JSON: Expecting value"),
+        ("{", "is not JSON: Expecting property name"),
+        ("[" * 100_000, "is not JSON: "),
+        ("[]", "is not in API format. In ComfyUI use File > Export (API)."),
+        ("{}", "is not in API format"),
+        ("3", "is not in API format"),
+        ('{"1": {"inputs": {}}}', "is not in API format"),
+        (
+            '{"1": {"class_type": "A", "inputs": {}}, "2": []}',
+            "node 2: expected an object, got a list",
+        ),
+        ('{"1": {"class_type": "A", "inputs": {}}, "2": {}}', "node 2: has no class_type"),
+        ('{"1": {"class_type": null, "inputs": {}}}', "node 1: class_type must be text, got null"),
+        ('{"1": {"class_type": "A"}}', "node 1: has no inputs"),
+        (
+            '{"1": {"class_type": "A", "inputs": []}}',
+            "node 1: inputs must be an object, got a list",
+        ),
+        ('{"1": {"class_type": "A", "inputs": 3}}', "inputs must be an object, got a number"),
+        (
+            '{"1": {"class_type": "A", "inputs": {}, "_meta": true}}',
+            "node 1: _meta must be an object, got true or false",
+        ),
+        (
+            '{"1": {"class_type": "A", "inputs": {"model": ["1"]}}}',
+            "node 1: model: a link must be [node, number of its output], got ['1']",
+        ),
+        ('{"1": {"class_type": "A", "inputs": {"model": ["1", "0"]}}}', "a link must be"),
+        (
+            '{"1": {"class_type": "A", "inputs": {"model": ["7", 0]}}}',
+            "node 1: model comes from node 7, which is not there",
+        ),
+    ],
+)
+def test_a_graph_that_is_none_gets_one_clear_line(tmp_path, text, message):
+    path = tmp_path / "graph.json"
+    path.write_text(text)
+    with pytest.raises(SystemExit) as stopped:
+        load_graph(str(path))
+    line = str(stopped.value)
+    assert line.startswith(str(path)) and message in line and "\n" not in line
+
+
+def test_a_graph_in_another_encoding(tmp_path):
+    path = tmp_path / "graph.json"
+    path.write_bytes("{}".encode("utf-16"))
+    with pytest.raises(SystemExit, match="is not JSON: "):
+        load_graph(str(path))
+
+
+def test_the_help_names_every_workflow(tmp_path):
+    done = run("--help", cwd=tmp_path)
+    words = done.stdout.replace("\n", " ").split()
+    assert len(names()) >= 12 and set(names()) <= {word.strip(",") for word in words}
 
 
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (["no_such"], "No workflow named no_such. There are: wan21_t2v"),
+        (["no_such"], "No workflow named no_such. There are: dense_vs_radial, "),
         (["wan21_t2v", "--comfyui", "nowhere"], "has no main.py"),
         (["wan21_t2v", "--set", "steps"], "expected INPUT=VALUE, got 'steps'"),
         (["wan21_t2v", "--set", "stepz=3"], "no node of the workflow has such an input"),

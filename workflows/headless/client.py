@@ -23,10 +23,14 @@ class GraphFailed(RuntimeError):
 
 @dataclass
 class Result:
-    """Files written here, and what each sampler run did (see nodes/tally.py)."""
+    """Files written here, what each sampler run did (see nodes/run/tally.py), and what nodes say.
+
+    texts: title of a node, and the words it shows on itself.
+    """
 
     files: list[Path] = field(default_factory=list)
     summaries: list[dict] = field(default_factory=list)
+    texts: list[tuple[str, str]] = field(default_factory=list)
 
 
 async def run_graph(
@@ -51,7 +55,7 @@ async def run_graph(
                     if not isinstance(error, GraphFailed):
                         await _drop(session, prompt_id)
                     raise
-            await _collect(session, prompt_id, output, result)
+            await _collect(session, prompt_id, graph, output, result)
         except aiohttp.ClientError as error:
             check()
             raise GraphFailed(f"Lost the server at {url}: {error}") from error
@@ -153,11 +157,13 @@ async def _history(session, prompt_id: str) -> dict | None:
         return None  # busy
 
 
-async def _collect(session, prompt_id: str, output: Path, result: Result):
+async def _collect(session, prompt_id: str, graph: dict, output: Path, result: Result):
     history = await _history(session, prompt_id)
     if history is None or history.get("status", {}).get("status_str") == "error":
         raise GraphFailed("The run failed; the server's log says why.")
-    for outputs in history["outputs"].values():
+    for node, outputs in history["outputs"].items():
+        texts = (text for text in _list(outputs.get("text")) if isinstance(text, str))
+        result.texts += [(title_of(graph, node), text) for text in texts]
         for entry in (e for entries in outputs.values() for e in _list(entries)):
             if isinstance(entry, dict) and entry.get("type") == "output" and "filename" in entry:
                 result.files.append(await _download(session, entry, output))

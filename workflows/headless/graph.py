@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 FOLDER = Path(__file__).parents[1] / "api"
+KINDS = {dict: "an object", list: "a list", str: "text", bool: "true or false", type(None): "null"}
 
 
 def names() -> list[str]:
@@ -13,7 +14,10 @@ def names() -> list[str]:
 
 
 def load_graph(name: str) -> dict:
-    """A shipped graph by name, or any API JSON by path. Raises SystemExit if it is neither."""
+    """A shipped graph by name, or any API JSON by path.
+
+    Raises SystemExit, in one line, if it is neither or no such graph.
+    """
     path = FOLDER / f"{name}.json"
     if not path.exists():
         path = Path(name)
@@ -21,13 +25,48 @@ def load_graph(name: str) -> dict:
         raise SystemExit(f"No workflow named {name}. There are: {', '.join(names())}")
     try:
         graph = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except OSError as error:
+        raise SystemExit(f"Can't read {path}: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:
         raise SystemExit(f"{path} is not JSON: {error}") from None
-    if not isinstance(graph, dict) or not all(
-        isinstance(node, dict) and "class_type" in node for node in graph.values()
-    ):
+    if not isinstance(graph, dict) or not any(map(_is_node, graph.values())):
         raise SystemExit(f"{path} is not in API format. In ComfyUI use File > Export (API).")
+    for node_id, node in graph.items():
+        if fault := _fault(node, graph):
+            raise SystemExit(f"{path}: node {node_id}: {fault}")
     return graph
+
+
+def _is_node(node) -> bool:
+    return isinstance(node, dict) and "class_type" in node
+
+
+def _fault(node, graph: dict) -> str | None:
+    """What is wrong with a node, in words. ComfyUI would fail at these without a word."""
+    if not isinstance(node, dict):
+        return f"expected an object, got {_kind(node)}"
+    for key, kind in (("class_type", str), ("inputs", dict)):
+        if key not in node:
+            return f"has no {key}"
+        if not isinstance(node[key], kind):
+            return f"{key} must be {KINDS[kind]}, got {_kind(node[key])}"
+    if not isinstance(node.get("_meta", {}), dict):
+        return f"_meta must be an object, got {_kind(node['_meta'])}"
+    for name, value in node["inputs"].items():
+        if isinstance(value, list):
+            if not _is_link(value):
+                return f"{name}: a link must be [node, number of its output], got {value}"
+            if value[0] not in graph:
+                return f"{name} comes from node {value[0]}, which is not there"
+    return None
+
+
+def _is_link(value: list) -> bool:
+    return len(value) == 2 and isinstance(value[0], str) and type(value[1]) is int
+
+
+def _kind(value) -> str:
+    return KINDS.get(type(value), "a number")
 
 
 def set_inputs(graph: dict, settings: dict[str, object]) -> dict:

@@ -54,8 +54,12 @@ class Server:
 def standin_server(
     environment: Environment, models: Path, arguments: Sequence[str] = ()
 ) -> Iterator[Server]:
-    """ComfyUI of our environment, in a folder of its own, with the stand-in models."""
+    """ComfyUI of our environment, in a folder of its own, with the stand-in models.
+
+    Its input folder has what ComfyUI comes with: example.png.
+    """
     with _temporary_folder() as base:
+        shutil.copytree(environment.comfyui / "input", base / "input")
         _link(models, base / "models")
         packs = base / "custom_nodes"
         packs.mkdir()

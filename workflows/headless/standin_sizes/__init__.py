@@ -1,26 +1,56 @@
-"""A custom node pack without nodes, for stand-in text encoders.
+"""A custom node pack without nodes, for stand-ins.
 
-ComfyUI reads the size of a diffusion model from its weights and metadata, but the size of a text
-encoder from a file of its own. With this, a text encoder's metadata may state its size too.
+ComfyUI reads most sizes of a model from its weights; the rest it takes for granted. With this, the
+metadata of a file say those too, as JSON under "config":
+
+- "built_with": {"a.module.Class": {"argument": value}}: while the file is loaded, that class is
+  built with these keyword arguments.
+- "text_encoder_options": {"umt5xxl_model_config": {...}}: model options of ComfyUI's load_clip.
 """
 
+import contextlib
 import json
 
 import comfy.sd
 from safetensors import safe_open
 
+from .building import built_with
+
 NODE_CLASS_MAPPINGS = {}
 
 _load_clip = comfy.sd.load_clip
+_load_diffusion_model = comfy.sd.load_diffusion_model
+_vae_init = comfy.sd.VAE.__init__
 
 
 def load_clip(ckpt_paths, *args, model_options=None, **kwargs):
     model_options = dict(model_options or {})
-    for path in ckpt_paths:
-        with safe_open(path, "pt") as file:
-            config = json.loads((file.metadata() or {}).get("config", "{}"))
-        model_options.update(config.get("text_encoder_options", {}))
-    return _load_clip(ckpt_paths, *args, model_options=model_options, **kwargs)
+    with contextlib.ExitStack() as stack:
+        for config in (config_of(_metadata_of(path)) for path in ckpt_paths):
+            model_options.update(config.get("text_encoder_options", {}))
+            stack.enter_context(built_with(config.get("built_with", {})))
+        return _load_clip(ckpt_paths, *args, model_options=model_options, **kwargs)
+
+
+def load_diffusion_model(unet_path, *args, **kwargs):
+    with built_with(config_of(_metadata_of(unet_path)).get("built_with", {})):
+        return _load_diffusion_model(unet_path, *args, **kwargs)
+
+
+def vae_init(self, *args, metadata=None, **kwargs):
+    with built_with(config_of(metadata).get("built_with", {})):
+        _vae_init(self, *args, metadata=metadata, **kwargs)
+
+
+def config_of(metadata: dict | None) -> dict:
+    return json.loads((metadata or {}).get("config", "{}"))
+
+
+def _metadata_of(path) -> dict | None:
+    with safe_open(path, "pt") as file:
+        return file.metadata()
 
 
 comfy.sd.load_clip = load_clip
+comfy.sd.load_diffusion_model = load_diffusion_model
+comfy.sd.VAE.__init__ = vae_init

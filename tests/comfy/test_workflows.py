@@ -1,0 +1,237 @@
+"""The workflows that ship: each runs on stand-ins, and its two files are whole and say the same."""
+
+import asyncio
+import json
+import urllib.request
+from itertools import combinations
+
+import av
+import pytest
+from conftest import PACK, newest_only
+from headless.client import run_graph
+from headless.graph import load_graph, names, set_inputs
+from headless.server import standin_server
+from headless.small import stand_in_size
+
+WORKFLOWS = PACK / "workflows"
+NAMES = sorted(path.stem for path in WORKFLOWS.glob("*.json"))
+TITLE = 30  # pixels of a node above its position
+
+# Steps of each sampler with radial attention, and its radial calls: steps x blocks (x passes, where
+# the two prompts are not as long as one another). The stand-ins have 3 blocks, HunyuanVideo 4 and
+# Mochi 2.
+RUNS = {
+    "wan21_t2v": [(8, 5 * 2)],
+    "wan21_long": [(8, 5 * 1)],
+    "wan21_fusionx": [(8, 5 * 2)],
+    "wan22_t2v": [(2, 1 * 2), (2, 1 * 2)],
+    "wan22_i2v": [(2, 1 * 2), (2, 1 * 2)],
+    "wan22_5b": [(8, 5 * 2)],
+    "hunyuan_t2v": [(8, 5 * 4)],
+    "hunyuan_long": [(8, 5 * 2)],
+    "hunyuan15_t2v": [(8, 5 * 3 * 2)],
+    "mochi_t2v": [(8, 5 * 2 * 2)],
+    "dense_vs_radial": [(8, 5 * 2)],
+    "settings_search": [(8, 5 * 2)],
+}
+SPOKEN = {
+    "wan21_long": {"Radial Attention Report"},
+    "hunyuan_long": {"Radial Attention Report"},
+    "dense_vs_radial": {"Radial Attention Report", "Radial Mask Preview"},
+    "settings_search": {"Radial Attention Compare", "Radial Settings Search"},
+}
+
+
+@pytest.fixture(scope="module")
+def server(environment, stand_ins):
+    with standin_server(environment, stand_ins) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def info(server):
+    with urllib.request.urlopen(f"{server.url}/object_info") as answer:
+        return json.load(answer)
+
+
+def run(server, tmp_path, name, **settings):
+    """The result, the graph as it ran, and what the server's log says of it."""
+    graph = load_graph(name)
+    graph = set_inputs(graph, {**stand_in_size(graph, settings), **settings})
+    before = server.log.stat().st_size
+    result = asyncio.run(run_graph(server.url, graph, tmp_path, server.check))
+    return result, graph, server.log.read_bytes()[before:].decode(errors="replace")
+
+
+def frames_of(file):
+    with av.open(str(file)) as video:
+        return [frame.to_ndarray(format="rgb24") for frame in video.decode(video=0)]
+
+
+def ui_of(name):
+    return json.loads((WORKFLOWS / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def nodes_of(ui):
+    return [node for node in ui["nodes"] if node["type"] != "MarkdownNote"]
+
+
+def test_there_are_those_of_the_readme():
+    assert sorted(RUNS) == NAMES == names()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_runs(server, tmp_path, name):
+    result, graph, log = run(server, tmp_path, name)
+    assert [(s["steps"], s["radial_calls"]) for s in result.summaries] == RUNS[name]
+    assert {title for title, text in result.texts if text} == SPOKEN.get(name, set())
+    for trouble in ("lora key not loaded", "missing", "Missing", "unexpected", "failed"):
+        assert trouble not in log
+
+    (file,) = result.files
+    assert file.stem.startswith(f"radial_{name}_")
+    (size,) = (n["inputs"] for n in graph.values() if {"length", "batch_size"} <= set(n["inputs"]))
+    frames = frames_of(file)
+    beside = 2 * size["width"] + 8 if name == "dense_vs_radial" else size["width"]
+    assert len(frames) == size["length"]
+    assert frames[0].shape == (size["height"], beside, 3)
+    assert all(frame.std() > 1 for frame in frames)
+
+
+@newest_only("one is enough")
+def test_the_loras_change_the_video(server, tmp_path):
+    def frames(folder, strength):
+        (tmp_path / folder).mkdir()
+        small = {"steps": 2, "length": 33, "strength_model": strength}
+        return frames_of(run(server, tmp_path / folder, "wan21_fusionx", **small)[0].files[0])
+
+    with_it, without = frames("with", 1.0), frames("without", 0.0)
+    assert any((x != y).any() for x, y in zip(with_it, without, strict=True))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_links_fit(name):
+    ui = ui_of(name)
+    nodes = {node["id"]: node for node in ui["nodes"]}
+    links = {link[0]: link for link in ui["links"]}
+    assert len(nodes) == len(ui["nodes"]) and len(links) == len(ui["links"])
+    assert ui["last_node_id"] == max(nodes) and ui["last_link_id"] == max(links)
+    for number, source, output, target, slot, kind in ui["links"]:
+        out, into = nodes[source]["outputs"][output], nodes[target]["inputs"][slot]
+        assert number in out["links"] and out["type"] == kind
+        assert into["link"] == number and into["type"] in (kind, "*")
+    ends = [i["link"] for node in nodes.values() for i in node["inputs"] if i["link"] is not None]
+    starts = [n for node in nodes.values() for out in node["outputs"] for n in out["links"] or ()]
+    assert sorted(ends) == sorted(starts) == sorted(links)
+
+
+@newest_only("its CreateVideo has no bit_depth")
+@pytest.mark.parametrize("name", NAMES)
+def test_the_page_and_the_api_have_the_same_graph(info, name):
+    """The UI JSON, turned into an API graph by the node definitions, is the API JSON."""
+    ui, api = ui_of(name), load_graph(name)
+    source = {link[0]: [str(link[1]), link[2]] for link in ui["links"]}
+    assert {str(node["id"]) for node in nodes_of(ui)} == set(api)
+    for node in nodes_of(ui):
+        there = api[str(node["id"])]
+        inputs = dict(widgets_of(node, info[node["type"]]["input"]))
+        inputs |= {i["name"]: source[i["link"]] for i in node["inputs"] if i["link"] is not None}
+        assert node["type"] == there["class_type"] and inputs == there["inputs"], node["type"]
+        title = node.get("title") or info[node["type"]]["display_name"] or node["type"]
+        assert there["_meta"] == {"title": title}
+
+
+def widgets_of(node, definition):
+    """Name and value of each widget of a node, linked or not."""
+    values = iter(node["widgets_values"])
+    for name, spec in {**definition["required"], **definition.get("optional", {})}.items():
+        if is_widget(spec):
+            yield name, next(values)
+            options = spec[1] if len(spec) > 1 else {}
+            if options.get("control_after_generate"):
+                assert next(values) == "fixed"
+            if options.get("image_upload"):
+                assert next(values) == "image"  # the button
+    assert next(values, None) is None
+
+
+def is_widget(spec):
+    kinds = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO", "COMFY_DYNAMICCOMBO_V3")
+    return isinstance(spec[0], list) or spec[0] in kinds
+
+
+@newest_only("its CreateVideo has no bit_depth")
+@pytest.mark.parametrize("name", NAMES)
+def test_the_values_are_those_that_the_nodes_take(info, name):
+    for node in load_graph(name).values():
+        kind = info[node["class_type"]]
+        assert not kind.get("api_node"), "takes network"
+        specs = {**kind["input"]["required"], **kind["input"].get("optional", {})}
+        assert set(kind["input"]["required"]) <= set(node["inputs"]) <= set(specs)
+        for name, value in node["inputs"].items():
+            if not isinstance(value, list):
+                assert_taken(value, *specs[name])
+
+
+def assert_taken(value, kind, options=None):
+    options = options or {}
+    choices = kind if isinstance(kind, list) else options.get("options")
+    if choices:
+        assert value in [c["key"] if isinstance(c, dict) else c for c in choices]
+    if kind in ("INT", "FLOAT"):
+        assert isinstance(value, int if kind == "INT" else float)
+        assert options["min"] <= value <= options["max"]
+    if kind == "INT":
+        assert (value - options["min"]) % options.get("step", 1) == 0
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_says_where_its_files_come_from(stand_ins, name):
+    ui = ui_of(name)
+    (note,) = (n for n in ui["nodes"] if n.get("title") == "Model files")
+    for node in nodes_of(ui):
+        files = [v for v in node["widgets_values"] if str(v).endswith(".safetensors")]
+        models = node["properties"].get("models", [])
+        assert [model["name"] for model in models] == files
+        assert models or not node["type"].endswith(("Loader", "LoaderModelOnly"))
+        for model in models:
+            address = model["url"].removesuffix("?download=true")
+            assert address.startswith("https://huggingface.co/") and "/resolve/main/" in address
+            assert address.endswith(f"/{model['name']}")
+            assert (stand_ins / model["directory"] / model["name"]).is_file()
+            assert f"[{model['name']}]({model['url']})" in note["widgets_values"][0]
+            assert f"ComfyUI/models/{model['directory']}" in note["widgets_values"][0]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_is_tidy(name):
+    ui = ui_of(name)
+    boxes = {node["id"]: box_of(node) for node in ui["nodes"]}
+    frames = [group["bounding"] for group in ui["groups"]]
+    notes = [boxes[node["id"]] for node in ui["nodes"] if node["type"] == "MarkdownNote"]
+    assert not any(overlap(a, b) for a, b in combinations(boxes.values(), 2))
+    assert not any(overlap(a, b) for a, b in combinations(frames + notes, 2))
+    for node in nodes_of(ui):
+        assert sum(inside(boxes[node["id"]], frame) for frame in frames) == 1, node["type"]
+        green = node.get("bgcolor") == "#335533"
+        assert green == (node["type"] in ("RadialAttentionPatch", "RadialAttentionProbe"))
+    left = {node["id"]: node["pos"][0] for node in ui["nodes"]}
+    assert all(left[source] <= left[target] for _, source, _, target, _, _ in ui["links"])
+
+
+def box_of(node):
+    (x, y), (width, height) = node["pos"], node["size"]
+    return x, y - TITLE, width, height + TITLE
+
+
+def overlap(a, b):
+    return all(a[i] < b[i] + b[i + 2] and b[i] < a[i] + a[i + 2] for i in (0, 1))
+
+
+def inside(a, b):
+    return all(b[i] <= a[i] and a[i] + a[i + 2] <= b[i] + b[i + 2] for i in (0, 1))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_has_a_picture(name):
+    assert (WORKFLOWS / f"{name}.jpg").read_bytes()[:3] == b"\xff\xd8\xff"

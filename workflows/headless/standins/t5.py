@@ -1,0 +1,59 @@
+"""T5's kin: UMT5-XXL of Wan, T5-XXL of Mochi."""
+
+import io
+
+import torch
+from comfy.text_encoders.t5 import T5
+from sentencepiece import SentencePieceTrainer
+
+from .weights import OPERATIONS, TEXT_WIDTH, StandIn, halved, randomised
+
+# The depth and feed-forward width by which ComfyUI knows them are real.
+SIZES = {
+    "d_model": TEXT_WIDTH,
+    "d_kv": TEXT_WIDTH,
+    "num_heads": 1,
+    "num_layers": 24,
+    "d_ff": 10240,
+    "dense_act_fn": "gelu_pytorch_tanh",
+    "is_gated_act": True,
+}
+
+
+def umt5_xxl() -> StandIn:
+    config = {**SIZES, "vocab_size": 512, "model_type": "umt5"}
+    weights = halved(randomised(T5(config, **OPERATIONS)))
+    weights["spiece_model"] = torch.frombuffer(bytearray(_tokenizer()), dtype=torch.uint8)
+    return StandIn(weights, {"text_encoder_options": {"umt5xxl_model_config": config}})
+
+
+def t5_xxl() -> StandIn:
+    """ComfyUI has its tokenizer, with 32128 words."""
+    config = {**SIZES, "vocab_size": 32128, "model_type": "t5"}
+    weights = halved(randomised(T5(config, **OPERATIONS)))
+    return StandIn(weights, {"text_encoder_options": {"t5xxl_model_config": config}})
+
+
+def _tokenizer() -> bytes:
+    """A sentencepiece model that knows letters and falls back to bytes, so it takes any text."""
+    model = io.BytesIO()
+    SentencePieceTrainer.train(
+        sentence_iterator=iter(["abcdefghijklmnopqrstuvwxyz ,."] * 8),
+        model_writer=model,
+        vocab_size=300,
+        model_type="char",
+        byte_fallback=True,
+        hard_vocab_limit=False,
+        pad_id=0,
+        eos_id=1,
+        unk_id=2,
+        bos_id=-1,
+        minloglevel=2,
+    )
+    return model.getvalue()
+
+
+FILES = {
+    "text_encoders/umt5_xxl_fp8_e4m3fn_scaled.safetensors": umt5_xxl,
+    "text_encoders/t5xxl_fp16.safetensors": t5_xxl,
+}

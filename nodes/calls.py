@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from ..radial_core import RadialPattern, Schedule
+from ..radial_core import RadialPattern, Schedule, VideoLayout
 from .models import Sequence
 
 if TYPE_CHECKING:
@@ -25,6 +25,26 @@ class Forward:
     dense_step: bool
     fast_dense: bool
     blocks: Iterator[int] = field(default_factory=itertools.count)  # for models that don't count
+
+
+def block_of(sequence: Sequence, options: dict, counted: Iterator[int]) -> int:
+    """The transformer block that a self-attention call is in. counted: if it is silent."""
+    if not sequence.announced:
+        return next(counted)
+    single = options.get("block_type") == "single"
+    return options["block_index"] + single * sequence.double_blocks
+
+
+def why_not_call(layout: VideoLayout, absent: tuple[int, ...] | None, q, k, v) -> str | None:
+    """Why a self-attention call over the video can't be radial; None if it can.
+
+    absent: the tokens that its mask takes away, None if it does more than that.
+    """
+    if absent is None or any(token >= layout.prefix for token in absent):
+        return "attention mask"
+    if k.shape != q.shape or v.shape != q.shape:
+        return "keys have other heads than queries"
+    return None
 
 
 @dataclass(frozen=True)

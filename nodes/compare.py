@@ -3,7 +3,9 @@
 import logging
 
 from comfy_api.latest import io
+from PIL import Image
 
+from ..radial_core.measurements import Measurements
 from .drawing.canvas import as_image
 from .drawing.compare import draw_compare, draw_nothing
 from .inputs import check_latent, check_model
@@ -58,7 +60,6 @@ class RadialAttentionCompare(io.ComfyNode):
                 ),
             ],
             is_output_node=True,
-            hidden=[io.Hidden.prompt, io.Hidden.extra_pnginfo],
         )
 
     @classmethod
@@ -74,7 +75,7 @@ class RadialAttentionCompare(io.ComfyNode):
                 picture, data = draw_nothing("Nothing measured: see below."), "{}"
             else:
                 text, data = findings(measurements), measurements.as_json()
-                picture = draw_compare(measurements)
+                picture = _drawn(measurements)
         except Exception as error:  # the samples must not be lost for it
             log.exception("Radial Attention Compare failed")
             measurements, data = None, "{}"
@@ -82,6 +83,15 @@ class RadialAttentionCompare(io.ComfyNode):
             picture = draw_nothing("Failed: see below.")
         image = as_image(picture)
         return io.NodeOutput(samples, image, text, measurements, data, ui=shown(image, text, cls))
+
+
+def _drawn(measurements: Measurements) -> Image.Image:
+    """The picture, which must not cost the measurements."""
+    try:
+        return draw_compare(measurements)
+    except Exception as error:
+        log.exception("Radial Attention Compare has no picture")
+        return draw_nothing(f"No picture. {type(error).__name__}: {error}")
 
 
 def nothing(has_probe: bool, run: Run | None) -> str:

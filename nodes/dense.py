@@ -19,12 +19,6 @@ OPTIONS = (
 )
 
 
-def check_choice(choice: str) -> None:
-    """Raises ValueError if there is no such choice."""
-    if choice not in CHOICES:
-        raise ValueError(f"dense_attention must be one of {', '.join(CHOICES)}, got {choice!r}")
-
-
 def wants_fastest(choice: str, previous: Callable | None) -> bool:
     """Whether dense calls of a forward pass run the fastest exact kernel, or what ComfyUI would.
 

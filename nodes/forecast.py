@@ -6,10 +6,10 @@ from PIL import Image
 
 from ..radial_core import RadialPattern, VideoLayout
 from ..radial_core.estimate import Estimate, estimate
+from ..radial_core.plan import MOST_DENSITY
 from ..radial_core.sampled import Sample, sample
 from .drawing import mask as drawing
 from .kinds import Kind
-from .override import MOST_DENSITY
 from .settings import Settings
 
 MAGNITUDES = ("", "k", "M", "G", "T", "P", "E", "Z", "Y")  # powers of 1000

@@ -21,10 +21,10 @@ def check_model(model, name: str = "model"):
         raise ValueError(f"{name} must come from a model loader, got {short(model)}")
 
 
-def check_latent(latent, name: str = "latent") -> torch.Tensor:
-    """The tensor of a LATENT, which may be nested. Raises ValueError if it is none."""
+def check_latent(latent, name: str = "latent"):
+    """The tensor in a LATENT, or tensors of several kinds. Raises ValueError if there is none."""
     samples = latent.get("samples") if isinstance(latent, dict) else None
-    if not hasattr(samples, "shape"):
+    if not (isinstance(samples, torch.Tensor) or getattr(samples, "is_nested", False)):
         raise ValueError(f"{name} must come from a sampler or an empty latent, got {short(latent)}")
     return samples
 

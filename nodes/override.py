@@ -12,10 +12,11 @@ from comfy.patcher_extension import WrappersMP
 from ..radial_core import Plan, make_plan
 from ..radial_core.attention import attend
 from ..radial_core.padding import closed_up, opened_up
+from ..radial_core.plan import MOST_DENSITY
 from ..radial_core.schedule import step_of
 from . import compiled
 from .blocks import fused_blocks
-from .calls import Dense, Forward
+from .calls import Dense, Forward, block_of, why_not_call
 from .dense import AUTO, attend_fast, wants_fastest
 from .models import OTHERS, authors_of, self_attention_layout, sequence_of, why_not_forward
 from .names import KEY, SLOT
@@ -23,10 +24,6 @@ from .readings import Readings
 from .run.record import Record, Span
 from .run.tally import Tally
 from .settings import QUARTER, Settings, runs_all
-
-# A plan that keeps more than this share of its blocks, as those of short sequences do, is slower
-# than dense attention: measured on an H100, benchmarks/results/crossover-h100.json.
-MOST_DENSITY = 0.95
 
 
 class RadialOverride:
@@ -236,14 +233,13 @@ class RadialOverride:
         span.shape, span.mark = (len(q), q.shape[tokens]), self.tally.record.start(q.device)
         is_ours = not isinstance(layout, str)
         if is_ours or forward.sequence.announced:
-            span.block = self._block(forward, options)
+            span.block = block_of(forward.sequence, options, forward.blocks)
         if not is_ours:
             return Dense(layout), 0, ()
         absent = self.readings.absent(kwargs["mask"], layout.tokens)
-        if absent is None or any(token >= layout.prefix for token in absent):
-            return Dense("attention mask"), 0, ()
-        if k.shape != q.shape or v.shape != q.shape:
-            return Dense("keys have other heads than queries"), 0, ()
+        reason = why_not_call(layout, absent, q, k, v)
+        if reason is not None:
+            return Dense(reason), 0, ()
         there = replace(layout, prefix=layout.prefix - len(absent))
         return self._plan_or_dense(forward, there, span.block, q.device), layout.prefix, absent
 
@@ -260,13 +256,6 @@ class RadialOverride:
         if plan.density > MOST_DENSITY:
             return Dense(f"{plan.density:.0%} of the blocks would be kept", plain=True)
         return plan
-
-    def _block(self, forward: Forward, options: dict) -> int:
-        """The transformer block that a self-attention call is in."""
-        if not forward.sequence.announced:
-            return next(forward.blocks)
-        single = options.get("block_type") == "single"
-        return options["block_index"] + single * forward.sequence.double_blocks
 
     def report(self, _model_patcher):
         """Callback at the end of a sampler run (CallbacksMP.ON_CLEANUP)."""

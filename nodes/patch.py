@@ -7,8 +7,8 @@ from ..radial_core.attention import check_backend_name, choose_backend
 from ..radial_core.backends import BACKENDS
 from ..radial_core.call import Call
 from ..radial_core.pattern import BLOCK_SIZES, MAX_DECAY
-from .dense import AUTO, CHOICES, check_choice
-from .inputs import check_model, check_plain
+from .dense import AUTO, CHOICES
+from .inputs import check_choice, check_model, check_plain
 from .models import head_dim_of
 from .names import KEY
 from .override import RadialOverride
@@ -160,7 +160,7 @@ class RadialAttentionPatch(io.ComfyNode):
             block_size=block_size,
         )
         check_backend_name(backend)
-        check_choice(dense_attention)
+        check_choice("dense_attention", dense_attention, CHOICES)
         head_dim = head_dim_of(model.get_model_object("diffusion_model"))
         if backend != "auto" and head_dim is not None:
             dtype = model.model.manual_cast_dtype or model.model_dtype()

@@ -70,17 +70,13 @@ class RadialAttentionReport(io.ComfyNode):
         check_model(model)
         if second_model is not None:
             check_model(second_model, "second_model")
-        on_node = None
         try:
             picture, text, data = report(samples, model, second_model)
         except Exception as error:  # the video must not be lost for it
             log.exception("Radial attention: no report")
             picture = torch.ones(1, 64, 64, 3)
             text, data = f"No report. {type(error).__name__}: {error}", {}
-        try:
-            on_node = shown(picture, text, cls)
-        except Exception:  # no room on the disk
-            log.exception("Radial attention: the report can't be shown on its node")
+        on_node = shown(picture, text, cls)
         return io.NodeOutput(samples, picture, text, json.dumps(data), ui=on_node)
 
 

@@ -94,7 +94,6 @@ class RadialSettingsSearch(io.ComfyNode):
                 io.String.Output(display_name="text", tooltip="The words on this node."),
             ],
             is_output_node=True,
-            hidden=[io.Hidden.prompt, io.Hidden.extra_pnginfo],
         )
 
     @classmethod

@@ -12,7 +12,7 @@ import torch
 from torch.nn.functional import pad
 
 from .layout import VideoLayout
-from .pattern import RadialPattern, block_count
+from .pattern import RadialPattern, begin_behind, block_count
 
 SCRATCH = 3 * 2**26  # bytes for keys at once; with all else a call stays below 256 MiB
 ROWS_AT_ONCE = 256  # of the block map, which bounds what `choose_rows` takes on the CPU
@@ -88,9 +88,7 @@ def kept_runs(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """`RadialPattern.key_runs` without overlaps; an empty run ends just before it begins."""
     first, last = pattern.key_runs(layout, query_blocks)
-    # Runs ascend, so a run adds the blocks past the furthest one seen so far in its row.
-    seen = last.cummax(dim=1).values
-    first[:, 1:] = torch.maximum(first[:, 1:], seen[:, :-1] + 1)
+    begin_behind(first, last)
     return first, torch.maximum(last, first - 1)
 
 

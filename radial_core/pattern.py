@@ -123,6 +123,15 @@ class RadialPattern:
         return first, last
 
 
+def begin_behind(first: torch.Tensor, last: torch.Tensor) -> None:
+    """Take overlaps out of runs, (rows, runs), that ascend: a run begins behind all before it.
+
+    In place, in `first`. A run that has nothing of its own left begins behind its end.
+    """
+    seen = last.cummax(dim=1).values
+    first[:, 1:] = torch.maximum(first[:, 1:], seen[:, :-1] + 1)
+
+
 @lru_cache(maxsize=16)
 def _reach_of_key_frames(
     pattern: RadialPattern, frames: int, tokens_per_frame: int

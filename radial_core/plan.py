@@ -7,9 +7,12 @@ from functools import cached_property, lru_cache
 import torch
 
 from .layout import VideoLayout
-from .pattern import RadialPattern, block_count
+from .pattern import RadialPattern, begin_behind, block_count
 
 PLANS_KEPT = 8  # with what backends make of them, some 10 MiB each at 461k tokens, 50 with text
+# A plan that keeps more than this share of its blocks, as those of short sequences do, is slower
+# than dense attention: measured on an H100, benchmarks/results/crossover-h100.json.
+MOST_DENSITY = 0.95
 STRIP = (64, 768)  # frames, and tokens of each frame, whose rows are computed together
 RUNS_AT_ONCE = 2**17  # bounds the scratch memory of building a plan, to some MiB
 
@@ -142,9 +145,7 @@ def _compressed_rows(
     for start in range(0, blocks, rows_at_once):
         rows = range(start, min(start + rows_at_once, blocks))
         first, last = pattern.key_runs(layout, rows)
-        # Runs ascend, so a run adds the blocks past the furthest one seen so far in its row.
-        seen = last.cummax(dim=1).values
-        first[:, 1:] = torch.maximum(first[:, 1:], seen[:, :-1] + 1)
+        begin_behind(first, last)
         length = (last - first + 1).clamp(min=0)
         counts.append(length.sum(dim=1))
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 
 from .layout import VideoLayout
-from .pattern import RadialPattern, block_count
+from .pattern import RadialPattern, begin_behind, block_count
 
 MOST_ROWS = 6144
 MOST_RUNS = 2**19  # of all rows together, with those that turn out to be empty
@@ -162,9 +162,7 @@ def _key_runs(
     last_block = block_count(layout, size) - 1 if layout.suffix else -1
     first = _framed(first.flatten(1), [0, begin // size], end // size)
     last = _framed(last.flatten(1), [-(-begin // size) - 1, last_of_sink], last_block)
-    # Runs ascend, so a run adds the blocks past the furthest one seen so far in its row.
-    seen = last.cummax(dim=1).values
-    first[:, 1:] = torch.maximum(first[:, 1:], seen[:, :-1] + 1)
+    begin_behind(first, last)
     return first, last
 
 

@@ -41,7 +41,7 @@ KNOWN = {
 def fused_blocks(diffusion_model):
     """For the time of a forward pass, the blocks of a model that are known are fused.
 
-    Yields a Counter that grows with the pass: whether a block or attention was fused -> calls.
+    Yields a Counter that grows with the pass: whether a block was fused -> calls.
     """
     changed = []  # (block, our forward, what it had of its own)
     calls = Counter()
@@ -49,7 +49,8 @@ def fused_blocks(diffusion_model):
         for module in _blocks_and_attentions(diffusion_model):
             theirs = vars(module).get("forward")
             if (forward := _forward_for(module, theirs)) is not None:
-                ours = partial(_run, calls, forward, module)
+                counter = Counter() if forward is wan.self_attention else calls
+                ours = partial(_run, counter, forward, module)
                 module.forward = ours
                 changed.append((module, ours, theirs))
     except Exception as error:

@@ -119,12 +119,13 @@ def _steps(draw, box, m: Measurements):
 
 
 def _distances(draw, box, m: Measurements):
-    mass = [100 * share for share in m.by_distance()]
-    axes = Axes(draw, box, counted(len(mass)), around(mass, log=True), ZOOM)
+    # No measured token may have a frame so far away; and no share at all has no logarithm.
+    mass = {distance: 100 * share for distance, share in enumerate(m.by_distance()) if share > 0}
+    axes = Axes(draw, box, counted(m.layout.frames), around(mass.values(), log=True), ZOOM)
     for distance, share in enumerate(_seen(m)):
         axes.band(distance - 0.5, distance + 0.5, blend(PAPER, FAR, share))
     axes.frame("Attention that a frame gets, %", "its distance in frames")
-    axes.line(list(enumerate(mass)), NEAR, dots=3)
+    axes.line(list(mass.items()), NEAR, dots=3)
     _, top, right, _ = axes.inside
     words = "green: what the mask sees"
     axes.words((right - 4 * ZOOM, top + 12 * ZOOM), words, NEAR, "rm")

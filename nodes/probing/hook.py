@@ -20,6 +20,7 @@ from ...radial_core.measure import Rows, choose_rows, measure
 from ...radial_core.measurements import Measured, Measurements
 from ...radial_core.padding import closed_up
 from ...radial_core.schedule import step_of
+from ..calls import block_of, why_not_call
 from ..compiled import is_compiled
 from ..models import (
     OTHERS,
@@ -133,7 +134,7 @@ class Probe:
         sigmas = self.readings.schedule(options)
         step = step_of(sigmas, self.readings.sigma(options))
         prompts = options.get("cond_or_uncond") or [POSITIVE]
-        if step is None or step in run.seen or prompts == [NEGATIVE]:
+        if step is None or step in run.seen or set(prompts) == {NEGATIVE}:
             return None
         run.steps = len(sigmas) - 1
         if not self.choice.has_step(step, run.steps):
@@ -195,7 +196,7 @@ class Probe:
         layout = self_attention_layout(here.sequence, options, q.shape[tokens], k.shape[tokens])
         if layout in OTHERS:
             return
-        block = None if isinstance(layout, str) else self._block(here, options)
+        block = None if isinstance(layout, str) else block_of(here.sequence, options, here.blocks)
         if block is not None:
             if not self.choice.has_block(block) or (here.step, block) in run.calls:
                 return
@@ -231,10 +232,8 @@ class Probe:
 
     def _why_not(self, layout: VideoLayout, absent, q, k, v) -> str | None:
         """Why a self-attention call is not measured; None if it is."""
-        if absent is None or any(token >= layout.prefix for token in absent):
-            return "attention mask"
-        if k.shape != q.shape or v.shape != q.shape:
-            return "keys have other heads than queries"
+        if reason := why_not_call(layout, absent, q, k, v):
+            return reason
         if layout.frames == 1:
             return "single frame"
         first = self.run.about.get("layout", layout)
@@ -249,13 +248,6 @@ class Probe:
             rows = choose_rows(layout, patterns, self.choice.tokens).to(device)
             self._rows = key, rows
         return self._rows[1]
-
-    def _block(self, here: Pass, options: dict) -> int:
-        """The transformer block that a self-attention call is in."""
-        if not here.sequence.announced:
-            return next(here.blocks)
-        single = options.get("block_type") == "single"
-        return options["block_index"] + single * here.sequence.double_blocks
 
     def end(self, _model_patcher):
         """Callback at the end of a sampler run (CallbacksMP.ON_CLEANUP)."""

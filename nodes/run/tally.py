@@ -76,7 +76,7 @@ class Tally:
         """
         record, reached = self.record, False
         try:
-            if record.model_calls:
+            if record.model_calls or record.failures:
                 self.runs.append(record)
                 summary = self.summary()
                 reached = summary["radial_calls"] or summary["dense_calls"]

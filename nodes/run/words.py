@@ -43,8 +43,11 @@ def status(run: dict) -> str:
     if not reached(run):
         return NOT_REACHED
     if not run["totals"]["radial_calls"]:
-        return f"{headline(run)}: {', '.join(reasons(run)) or 'no self-attention over a video'}"
-    text = f"{headline(run)}, {kept(run)}"
+        text = headline(run)
+        if not reasons(run):
+            return f"{text}: no self-attention over a video"
+    else:
+        text = f"{headline(run)}, {kept(run)}"
     return f"{text}; dense: {', '.join(reasons(run))}" if reasons(run) else text
 
 
@@ -104,6 +107,8 @@ def _where(run: dict, ran: str) -> tuple[list[int], list[int]]:
 
 def _some(numbers: list[int], of: int, what: str) -> str:
     """[0, 1] -> "first 2 steps". Numbers count from 0, as ComfyUI's do."""
+    if len(numbers) == of > 1:
+        return f"all {of:,} {what}s"
     first = next((i for i in range(len(numbers)) if numbers[i] != i), len(numbers))
     rest = numbers[first:]
     said = []

@@ -6,6 +6,7 @@ import json
 import pytest
 import torch
 import zoo
+from comfy.nested_tensor import NestedTensor
 from conftest import BLOCKS, pack_module, patch, sample
 from headless.client import run_graph
 from headless.graph import load_graph, set_inputs
@@ -125,13 +126,29 @@ def test_without_measurements_the_search_gives_the_authors_settings(wan):
     patch(wan, decay=decay, sink_frames=sink, dense_blocks=dense)
 
 
+def test_distances_that_no_measured_token_has(wan):
+    """16 tokens, 40 frames: none of them in the first frame or the last."""
+    model = probe(wan, "0", tokens=16)
+    sample(model, frames=40, height=4, width=4, steps=1)
+    (_, _, text, measurements, _), _ = compare(model)
+    assert measurements.by_distance()[-1] == 0
+    assert "Measured: " in text
+
+
+def test_samples_of_several_kinds_pass():
+    nested = {"samples": NestedTensor([torch.zeros(1, 16, 3, 4, 4)])}
+    (samples, *_), _ = compare(zoo.hunyuan_image()[0], nested)
+    assert samples is nested
+
+
 def test_a_picture_that_fails_does_not_cost_the_samples(probed, monkeypatch, caplog):
     def broken(measurements):
         raise OSError("no font")
 
     monkeypatch.setattr(pack_module("nodes.compare"), "draw_compare", broken)
-    assert "OSError: no font" in text_of(probed)
-    assert "Compare failed" in caplog.text
+    (_, _, text, measurements, data), _ = compare(probed)
+    assert measurements is not None and json.loads(data) and text
+    assert "OSError: no font" in caplog.text
 
 
 @pytest.mark.parametrize(

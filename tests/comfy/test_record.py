@@ -158,7 +158,7 @@ def test_a_model_of_another_kind(summaries):
     passes = [step["model_calls"] for step in run["steps"]]
     assert cells(run) == {(s, None): {"not a video": n} for s, n in enumerate(passes)}
     assert run["blocks"] == 0 and run["totals"]["attention_seconds"] is None
-    assert summaries[0]["status"] == "nothing radial in 2 steps: not a video"
+    assert summaries[0]["status"] == "nothing radial in 2 steps; dense: not a video"
 
 
 @pytest.mark.parametrize("step, block", [(0, 0), (1, 2), (2, 1)])

@@ -121,9 +121,9 @@ def test_a_full_disk_does_not_cost_the_video(wan, summaries, monkeypatch):
         raise OSError("No space left on device")
 
     model = patch(wan)
-    monkeypatch.setattr(pack_module("nodes.report"), "shown", full)
+    monkeypatch.setattr(pack_module("nodes.shown").ui, "PreviewImage", full)
     _, text, _, ui = report(sample(model), model)
-    assert text.startswith("Radial 100 %") and ui is None
+    assert text.startswith("Radial 100 %") and ui == {"text": (text,)}
 
 
 @pytest.mark.parametrize("steps, blocks", [(1, 1), (1000, 60), (3, 200)])

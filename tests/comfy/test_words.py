@@ -76,8 +76,9 @@ MIXED = ["dense block", "radial", "radial", "radial"]
             "radial 50 %: 4 of 8 steps, 27.5 % of the map kept, triton; "
             "dense: no (4 of steps 1 to 6)",
         ),
-        (run_of("single frame", "single frame"), "nothing radial in 2 steps: single frame"),
-        (run_of("dense step"), "nothing radial in 1 step: first step"),
+        (run_of("single frame", "single frame"), "nothing radial in 2 steps; dense: single frame"),
+        (run_of("dense step"), "nothing radial in 1 step; dense: first step"),
+        (run_of(*["dense step"] * 5), "nothing radial in 5 steps; dense: all 5 steps"),
         (run_of(["radial", *["no"] * 999], blocks=1000), "radial 1 %: 1 step,"),
         (run_of(["no", *["radial"] * 999], blocks=1000), "radial 99 %: 1 step,"),
     ],

@@ -98,6 +98,40 @@ def end_to_end():
             yield f"from {before[row['name']]['radial_s']:.2f} to {row['radial_s']:.2f} s"
 
 
+FIRST_SCREEN = {
+    "wan2.1-14b-81f-720p": "Wan 2.1 14B, 81 frames, 720p",
+    "hunyuan-117f-768p": "HunyuanVideo, 117 frames, 768p",
+    "hunyuan-509f-720p": "HunyuanVideo, 509 frames, 720p",
+    "mochi-667f-480p": "Mochi, 667 frames, 480p",
+}
+
+
+def first_screen():
+    """The first table: minutes of the whole video, the node as it comes."""
+    rows = {row["name"]: row for row in cases("end_to_end-h100")}
+    for name, title in FIRST_SCREEN.items():
+        dense, radial = (
+            rows[name][f"schedule_{key}_s"] / 60 for key in ("dense", "with_last_step")
+        )
+        yield f"| {title} | {dense:.0f} min | {radial:.0f} min | {dense / radial:.1f} |"
+
+
+def watching():
+    (report,) = cases("report-h100")
+    yield f"is {100 * report['cost']:.1f} % of a pass of Wan 2.1 1.3B"
+    wan, hunyuan = cases("probe-h100")
+    yield f"takes {wan['ms']:.0f} ms for an attention call of Wan 14B at 720p and"
+    yield f"{hunyuan['ms']:.0f} ms for one of HunyuanVideo's 509 frames, with "
+    yield f"with {wan['extra_mib']} and {hunyuan['extra_mib']} MiB"
+    for case in (wan, hunyuan):
+        yield f"{case['error']:.4f} for {case['error_all_tokens']:.4f}"
+    rows = cases("preview-cpu")
+    median, most = (max(row[key] for row in rows) for key in ("median_ms", "most_ms"))
+    longest = max(row["frames"] for row in rows)
+    yield f"takes at most {median:.0f} ms ({most:.0f} ms at worst) for any length"
+    yield f"up to {longest:,} frames"
+
+
 def crossover():
     rows = cases("crossover-h100")
     slower = [row for row in rows if row["speedup"] < 1]
@@ -106,7 +140,16 @@ def crossover():
 
 
 @pytest.mark.parametrize(
-    "claim", [*planning(), *scaling(), *attention(), *end_to_end(), *crossover()]
+    "claim",
+    [
+        *first_screen(),
+        *planning(),
+        *scaling(),
+        *attention(),
+        *end_to_end(),
+        *watching(),
+        *crossover(),
+    ],
 )
 def test_the_readme_says_what_was_measured(claim):
     assert claim in README

@@ -5,6 +5,12 @@ import { app } from "../../../scripts/app.js"
 
 const NAME = "radial attention says"
 const SUMMARY = "radial_attention.summary" // see nodes/run/tally.py
+const SHOW = [
+  "RadialMaskPreview",
+  "RadialAttentionReport",
+  "RadialAttentionCompare",
+  "RadialSettingsSearch"
+]
 const LINE = 16 // pixels
 const CHARACTER = 6.2
 const MOST_LINES = 14
@@ -73,7 +79,7 @@ app.registerExtension({
     })
   },
   beforeRegisterNodeDef(nodeType, nodeData) {
-    if (!nodeData.name.startsWith("Radial") || !nodeData.output_node) return
+    if (!SHOW.includes(nodeData.name)) return
     const { onExecuted, onNodeCreated } = nodeType.prototype
     nodeType.prototype.onNodeCreated = function () {
       onNodeCreated?.apply(this, arguments)
@@ -81,7 +87,7 @@ app.registerExtension({
     }
     nodeType.prototype.onExecuted = function (output) {
       onExecuted?.apply(this, arguments)
-      if (output?.text) say(this, output.text.join("\n"), output.images ? PICTURE : 0)
+      if (Array.isArray(output?.text)) say(this, output.text.join("\n"), output.images ? PICTURE : 0)
     }
   }
 })

@@ -1,7 +1,8 @@
 """Sets up whatever is missing and runs the checks: lint, the core, the pack in the real ComfyUI.
 
 python tests/run.py                 all of them
-python tests/run.py core            one or more of: lint, core, comfy (the newest), comfy-0.16.3
+python tests/run.py core            one or more of: lint, core, comfy (the newest), comfy-0.16.3,
+                                    browser (ComfyUI's page in your Chromium, Chrome or Edge)
 python tests/run.py core -- -k odd  what follows -- goes to pytest
 python tests/run.py --gpu           the kernels on this machine's GPU, in the Python that runs this:
                                     its torch, and every kernel library that it has
@@ -16,13 +17,19 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "workflows"))
+sys.path[:0] = [str(ROOT / "workflows"), str(ROOT / "tests/browser")]
 
+from chromium import HOW_TO_GET_ONE, find_chromium  # noqa: E402
 from headless.environment import NEWEST, OLDEST, ensure_environment  # noqa: E402
 from headless.signals import end_on_signals  # noqa: E402
 
 COMFYUI = {"comfy": NEWEST, f"comfy-{OLDEST.version}": OLDEST}
-PARTS = ("lint", "core", *COMFYUI)
+PARTS = ("lint", "core", *COMFYUI, "browser")
+
+
+def lacks(part: str) -> str | None:
+    """What a part needs that can't be set up here and that this machine lacks."""
+    return HOW_TO_GET_ONE if part == "browser" and find_chromium() is None else None
 
 
 def commands(part: str, pytest_arguments: list[str]) -> list[list[str]]:
@@ -85,6 +92,12 @@ def main():
         return test_gpu(pytest_arguments)
     if unknown := set(parts) - set(PARTS):
         raise SystemExit(f"Expected any of {', '.join(PARTS)}; got {', '.join(unknown)}\n{__doc__}")
+    not_run = {part: why for part in parts if (why := lacks(part))}
+    for part, why in not_run.items():
+        if part in words[:at]:
+            raise SystemExit(f"{part}: {why}.")
+        print(f"Not run: {part}: {why}.")
+    parts = [part for part in parts if part not in not_run]
     end_on_signals()
     for part in parts:
         python = ensure_environment(COMFYUI.get(part, NEWEST)).python
@@ -98,7 +111,8 @@ def main():
         failed = [part for part in logs if not follow(started[part], logs[part])]
     if failed:
         raise SystemExit(f"Failed: {', '.join(failed)}")
-    print("All passed.")
+    but = ", ".join(f"{part} ({why})" for part, why in not_run.items())
+    print(f"All passed, but not run: {but}." if but else "All passed.")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,104 @@
+"""ComfyUI's page in a browser: how it is opened, what it may ask for, how it looks."""
+
+import contextlib
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from chromium import HOW_TO_GET_ONE, find_chromium
+from playwright.sync_api import Browser, Page, sync_playwright
+
+ROOT = Path(__file__).resolve().parents[2]
+FOLDER = Path(os.environ.get("RADIAL_ATTENTION_SCREENSHOTS") or ROOT / "output/browser")
+# Only drawing and dialogs differ from what a user gets. The server keeps them from page to page.
+SETTINGS = {
+    "Comfy.TutorialCompleted": True,
+    "Comfy.Notification.ShowVersionUpdates": False,
+    "Comfy.AppBuilder.VueNodeSwitchDismissed": True,
+    "Comfy.Appearance.DisableAnimations": True,
+    "Comfy.RightSidePanel.IsOpen": False,
+    "Comfy.Minimap.Visible": False,  # it hides the corner of the graph
+    "Comfy.Graph.CanvasInfo": False,
+    "LiteGraph.Node.TooltipDelay": 100,
+    "LiteGraph.Canvas.MinFontSizeForLOD": 0,  # a screenshot of a whole graph can be read
+}
+VUE = "Comfy.VueNodes.Enabled"  # "Nodes 2.0", which draws nodes as HTML
+MODES = {"canvas": False, "nodes2": True}
+SIZE = {"width": 1920, "height": 1080}
+OURS = re.compile(r"radial-attention|radial_attention", re.IGNORECASE)
+# The page asks for a help page in the user's language first.
+OTHER_LANGUAGE = re.compile(r"/extensions/radial-attention/docs/\w+/\w+\.md")
+REFUSED_BY_POLICY = re.compile(r"Connecting to '([^']+)' violates")
+
+READY = """() => {
+    const {extensionManager: page, vueAppReady, graph} = window.app ?? {}
+    const tracker = page?.workflow.activeWorkflow?.changeTracker
+    return vueAppReady && 'KSampler' in LiteGraph.registered_node_types && graph?.nodes.length
+        && tracker && !tracker.constructor.isLoadingGraph && !page.spinner
+}"""
+
+
+@dataclass(frozen=True)
+class Watch:
+    """What a page did wrong: errors that are ours, and the other machines that it asked."""
+
+    errors: list[str] = field(default_factory=list)
+    outside: list[str] = field(default_factory=list)
+
+
+WATCHES: dict[Page, Watch] = {}
+
+
+@contextlib.contextmanager
+def chromium() -> Iterator[Browser]:
+    program = find_chromium()
+    if program is None:
+        raise SystemExit(f"tests/browser: {HOW_TO_GET_ONE}.")
+    with sync_playwright() as playwright:
+        # In a container there is neither a sandbox nor, often, room in /dev/shm.
+        arguments = ["--no-sandbox", "--disable-dev-shm-usage"]
+        with playwright.chromium.launch(executable_path=program, args=arguments) as browser:
+            yield browser
+
+
+@contextlib.contextmanager
+def comfyui_page(browser: Browser, url: str, mode: str = "canvas") -> Iterator[Page]:
+    """ComfyUI as a person sees it who opens it for the first time. mode: one of MODES."""
+    watch = Watch()
+
+    def only_the_server(route):
+        address = route.request.url
+        if address.startswith(f"{url}/"):
+            return route.continue_()
+        watch.outside.append(address)
+        route.abort()
+
+    def read(message):
+        if refused := REFUSED_BY_POLICY.search(message.text):
+            watch.outside.append(refused[1])
+        elif message.type == "error":
+            address = message.location.get("url", "")
+            if OURS.search(message.text + address) and not OTHER_LANGUAGE.search(address):
+                watch.errors.append(f"{message.text} ({address})")
+
+    with browser.new_context(viewport=SIZE) as context:
+        page = context.new_page()
+        WATCHES[page] = watch
+        context.route("**/*", only_the_server)
+        page.on("console", read)
+        page.on("pageerror", lambda error: watch.errors.append(error.stack or str(error)))
+        page.request.post(f"{url}/settings", data={**SETTINGS, VUE: MODES[mode]})
+        page.goto(url)
+        page.wait_for_function(READY)
+        yield page
+        del WATCHES[page]
+
+
+def screenshot(page: Page, name: str) -> Path:
+    """A picture of the page as it is after the next two frames, for people to look at."""
+    page.evaluate("() => new Promise(r => requestAnimationFrame(() => requestAnimationFrame(r)))")
+    path = FOLDER / f"{name}.png"
+    page.screenshot(path=path)
+    return path

@@ -1,0 +1,293 @@
+"""What a person does on ComfyUI's page, by mouse and keyboard, and what is then on it."""
+
+import contextlib
+import json
+import re
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from frontend import READY
+from playwright.sync_api import Locator, Page, TimeoutError, expect
+
+NOWHERE = (960, 1040)  # on the canvas, below every graph
+
+
+def open_file(page: Page, graph: dict, name: str = "graph"):
+    """As if a JSON file was dropped on the page: a graph as saved, or as exported for the API."""
+    page.evaluate(
+        """async ([text, name]) => {
+            await app.handleFile(new File([text], name + '.json', {type: 'application/json'}))
+        }""",
+        [json.dumps(graph), name],
+    )
+    page.wait_for_function(READY)
+
+
+def graph_on(page: Page) -> dict:
+    """What the page would save."""
+    return page.evaluate("() => app.graph.serialize()")
+
+
+def prompt_on(page: Page) -> dict:
+    """What the page would export for the API, or queue."""
+    return page.evaluate("async () => (await app.graphToPrompt()).output")
+
+
+def widgets_on(page: Page) -> dict[str, dict]:
+    """{node id: {widget: value}} of all nodes."""
+    return page.evaluate(
+        """() => Object.fromEntries(app.graph.nodes.map(
+            n => [String(n.id), Object.fromEntries((n.widgets ?? []).map(w => [w.name, w.value]))]
+        ))"""
+    )
+
+
+def only(page: Page, kind: str) -> str:
+    """The id of the only node of that type."""
+    found = page.evaluate(
+        "kind => app.graph.nodes.filter(n => n.type === kind).map(n => String(n.id))", kind
+    )
+    assert len(found) == 1, f"one {kind} expected, there are {len(found)}"
+    return found[0]
+
+
+def point(page: Page, node: str, place: str) -> tuple[float, float]:
+    """Where on the screen: a node's "title", the dot of an "input NAME" or "output NAME", or the
+    middle of a "widget NAME" as the canvas draws it."""
+    what, _, name = place.partition(" ")
+    x, y = page.evaluate(
+        """([id, what, name]) => {
+            const n = app.graph.getNodeById(id)
+            const named = list => list.findIndex(x => x.name === name)
+            const w = n.widgets?.find(w => w.name === name)
+            const at = {
+                title: () => [n.pos[0] + n.size[0] / 2, n.pos[1] - 15],
+                input: () => n.getInputPos(named(n.inputs)),
+                output: () => n.getOutputPos(named(n.outputs)),
+                widget: () => [n.pos[0] + n.size[0] / 2, n.pos[1] + w.y + 10],
+            }[what]()
+            return app.canvasPosToClientPos([at[0], at[1]])
+        }""",
+        [node, what, name],
+    )
+    return x, y
+
+
+def blank(page: Page):
+    """A new tab without a node."""
+    page.evaluate("() => app.extensionManager.command.execute('Comfy.NewBlankWorkflow')")
+
+
+def search(page: Page, words: str, at: tuple[float, float]) -> Locator:
+    """Double-click the canvas and type; what is found."""
+    field = page.get_by_role("combobox", name="Add a node")
+    press_until(page, lambda: page.mouse.dblclick(*at), field.is_visible)
+    field.fill(words)
+    return page.get_by_test_id("result-item")
+
+
+def press_until(page: Page, press: Callable[[], None], done: Callable[[], bool]):
+    """Click until something is so: a busy page misses a click now and then."""
+    for _ in range(5):
+        with contextlib.suppress(TimeoutError):
+            press()
+        deadline = time.monotonic() + 3
+        while time.monotonic() < deadline:
+            if done():
+                return
+            page.wait_for_timeout(50)
+    raise AssertionError("five clicks did nothing")
+
+
+def drop(page: Page, name: str, at: tuple[float, float]):
+    """Search a node by its whole name and put it there."""
+    found = search(page, name, at).filter(has_text=name).first
+    found.click()
+    found.wait_for(state="detached")
+    hangs = "() => app.graph.nodes.some(n => n.flags.ghost)"  # on the mouse, until a click
+    page.wait_for_function(hangs)
+    press_until(page, lambda: page.mouse.click(*at), lambda: not page.evaluate(hangs))
+
+
+def add(page: Page, kind: str) -> str:
+    """A new node in the middle of the view, without the search; its id."""
+    return page.evaluate(
+        """kind => {
+            const node = LiteGraph.createNode(kind)
+            node.pos = [500, 250]
+            app.graph.add(node)
+            return String(node.id)
+        }""",
+        kind,
+    )
+
+
+def connect(page: Page, start: tuple[str, str], end: tuple[str, str]):
+    """Drag a link from the output of a node, (id, name), to the input of another."""
+    drag(page, point(page, start[0], f"output {start[1]}"), point(page, end[0], f"input {end[1]}"))
+
+
+def drag(page: Page, start: tuple[float, float], end: tuple[float, float]):
+    page.mouse.move(*start)
+    page.mouse.down()
+    page.mouse.move(*end, steps=8)
+    page.mouse.up()
+
+
+def look_at(page: Page, *nodes: str):
+    """Zoom to some nodes, as the key "." does."""
+    page.evaluate(
+        """async ids => {
+            app.canvas.deselectAll()
+            app.canvas.selectItems(ids.map(id => app.graph.getNodeById(id)))
+            await app.extensionManager.command.execute('Comfy.Canvas.FitView')
+            app.canvas.deselectAll()
+            const {ds} = app.canvas
+            let before
+            do {  // it glides there
+                before = [ds.scale, ...ds.offset].join()
+                await new Promise(done => setTimeout(done, 100))
+            } while (before !== [ds.scale, ...ds.offset].join())
+        }""",
+        nodes,
+    )
+
+
+def complaints(page: Page) -> list[str]:
+    """What the page says is wrong with the graph, in its overlay of errors and behind it."""
+    return page.evaluate(
+        """() => {
+            const vue = document.getElementById('vue-app').__vue_app__
+            const s = vue.config.globalProperties.$pinia.state.value
+            const overlay = document.querySelector('[data-testid=error-overlay]')
+            return [
+                ...(overlay ? [overlay.innerText] : []),
+                ...(s.missingNodesError.missingNodesError?.nodeTypes ?? []).map(
+                    n => `node ${n.type}`
+                ),
+                ...(s.missingModel.missingModelCandidates ?? []).map(m => `model ${m.name}`),
+                ...(s.missingMedia.missingMediaCandidates ?? []).map(m => `file ${m.name}`),
+                ...app.graph.nodes.filter(n => n.has_errors).map(n => `red ${n.type}`),
+            ]
+        }"""
+    )
+
+
+@dataclass(frozen=True)
+class Run:
+    """How a run from the page went: its error or None, the titles of the tab meanwhile, and the
+    nodes that had a bar of progress on them."""
+
+    error: str | None
+    titles: list[str]
+    bars: set[str]
+
+
+def run(page: Page, seconds: float = 90) -> Run:
+    """Press Run and wait for the end. Raises AssertionError if the server refuses the graph."""
+    page.evaluate(
+        """() => {
+            const seen = window.seen = {done: false, error: null, titles: [], bars: {}}
+            const listen = (event, f) => app.api.addEventListener(event, f)
+            listen('execution_success', () => seen.done = true)
+            for (const event of ['execution_error', 'execution_interrupted'])
+                listen(event, e => { seen.done = true; seen.error = JSON.stringify(e.detail) })
+            const look = () => {
+                if (seen.titles.at(-1) !== document.title) seen.titles.push(document.title)
+                for (const n of app.graph.nodes) {
+                    const html = document.querySelector(`[data-node-id="${n.id}"]`)
+                    const bar = html?.querySelector('.bg-primary-500[style*=width]')
+                    if (html ? bar : n.progress) seen.bars[n.id] = true
+                }
+                if (!seen.done) setTimeout(look, 50)
+            }
+            look()
+        }"""
+    )
+    with page.expect_response(lambda answer: answer.url.endswith("/prompt")) as answer:
+        page.get_by_test_id("queue-button").click()
+    assert answer.value.ok, answer.value.text()
+    page.wait_for_function("() => seen.done", timeout=seconds * 1000)
+    idle = re.compile(r"^\s*0 active")
+    expect(page.get_by_test_id("queue-overlay-toggle")).to_have_text(idle, timeout=15_000)
+    seen = page.evaluate("() => seen")
+    return Run(seen["error"], seen["titles"], set(seen["bars"]))
+
+
+def type_number(page: Page, node: str, widget: str, value: float):
+    """Double-click a number on a node and type another."""
+    if drawn_as_html(page):
+        label = page.locator(f'[data-node-id="{node}"] [aria-label="{widget}"]')
+        label.get_by_role("spinbutton").fill(str(value))
+        page.keyboard.press("Enter")
+    else:
+        field = page.locator(".graphdialog input")
+        at = point(page, node, f"widget {widget}")
+        press_until(page, lambda: page.mouse.dblclick(*at), field.is_visible)
+        field.fill(str(value))
+        page.keyboard.press("Enter")
+    eventually(page, lambda: widgets_on(page)[node][widget], value)
+
+
+def choose(page: Page, node: str, widget: str, choice: str):
+    """Pick one of a widget's choices, from its menu."""
+    if drawn_as_html(page):
+        box = page.locator(f'[data-node-id="{node}"]').get_by_role("combobox", name=widget)
+        box.click()
+        page.get_by_role("option", name=choice, exact=True).click()
+    else:
+        page.mouse.click(*point(page, node, f"widget {widget}"))
+        page.locator(".litecontextmenu .litemenu-entry").get_by_text(choice, exact=True).click()
+    eventually(page, lambda: str(widgets_on(page)[node][widget]), choice)
+
+
+def drawn_as_html(page: Page) -> bool:
+    return page.evaluate("() => LiteGraph.vueNodesMode")
+
+
+def eventually(page: Page, read: Callable, wanted, seconds: float = 10):
+    """Assert that `read()` gives what is wanted, now or soon."""
+    deadline = time.monotonic() + seconds
+    while (got := read()) != wanted and time.monotonic() < deadline:
+        page.wait_for_timeout(100)
+    assert got == wanted
+
+
+def words_on(page: Page, node: str) -> str:
+    """The text that is to be seen on a node in HTML, its own widgets' names and values not."""
+    return page.evaluate(
+        """id => {
+            const n = app.graph.getNodeById(id)
+            const elements = (n.widgets ?? []).map(w => w.element).filter(e => e?.checkVisibility())
+            return elements.map(e => e.innerText || e.value || '').join('\\n')
+        }""",
+        node,
+    )
+
+
+def picture_on(page: Page, node: str) -> int:
+    """The width of the picture that a node shows, in pixels of the file; 0 if there is none."""
+    return page.evaluate(
+        """id => {
+            const html = document.querySelector(`[data-node-id="${id}"]`)
+            const images = html ? [...html.querySelectorAll('img')] : app.graph.getNodeById(id).imgs
+            return images?.[0]?.naturalWidth ?? 0
+        }""",
+        node,
+    )
+
+
+def overlaps(page: Page) -> list[str]:
+    """Pairs of nodes that lie on each other."""
+    return page.evaluate(
+        """() => {
+            const boxes = app.graph.nodes.map(n => {
+                const [x, y, w, h] = n.boundingRect
+                return {name: `${n.id} ${n.title}`, x, y, right: x + w, bottom: y + h}
+            })
+            return boxes.flatMap((a, i) => boxes.slice(i + 1).filter(
+                b => a.x < b.right && b.x < a.right && a.y < b.bottom && b.y < a.bottom
+            ).map(b => `${a.name} and ${b.name}`))
+        }"""
+    )

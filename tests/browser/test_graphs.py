@@ -1,0 +1,101 @@
+"""Graphs come back as they were: after a reload, from earlier versions, and as API graphs."""
+
+import json
+
+import pytest
+from conftest import ROOT
+from frontend import READY, screenshot
+from person import (
+    NOWHERE,
+    complaints,
+    eventually,
+    graph_on,
+    only,
+    open_file,
+    prompt_on,
+    type_number,
+    widgets_on,
+)
+
+TWINS = sorted((ROOT / "workflows/api").glob("*.json"))
+SAVED = sorted((ROOT / "tests/saved").glob("*/*.json"))
+
+
+def test_a_reload_brings_the_graph_back(either_page, mode, small_wan):
+    page = either_page
+    open_file(page, small_wan)
+    patch = only(page, "RadialAttentionPatch")
+    type_number(page, patch, "decay", 0.35)
+    type_number(page, patch, "dense_steps", 3)
+    page.mouse.click(*NOWHERE)  # out of the field
+    page.wait_for_function(  # the page saves it a moment after the change
+        "() => Object.values(localStorage).some(v => v.includes('[3,1,-1,-1,0.35,'))"
+    )
+    before, prompt = parts(graph_on(page)), prompt_on(page)
+    page.reload()
+    page.wait_for_function(READY)
+    # HTML nodes take a moment to find their size.
+    eventually(page, lambda: parts(graph_on(page)), before)
+    assert prompt_on(page) == prompt
+    settings = widgets_on(page)[patch]
+    assert (settings["decay"], settings["dense_steps"]) == (0.35, 3)
+    assert complaints(page) == []
+    screenshot(page, f"reloaded-{mode}")
+
+
+def parts(graph):
+    """What a person would miss of a graph: nodes, where they are, their values, links, groups."""
+    kept = ("id", "type", "pos", "size", "mode", "title", "widgets_values", "color")
+    nodes = {str(n["id"]): {name: n.get(name) for name in kept} for n in graph["nodes"]}
+    return nodes, graph["links"], [(g["title"], g["bounding"]) for g in graph["groups"]]
+
+
+@pytest.mark.parametrize("path", SAVED, ids=lambda path: f"{path.parent.name}-{path.stem}")
+def test_graphs_of_earlier_versions_keep_every_value(used_page, path):
+    page = used_page
+    saved = json.loads(path.read_text(encoding="utf-8"))
+    open_file(page, saved)
+    assert complaints(page) == []
+    api = json.loads(path.with_name("api.json").read_text(encoding="utf-8"))
+    prompt = prompt_on(page)
+    assert {i: n["class_type"] for i, n in prompt.items()} == {
+        i: n["class_type"] for i, n in api.items()
+    }
+    for node, there in api.items():
+        now = prompt[node]["inputs"]
+        for name, value in there["inputs"].items():
+            assert same(now.get(name), value), f"{node}.{name}: {value!r} is now {now.get(name)!r}"
+        for name in set(now) - set(there["inputs"]):  # inputs that are newer than the graph
+            assert now[name] == default_of(page, there["class_type"], name)
+    screenshot(page, f"saved-{path.parent.name}-{path.stem}")
+
+
+def same(now, then) -> bool:
+    """Choices that were numbers in earlier versions may be text now."""
+    return now == then or str(now) == str(then)
+
+
+def default_of(page, kind, name):
+    """The default of an input, from the definition that the page got."""
+    return page.evaluate(
+        """([kind, name]) => {
+            const {required, optional} = LiteGraph.registered_node_types[kind].nodeData.input
+            return ({...required, ...optional})[name][1].default
+        }""",
+        [kind, name],
+    )
+
+
+@pytest.mark.parametrize("path", TWINS, ids=[path.stem for path in TWINS])
+def test_the_api_twin_is_what_the_page_exports(used_page, path):
+    graph = json.loads((ROOT / "workflows" / path.name).read_text(encoding="utf-8"))
+    open_file(used_page, graph)
+    twin = json.loads(path.read_text(encoding="utf-8"))
+    again = f"python tests/browser/export_api.py {path.stem}"
+    assert prompt_on(used_page) == twin, f"rewrite it: {again}"
+
+
+def test_every_workflow_has_its_twin():
+    assert [path.name for path in TWINS] == sorted(
+        path.name for path in (ROOT / "workflows").glob("*.json")
+    )

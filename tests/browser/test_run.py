@@ -1,0 +1,104 @@
+"""A person builds a graph, runs it, and reads on the nodes what happened."""
+
+import json
+import re
+
+from conftest import ROOT, STEPS, shrunk
+from frontend import screenshot
+from person import (
+    complaints,
+    connect,
+    drop,
+    eventually,
+    look_at,
+    only,
+    open_file,
+    overlaps,
+    picture_on,
+    run,
+    type_number,
+    words_on,
+)
+
+
+def test_from_the_search_to_the_report(either_page, mode, small_wan):
+    page = either_page
+    open_file(page, without_patch(small_wan))
+
+    drop(page, "Radial Attention Patch", (520, 520))
+    patch = only(page, "RadialAttentionPatch")
+    connect(page, (only(page, "UNETLoader"), "MODEL"), (patch, "model"))
+    connect(page, (patch, "MODEL"), (only(page, "ModelSamplingSD3"), "model"))
+    type_number(page, patch, "dense_steps", 2)
+    type_number(page, patch, "decay", 0.35)
+
+    drop(page, "Radial Mask Preview", (850, 520))
+    preview = only(page, "RadialMaskPreview")
+    connect(page, (patch, "MODEL"), (preview, "model"))
+    drop(page, "Radial Attention Report", (1300, 520))
+    report = only(page, "RadialAttentionReport")
+    connect(page, (only(page, "KSampler"), "LATENT"), (report, "samples"))
+    connect(page, (patch, "MODEL"), (report, "model"))
+    connect(page, (report, "samples"), (only(page, "VAEDecode"), "samples"))
+    screenshot(page, f"built-{mode}")
+
+    done = run(page)
+    assert done.error is None
+    assert only(page, "KSampler") in done.bars
+    assert sum("KSampler" in title for title in done.titles) >= STEPS // 2, done.titles
+    assert complaints(page) == []
+    said = re.compile("radial", re.IGNORECASE)
+    for node in (patch, preview, report):
+        eventually(page, lambda node=node: bool(said.search(words_on(page, node))), True)
+    for node in (preview, report):
+        eventually(page, lambda node=node: picture_on(page, node) >= 256, True)
+    status = words_on(page, patch)
+    screenshot(page, f"ran-{mode}")
+    for node, name in ((patch, "patch"), (preview, "preview"), (report, "report")):
+        look_at(page, node)
+        screenshot(page, f"ran-{name}-{mode}")
+
+    look_at(page, patch, preview, report)
+    run(page)  # nothing to do: all is cached
+    assert words_on(page, patch) == status
+    assert picture_on(page, preview) and picture_on(page, report)
+
+
+def without_patch(graph):
+    """The graph with the loader's model straight into what comes after the patch."""
+    (patch,) = (n for n in graph["nodes"] if n["type"] == "RadialAttentionPatch")
+    graph["nodes"].remove(patch)
+    (before,) = (link for link in graph["links"] if link[3] == patch["id"])
+    (after,) = (link for link in graph["links"] if link[1] == patch["id"])
+    graph["links"].remove(before)
+    after[1:3] = before[1:3]
+    for node in graph["nodes"]:
+        for output in node["outputs"] if "outputs" in node else ():
+            if before[0] in (output["links"] or ()):
+                output["links"] = [after[0]]
+    return graph
+
+
+def test_what_the_search_finds_is_what_the_patch_takes(page):
+    path = ROOT / "workflows/settings_search.json"
+    open_file(page, shrunk(json.loads(path.read_text(encoding="utf-8")), seed=1))
+    page.evaluate(
+        """() => app.api.addEventListener(
+            'radial_attention.summary', event => window.summary = event.detail
+        )"""
+    )
+    assert run(page).error is None
+    found = []
+    for kind in ("RadialAttentionCompare", "RadialSettingsSearch"):
+        node = only(page, kind)
+        look_at(page, node)
+        eventually(page, lambda node=node: picture_on(page, node) >= 256, True)
+        found += PROPOSED.findall(words_on(page, node))
+        screenshot(page, f"ran-{kind}")
+    taken = page.evaluate("() => summary.settings")
+    values = tuple(str(taken[name]) for name in ("decay", "sink_frames", "dense_blocks"))
+    assert values in found, (taken, found)
+    eventually(page, lambda: overlaps(page), [])
+
+
+PROPOSED = re.compile(r"decay ([\d.]+), (\d+) sink frames?, (\d+) dense blocks?")

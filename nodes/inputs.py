@@ -9,6 +9,8 @@ from collections.abc import Iterable
 
 import torch
 
+from ..radial_core.pattern import BLOCK_SIZES
+
 PLAIN = (int, float, str)  # tensors, which a comparison makes tensors of, are not
 
 _short = reprlib.Repr()
@@ -50,6 +52,25 @@ def check_plain(**inputs):
     for name, value in inputs.items():
         if not isinstance(value, PLAIN):
             raise ValueError(f"{name} must be a plain value, got {short(value)}")
+
+
+# Words: HTML nodes know no numbers in a list. Graphs saved earlier, and scripts, have numbers.
+BLOCK_SIZE_CHOICES = [str(size) for size in BLOCK_SIZES]
+
+
+def why_not_block_size(value) -> str | None:
+    """Why a value is no block size; None if it is one, or will come over a link."""
+    plain = isinstance(value, (int, float, str))
+    if value is None or plain and (value in BLOCK_SIZES or value in BLOCK_SIZE_CHOICES):
+        return None
+    return f"block_size must be {' or '.join(BLOCK_SIZE_CHOICES)}, got {short(value)}"
+
+
+def read_block_size(value) -> int:
+    """Raises ValueError if it is none."""
+    if value is None or why_not_block_size(value):
+        raise ValueError(why_not_block_size(value) or "block_size must be 64 or 128, got None")
+    return int(value)
 
 
 def short(value) -> str:

@@ -6,9 +6,16 @@ from comfy_api.latest import io
 from ..radial_core.attention import check_backend_name, choose_backend
 from ..radial_core.backends import BACKENDS
 from ..radial_core.call import Call
-from ..radial_core.pattern import BLOCK_SIZES, MAX_DECAY
+from ..radial_core.pattern import MAX_DECAY
 from .dense import AUTO, CHOICES
-from .inputs import check_choice, check_model, check_plain
+from .inputs import (
+    BLOCK_SIZE_CHOICES,
+    check_choice,
+    check_model,
+    check_plain,
+    read_block_size,
+    why_not_block_size,
+)
 from .models import head_dim_of
 from .names import KEY
 from .override import RadialOverride
@@ -96,8 +103,8 @@ class RadialAttentionPatch(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "block_size",
-                    options=list(BLOCK_SIZES),
-                    default=128,
+                    options=BLOCK_SIZE_CHOICES,
+                    default="128",
                     tooltip="Tokens a side of the blocks that are kept or dropped together. 128 is "
                     "what the settings above were tuned for; 64 follows the pattern more closely, "
                     "keeps fewer tokens and may run slower on your GPU.",
@@ -128,6 +135,10 @@ class RadialAttentionPatch(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(cls, block_size=None) -> bool | str:
+        return why_not_block_size(block_size) or True
+
+    @classmethod
     def execute(
         cls,
         model,
@@ -154,6 +165,7 @@ class RadialAttentionPatch(io.ComfyNode):
             backend=backend,
             dense_attention=dense_attention,
         )
+        block_size = read_block_size(block_size)
         settings = Settings(
             **{name: None if x == AUTOMATIC[name] else x for name, x in chosen.items()},
             dense_last_steps=dense_last_steps,

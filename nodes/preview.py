@@ -2,10 +2,19 @@
 
 from comfy_api.latest import io
 
-from ..radial_core.pattern import BLOCK_SIZES, MAX_DECAY
+from ..radial_core.pattern import MAX_DECAY
 from .drawing.canvas import as_image
 from .forecast import figures, forecast, picture
-from .inputs import check_choice, check_latent, check_model, check_number, check_plain
+from .inputs import (
+    BLOCK_SIZE_CHOICES,
+    check_choice,
+    check_latent,
+    check_model,
+    check_number,
+    check_plain,
+    read_block_size,
+    why_not_block_size,
+)
 from .kinds import KINDS, kind_of, layout_of
 from .models import class_name, family_of
 from .override import override_of
@@ -79,8 +88,8 @@ class RadialMaskPreview(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "block_size",
-                    options=list(BLOCK_SIZES),
-                    default=128,
+                    options=BLOCK_SIZE_CHOICES,
+                    default="128",
                     tooltip="Tokens a side of the blocks that are kept or skipped together.",
                     advanced=True,
                 ),
@@ -113,6 +122,10 @@ class RadialMaskPreview(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(cls, block_size=None) -> bool | str:
+        return why_not_block_size(block_size) or True
+
+    @classmethod
     def execute(
         cls,
         model_type,
@@ -135,7 +148,7 @@ class RadialMaskPreview(io.ComfyNode):
         settings = Settings(
             dense_steps=None,
             dense_last_steps=0,
-            block_size=block_size,
+            block_size=read_block_size(block_size),
             **{name: None if x == AUTOMATIC[name] else x for name, x in chosen.items()},
         )
         kind, name = KINDS[model_type], model_type

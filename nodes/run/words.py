@@ -154,7 +154,7 @@ def _times(run: dict) -> list[str]:
     share = (totals["attention_seconds"] or 0) / totals["seconds"]
     times = f"Time: {seconds(totals['seconds'])} in the model, {share:.0%} of it self-attention"
     calls = {kind: totals[f"seconds_of_a_{kind}_call"] for kind in ("radial", "dense")}
-    each = [f"{1000 * s:,.3g} ms a {kind} call" for kind, s in calls.items() if s is not None]
+    each = [f"{_short(s)} a {kind} call" for kind, s in calls.items() if s is not None]
     lines = [f"{times} ({', '.join(each)})." if each else f"{times}."]
     if saving is not None:
         lines.append(saved(saving))
@@ -174,6 +174,10 @@ def saved(saving: dict) -> str:
         f"Saved: about {seconds(saving['seconds'])}; with dense self-attention throughout it would "
         f"have taken {saving['speedup']:.3g} times as long ({of_what})."
     )
+
+
+def _short(s: float) -> str:
+    return f"{1000 * s:.3g} ms" if s < 0.9995 else seconds(s)
 
 
 def seconds(s: float) -> str:

@@ -26,7 +26,7 @@ DEFAULTS = {
     "height": 480,
     "length": 81,
     **AUTHORS,
-    "block_size": 128,
+    "block_size": "128",
 }
 
 

@@ -78,7 +78,7 @@ def test_a_new_seed_reuses_the_patched_model(server, tmp_path):
         ({"4.dense_steps": -2}, "smaller than min"),
         ({"4.decay": -1}, "smaller than min"),
         ({"4.decay": 9}, "bigger than max"),
-        ({"4.block_size": 100}, "not in list"),
+        ({"4.block_size": 100}, "block_size must be 64 or 128, got 100"),
         ({"4.backend": "magic"}, "not in list"),
     ],
 )

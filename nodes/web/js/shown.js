@@ -11,6 +11,7 @@ const SHOW = [
   "RadialAttentionCompare",
   "RadialSettingsSearch"
 ]
+const OURS = ["RadialAttentionPatch", ...SHOW]
 const LINE = 16 // pixels
 const CHARACTER = 6.2
 const MOST_LINES = 14
@@ -77,6 +78,12 @@ app.registerExtension({
       const node = detail?.node && nodeOf(detail.node)
       if (node?.type === "RadialAttentionPatch") say(node, detail.status)
     })
+  },
+  // Graphs saved earlier have a number, and HTML nodes know words only.
+  loadedGraphNode(node) {
+    if (!OURS.includes(node.type)) return
+    const widget = node.widgets?.find((each) => each.name === "block_size")
+    if (widget) widget.value = String(widget.value)
   },
   beforeRegisterNodeDef(nodeType, nodeData) {
     if (!SHOW.includes(nodeData.name)) return

@@ -27,6 +27,14 @@ class Forward:
     blocks: Iterator[int] = field(default_factory=itertools.count)  # for models that don't count
 
 
+@dataclass(frozen=True)
+class Dense:
+    """A call that stays dense. plain: it is self-attention over the video, and nothing else."""
+
+    reason: str
+    plain: bool = False
+
+
 def block_of(sequence: Sequence, options: dict, counted: Iterator[int]) -> int:
     """The transformer block that a self-attention call is in. counted: if it is silent."""
     if not sequence.announced:
@@ -45,11 +53,3 @@ def why_not_call(layout: VideoLayout, absent: tuple[int, ...] | None, q, k, v) -
     if k.shape != q.shape or v.shape != q.shape:
         return "keys have other heads than queries"
     return None
-
-
-@dataclass(frozen=True)
-class Dense:
-    """A call that stays dense. plain: it is self-attention over the video, and nothing else."""
-
-    reason: str
-    plain: bool = False

@@ -10,6 +10,7 @@ from ..radial_core.plan import MOST_DENSITY
 from ..radial_core.sampled import Sample, sample
 from .drawing import mask as drawing
 from .kinds import Kind
+from .run.words import plural
 from .settings import Settings
 
 MAGNITUDES = ("", "k", "M", "G", "T", "P", "E", "Z", "Y")  # powers of 1000
@@ -127,10 +128,6 @@ def used(it: Forecast) -> str:
         f"decay {pattern.decay:g}, {plural(pattern.sink_frames, 'sink frame')}, "
         f"{it.dense_blocks} of {it.kind.size.blocks} blocks dense, block size {pattern.block_size}"
     )
-
-
-def plural(number: int, noun: str) -> str:
-    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
 def percent(share: float) -> str:

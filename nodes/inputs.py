@@ -59,17 +59,16 @@ BLOCK_SIZE_CHOICES = [str(size) for size in BLOCK_SIZES]
 
 
 def why_not_block_size(value) -> str | None:
-    """Why a value is no block size; None if it is one, or will come over a link."""
-    plain = isinstance(value, (int, float, str))
-    if value is None or plain and (value in BLOCK_SIZES or value in BLOCK_SIZE_CHOICES):
+    """Why a value is no block size; None if it is one. ComfyUI's own check takes words only."""
+    if isinstance(value, PLAIN) and value in (*BLOCK_SIZES, *BLOCK_SIZE_CHOICES):
         return None
     return f"block_size must be {' or '.join(BLOCK_SIZE_CHOICES)}, got {short(value)}"
 
 
 def read_block_size(value) -> int:
     """Raises ValueError if it is none."""
-    if value is None or why_not_block_size(value):
-        raise ValueError(why_not_block_size(value) or "block_size must be 64 or 128, got None")
+    if reason := why_not_block_size(value):
+        raise ValueError(reason)
     return int(value)
 
 

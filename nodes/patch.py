@@ -13,15 +13,12 @@ from .inputs import (
     check_choice,
     check_model,
     check_plain,
-    read_block_size,
     why_not_block_size,
 )
 from .models import head_dim_of
 from .names import KEY
 from .override import RadialOverride
-from .settings import AUTOMATIC, Settings
-
-MOST = 10_000
+from .settings import AUTOMATIC, MOST, Settings
 
 
 class RadialAttentionPatch(io.ComfyNode):
@@ -136,7 +133,7 @@ class RadialAttentionPatch(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, block_size=None) -> bool | str:
-        return why_not_block_size(block_size) or True
+        return block_size is None or why_not_block_size(block_size) or True
 
     @classmethod
     def execute(
@@ -152,23 +149,13 @@ class RadialAttentionPatch(io.ComfyNode):
         dense_attention=AUTO,
     ) -> io.NodeOutput:
         check_model(model)
-        chosen = {
-            "dense_steps": dense_steps,
-            "dense_blocks": dense_blocks,
-            "sink_frames": sink_frames,
-            "decay": decay,
-        }
-        check_plain(
-            **chosen,
+        check_plain(backend=backend)
+        settings = Settings.read(
+            dense_steps=dense_steps,
             dense_last_steps=dense_last_steps,
-            block_size=block_size,
-            backend=backend,
-            dense_attention=dense_attention,
-        )
-        block_size = read_block_size(block_size)
-        settings = Settings(
-            **{name: None if x == AUTOMATIC[name] else x for name, x in chosen.items()},
-            dense_last_steps=dense_last_steps,
+            dense_blocks=dense_blocks,
+            sink_frames=sink_frames,
+            decay=decay,
             block_size=block_size,
         )
         check_backend_name(backend)
@@ -176,7 +163,7 @@ class RadialAttentionPatch(io.ComfyNode):
         head_dim = head_dim_of(model.get_model_object("diffusion_model"))
         if backend != "auto" and head_dim is not None:
             dtype = model.model.manual_cast_dtype or model.model_dtype()
-            choose_backend(backend, Call(model.load_device, dtype, head_dim, block_size))
+            choose_backend(backend, Call(model.load_device, dtype, head_dim, settings.block_size))
 
         node = getattr(cls.hidden, "unique_id", None)  # None outside a server
         override = RadialOverride(settings, backend, dense_attention, node)

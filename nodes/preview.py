@@ -11,17 +11,14 @@ from .inputs import (
     check_latent,
     check_model,
     check_number,
-    check_plain,
-    read_block_size,
     why_not_block_size,
 )
 from .kinds import KINDS, kind_of, layout_of
 from .models import class_name, family_of
 from .override import override_of
-from .settings import AUTOMATIC, Settings
+from .settings import AUTOMATIC, MOST, Settings
 from .shown import shown
 
-MOST = 10_000
 LARGEST, LONGEST = 16_384, 100_000  # pixels to a side, frames
 
 
@@ -123,7 +120,7 @@ class RadialMaskPreview(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, block_size=None) -> bool | str:
-        return why_not_block_size(block_size) or True
+        return block_size is None or why_not_block_size(block_size) or True
 
     @classmethod
     def execute(
@@ -143,13 +140,12 @@ class RadialMaskPreview(io.ComfyNode):
         check_number("width", width, 16, LARGEST, whole=True)
         check_number("height", height, 16, LARGEST, whole=True)
         check_number("length", length, 1, LONGEST, whole=True)
-        chosen = {"decay": decay, "sink_frames": sink_frames, "dense_blocks": dense_blocks}
-        check_plain(**chosen, block_size=block_size)
-        settings = Settings(
-            dense_steps=None,
+        settings = Settings.read(
             dense_last_steps=0,
-            block_size=read_block_size(block_size),
-            **{name: None if x == AUTOMATIC[name] else x for name, x in chosen.items()},
+            dense_blocks=dense_blocks,
+            sink_frames=sink_frames,
+            decay=decay,
+            block_size=block_size,
         )
         kind, name = KINDS[model_type], model_type
         if model is not None:

@@ -10,6 +10,7 @@ from itertools import pairwise
 
 from ..radial_core import RadialPattern, Schedule
 from ..radial_core.schedule import ends_clean
+from .inputs import check_plain, read_block_size
 
 # A video this much longer than those the model was trained on is a long one. A reference frame or
 # two in front of the video make none.
@@ -22,6 +23,7 @@ NEAR = 0.1  # of a step: schedulers round
 ROUNDING = 0.005  # of a noise level, by which a sampler that starts at the quarter is above it
 # What stands for the authors' value on the node.
 AUTOMATIC = {"dense_steps": -1, "dense_blocks": -1, "sink_frames": -1, "decay": 0}
+MOST = 10_000  # of what a node counts: steps, blocks, frames
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,17 @@ class Settings:
             if stands_for_none is None:
                 raise
             raise ValueError(f"{error}, or {stands_for_none}, the authors' choice") from None
+
+    @classmethod
+    def read(cls, block_size, dense_last_steps, **chosen) -> "Settings":
+        """From a node's inputs. chosen: those in AUTOMATIC; what is left out is the authors'."""
+        chosen = {**AUTOMATIC, **chosen}
+        check_plain(**chosen, dense_last_steps=dense_last_steps, block_size=block_size)
+        return cls(
+            **{name: None if x == AUTOMATIC[name] else x for name, x in chosen.items()},
+            dense_last_steps=dense_last_steps,
+            block_size=read_block_size(block_size),
+        )
 
     @property
     def automatic(self) -> bool:

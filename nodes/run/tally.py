@@ -2,7 +2,7 @@
 
 import logging
 import sys
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable
 
 from . import words
@@ -25,11 +25,6 @@ class Tally:
         self.record = Record()
         self.runs = deque(maxlen=KEPT_RUNS)  # the newest is the last
         self._said = set()
-
-    @property
-    def dense_calls(self) -> Counter:
-        """Reason -> calls, of the run that goes on."""
-        return self.record.dense_calls
 
     def end_forward(self, span: Span):
         self._ended(span, self.record.end_forward)

@@ -56,14 +56,14 @@ def headline(run: dict) -> str:
     radial, steps = run["totals"]["radial_calls"], run["totals"]["steps"]
     every = radial + sum(run["totals"]["dense_calls"].values())
     if not radial:
-        return f"nothing radial in {_counted(steps, 'step')}"
+        return f"nothing radial in {plural(steps, 'step')}"
     some = len(_where(run, "radial")[0])
     of_them = "all " if some == steps > 1 else f"{some} of " if some < steps else ""
-    return f"radial {_percent(radial, every)}: {of_them}{_counted(steps, 'step')}"
+    return f"radial {_percent(radial, every)}: {of_them}{plural(steps, 'step')}"
 
 
-def _counted(number: int, what: str) -> str:
-    return f"{number} {what}" if number == 1 else f"{number:,} {what}s"
+def plural(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
 def _percent(part: int, whole: int) -> str:

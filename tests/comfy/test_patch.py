@@ -143,9 +143,9 @@ def dense_forwards(wan, steps, **options):
 
     def watch(apply, p):
         key = float(p["timestep"][0])
-        before = model_tally.dense_calls["dense step"]
+        before = model_tally.record.dense_calls["dense step"]
         out = apply(p["input"], p["timestep"], **p["c"])
-        seen.append((key, model_tally.dense_calls["dense step"] > before))
+        seen.append((key, model_tally.record.dense_calls["dense step"] > before))
         return out
 
     (wrapper,) = model.get_wrappers("apply_model", override.KEY)

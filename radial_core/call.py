@@ -31,8 +31,12 @@ class Call:
 
 def kind_of(q, k, v, block_size: int, lse: bool = False) -> tuple:
     """The arguments of `Call` for these (b, s, h, d) tensors: quicker to look up than a Call."""
-    grad = torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad)
-    return q.device, q.dtype, q.shape[-1], block_size, grad, lse
+    return q.device, q.dtype, q.shape[-1], block_size, wants_gradients(q, k, v), lse
+
+
+def wants_gradients(*tensors: torch.Tensor) -> bool:
+    """Whether what is computed from these tensors now will be asked for gradients."""
+    return torch.is_grad_enabled() and any(x.requires_grad for x in tensors)
 
 
 @cache

@@ -5,6 +5,8 @@ from contextlib import contextmanager
 
 import torch
 
+from .call import wants_gradients
+
 
 def absent_tokens(mask: torch.Tensor, tokens: int) -> tuple[int, ...] | None:
     """The keys, of so many, that a mask takes from every query, batch and head; None if it does
@@ -39,7 +41,7 @@ def closed_up(
     """
     gone = len(absent)
     there = _others(tensors[0], prefix, absent)
-    if torch.is_grad_enabled() and any(x.requires_grad for x in tensors):
+    if wants_gradients(*tensors):
         yield [torch.cat((x[:, there], x[:, prefix:]), dim=1) for x in tensors]
         return
     before = [x[:, gone:prefix].clone() for x in tensors]

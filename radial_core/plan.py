@@ -76,6 +76,21 @@ class Plan:
             return lengths, table
 
     @cached_property
+    def columns(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """The table of the columns, which gradients of k and v walk: int32 lengths (blocks,), and
+        query blocks (blocks, longest column), ascending. What stands behind an end is 0.
+        """
+        with torch.inference_mode(False):
+            column, order = self.indices.sort(stable=True)
+            row = self._row_of_each_index()[order]
+            lengths = torch.bincount(column, minlength=self.blocks)
+            place = torch.arange(len(order), device=self.device)
+            place -= (lengths.cumsum(0) - lengths)[column]
+            table = self.indices.new_zeros(self.blocks, int(lengths.max()))
+            table[column, place] = row
+            return lengths.int(), table
+
+    @cached_property
     def order(self) -> torch.Tensor:
         """The rows in the order to compute them, int32 (blocks,): it changes only the speed.
 

@@ -105,10 +105,11 @@ def fault_of(run: Callable, call: Call, pattern: RadialPattern | None = None) ->
     pattern: one that drops some blocks, if None.
     """
     pattern = pattern or RadialPattern(DECAY, 1, call.block_size)
-    # ComfyUI samples in inference mode, where gradients can't be tried.
+    # ComfyUI samples in inference mode, where gradients can't be tried, and trains with autocast.
     with (
         torch.inference_mode(False),
         torch.set_grad_enabled(call.grad),
+        torch.autocast(call.device.type, enabled=False),
         on_device(call.device),
     ):
         plan = make_plan(pattern, LAYOUT, call.device)
@@ -142,10 +143,14 @@ def _fault_on(run: Callable, call: Call, plan: Plan, q, k, v, weight) -> str | N
     truth = reference_attention(q, k, v, plan, scale)
     compared = [("output", out, truth)]
     if call.lse:
-        compared.append(("lse", lse, reference_lse(q, k, plan, scale)))
+        exact_lse = reference_lse(q, k, plan, scale)
+        compared.append(("lse", lse, exact_lse))
     if call.grad:
-        ours = torch.autograd.grad(out, (q, k, v), weight.to(out.dtype))
-        exact = torch.autograd.grad(truth, (q, k, v), weight.to(truth.dtype))
+        total, exact_total = (out * weight.to(out.dtype)).sum(), (truth * weight.double()).sum()
+        if call.lse:
+            total, exact_total = total + lse.sum(), exact_total + exact_lse.sum()
+        ours = torch.autograd.grad(total, (q, k, v))
+        exact = torch.autograd.grad(exact_total, (q, k, v))
         compared += [(f"gradient of {x}", a, b) for x, a, b in zip("qkv", ours, exact, strict=True)]
     for what, ours, exact in compared:
         if ours.shape != exact.shape:

@@ -11,7 +11,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch.nn.functional import pad
 
-from ..call import Call, capability
+from ..call import Call, capability, wants_gradients
 from ..plan import Plan
 
 INSTALL = "pip install nvidia-cudnn-frontend"
@@ -34,8 +34,8 @@ def why_not(call: Call) -> str | None:
     if call.head_dim not in head_dims:
         names = " or ".join(map(str, head_dims))
         return f"cudnn needs head_dim {names} for this GPU and block_size, got {call.head_dim}"
-    if call.grad:
-        return "cudnn computes no gradients here yet"
+    if call.grad and (reason := _why_no_gradients(call, major)):
+        return reason
     if not _installed():
         return f"cudnn is not installed, or has no block-sparse attention: {INSTALL}"
     return None
@@ -49,31 +49,81 @@ def run(
     softmax_scale: float,
     return_lse: bool,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
+    if wants_gradients(q, k, v):
+        return _Attention.apply(q, k, v, plan, softmax_scale), None
+    out, lse = _forward(q, k, v, plan, softmax_scale)
+    return out, lse if return_lse else None
+
+
+class _Attention(torch.autograd.Function):
+    """q, k, v -> out, with the library's backward pass."""
+
+    @staticmethod
+    def forward(ctx, q, k, v, plan: Plan, softmax_scale: float):
+        out, lse = _forward(q, k, v, plan, softmax_scale)
+        ctx.save_for_backward(q, k, v, out, lse)
+        ctx.plan, ctx.softmax_scale = plan, softmax_scale
+        return out
+
+    @staticmethod
+    def backward(ctx, d_out):
+        q, k, v, out, lse = ctx.saved_tensors
+        return *_backward(d_out, q, k, v, out, lse, ctx.plan, ctx.softmax_scale), None, None
+
+
+def _forward(q, k, v, plan: Plan, softmax_scale: float) -> tuple[torch.Tensor, torch.Tensor]:
     from cudnn.block_sparse_attention import block_sparse_attention_forward
 
-    batch, tokens, heads, _ = q.shape
-    size = plan.block_size
-    on_hopper = capability(q.device)[0] == 9
-    if on_hopper and size == 64 and tokens % size:  # there the queries must fill their blocks
-        q = pad(q, (0, 0, 0, 0, 0, -tokens % size))
+    tokens = q.shape[1]
+    if _queries_must_fill_blocks(plan):
+        q = pad(q, (0, 0, 0, 0, 0, -tokens % plan.block_size))
     q, k, v = (_aligned(x) for x in (q, k, v))
-    counts, indices = block_lists(plan, batch, heads)
-    if not (on_hopper and size == 128):
+    result = block_sparse_attention_forward(q, k, v, **_sparse(q, plan, softmax_scale))
+    return result["o_tensor"][:, :tokens], result["lse_tensor"][:, :, :tokens]
+
+
+def _backward(d_out, q, k, v, out, lse, plan: Plan, softmax_scale: float):
+    """Gradients of q, k, v."""
+    from cudnn.block_sparse_attention import block_sparse_attention_backward
+
+    tokens = q.shape[1]
+    if _queries_must_fill_blocks(plan):
+        more = -tokens % plan.block_size
+        d_out, q, out = (pad(x, (0, 0, 0, 0, 0, more)) for x in (d_out, q, out))
+        lse = pad(lse, (0, more))
+    tensors = (_aligned(x) for x in (d_out, q, k, v, out))
+    sparse = _sparse(q, plan, softmax_scale)
+    result = block_sparse_attention_backward(*tensors, lse.contiguous(), **sparse)
+    return result["dq_tensor"][:, :tokens], result["dk_tensor"], result["dv_tensor"]
+
+
+def _sparse(q: torch.Tensor, plan: Plan, softmax_scale: float) -> dict:
+    """The library's arguments that both passes share."""
+    counts, indices = block_lists(plan, len(q), q.shape[2])
+    if not (capability(q.device)[0] == 9 and plan.block_size == 128):
         # Packed here, call after call: it would be a gigabyte a plan to keep on the longest videos.
         counts, indices = counts.contiguous(), indices.contiguous()
-    result = block_sparse_attention_forward(
-        q,
-        k,
-        v,
-        indices,
-        q2k_block_nums=counts,
-        block_sizes=block_sizes(plan),
-        sparse_block_size=size,
-        softmax_scale=softmax_scale,
-        layout="bshd",
-    )
-    out, lse = result["o_tensor"], result["lse_tensor"]
-    return out[:, :tokens], lse[:, :, :tokens] if return_lse else None
+    return {
+        "q2k_block_index": indices,
+        "q2k_block_nums": counts,
+        "block_sizes": block_sizes(plan),
+        "sparse_block_size": plan.block_size,
+        "softmax_scale": softmax_scale,
+        "layout": "bshd",
+    }
+
+
+def _queries_must_fill_blocks(plan: Plan) -> bool:
+    on_hopper = capability(plan.device)[0] == 9
+    return on_hopper and plan.block_size == 64 and plan.tokens % 64 != 0
+
+
+def _why_no_gradients(call: Call, major: int) -> str | None:
+    if major not in (9, 10, 11):
+        return "cudnn has no backward for this GPU"
+    if call.dtype != torch.bfloat16 or call.head_dim != 128:
+        return "cudnn has a backward for bfloat16 and head_dim 128 only"
+    return "cudnn has no gradient of the log-sum-exp" if call.lse else None
 
 
 def block_lists(plan: Plan, batch: int, heads: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -12,12 +12,13 @@ from weakref import WeakKeyDictionary
 
 import torch
 
-from ..call import Call, capability
+from ..call import Call, capability, wants_gradients
 from ..plan import Plan
 
 INSTALL = 'pip install --pre "flash-attn-4[cu13]" (without [cu13] on CUDA 12)'
 
-_lists_of_plans = WeakKeyDictionary()  # plan -> its BlockSparseTensorsTorch
+BACKWARD_BLOCK = 128  # the key tile of its backward kernels up to head_dim 128
+_lists_of_plans = WeakKeyDictionary()  # plan -> its BlockSparseTensorsTorch, and by columns or None
 
 
 def why_not(call: Call) -> str | None:
@@ -30,6 +31,11 @@ def why_not(call: Call) -> str | None:
     # From 136 up its key tile is 112 or 80 wide, and shrinks to a list's blocks but never grows.
     if call.head_dim > 128 and call.block_size != 64:
         return f"flash_attention needs block_size 64 for head_dim {call.head_dim}"
+    if call.grad and (call.head_dim > 128 or call.block_size != BACKWARD_BLOCK):
+        return (
+            f"flash_attention has a backward for blocks of {BACKWARD_BLOCK} and head_dim up to "
+            f"128, got blocks of {call.block_size} and head_dim {call.head_dim}"
+        )
     return _why_not_such_tensors(call, 256)
 
 
@@ -50,7 +56,8 @@ def run(
     softmax_scale: float,
     return_lse: bool,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    return _attend(q, k, v, softmax_scale, return_lse, _lists(plan))
+    lists = _lists(plan, wants_gradients(q, k, v))
+    return _attend(q, k, v, softmax_scale, return_lse, *lists)
 
 
 def dense(
@@ -63,16 +70,15 @@ def dense(
     """Exact attention over all keys. q, k, v, out: (b, s, h, d), any strides; k and v may be of
     another length than q. lse: float32 (b, h, s), or None if it is not asked for.
     """
-    return _attend(q, k, v, softmax_scale, return_lse, None)
+    return _attend(q, k, v, softmax_scale, return_lse, None, None)
 
 
-def block_lists(plan: Plan) -> dict[str, torch.Tensor]:
-    """A plan's rows as the library's lists, for every batch and head alike.
+def block_lists(lengths: torch.Tensor, table: torch.Tensor) -> dict[str, torch.Tensor]:
+    """A plan's rows, or columns, as the library's lists, for every batch and head alike.
 
     counts: int32 (1, 1, blocks). indices: int32 (1, 1, blocks, longest row), ascending, which the
     library needs: it compares key positions to the length only in a row's last entry.
     """
-    lengths, table = plan.table
     none = torch.zeros_like(lengths)
     return {
         "mask_block_cnt": none[None, None],
@@ -82,16 +88,24 @@ def block_lists(plan: Plan) -> dict[str, torch.Tensor]:
     }
 
 
-def _lists(plan: Plan):
-    if plan not in _lists_of_plans:
-        from flash_attn.cute.block_sparsity import BlockSparseTensorsTorch
+def _lists(plan: Plan, grad: bool):
+    """The library's lists of a plan: by rows, and with grad by columns too, else None."""
+    rows, columns = _lists_of_plans.get(plan, (None, None))
+    rows = rows or _as_library(plan, *plan.table)
+    if grad:
+        columns = columns or _as_library(plan, *plan.columns)
+    _lists_of_plans[plan] = rows, columns
+    return rows, columns
 
-        size = (plan.block_size, plan.block_size)
-        _lists_of_plans[plan] = BlockSparseTensorsTorch(**block_lists(plan), block_size=size)
-    return _lists_of_plans[plan]
+
+def _as_library(plan: Plan, lengths: torch.Tensor, table: torch.Tensor):
+    from flash_attn.cute.block_sparsity import BlockSparseTensorsTorch
+
+    size = (plan.block_size, plan.block_size)
+    return BlockSparseTensorsTorch(**block_lists(lengths, table), block_size=size)
 
 
-def _attend(q, k, v, softmax_scale, return_lse, lists):
+def _attend(q, k, v, softmax_scale, return_lse, lists, backward_lists):
     from flash_attn.cute.interface import flash_attn_func
 
     # It copies what TMA can't read: rows that don't lie 16-byte aligned.
@@ -101,6 +115,7 @@ def _attend(q, k, v, softmax_scale, return_lse, lists):
         v,
         softmax_scale=softmax_scale,
         block_sparse_tensors=lists,
+        block_sparse_tensors_bwd=backward_lists,
         return_lse=return_lse,
     )
     return out, lse if return_lse else None
@@ -114,8 +129,6 @@ def _why_not_such_tensors(call: Call, largest: int) -> str | None:
             f"flash_attention needs a head_dim of 8 to {largest}, a multiple of 8, "
             f"got {call.head_dim}"
         )
-    if call.grad:
-        return "flash_attention computes no gradients here yet"
     if not _installed():
         return f"flash-attn-4 is not installed (flash-attn 2 will not do): {INSTALL}"
     return None

@@ -11,7 +11,7 @@ from weakref import WeakKeyDictionary
 
 import torch
 
-from ..call import Call, capability
+from ..call import Call, capability, wants_gradients
 from ..plan import Plan
 
 LEAST_TORCH = (2, 9)  # has AuxRequest and USE_TMA
@@ -40,7 +40,7 @@ def why_not(call: Call) -> str | None:
 
 
 def run(q, k, v, plan: Plan, softmax_scale: float, return_lse: bool):
-    grad = torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad)
+    grad = wants_gradients(q, k, v)
     tma = capability(q.device)[0] == 9
     q, k, v = (x.transpose(1, 2) for x in (q, k, v))
     if grad or not tma:
@@ -65,24 +65,12 @@ def block_mask(plan: Plan, grad: bool):
     return masks[grad]
 
 
-def transposed_table(plan: Plan) -> tuple[torch.Tensor, torch.Tensor]:
-    """plan.table by columns: int32 lengths (blocks,), query blocks (blocks, longest column)."""
-    column, order = plan.indices.sort(stable=True)
-    rows = torch.arange(plan.blocks, dtype=torch.int32, device=plan.device)
-    row = rows.repeat_interleave(plan.indptr.diff(), output_size=len(order))[order]
-    lengths = torch.bincount(column, minlength=plan.blocks)
-    place = torch.arange(len(order), device=plan.device) - (lengths.cumsum(0) - lengths)[column]
-    table = plan.indices.new_zeros(plan.blocks, int(lengths.max()))
-    table[column, place] = row
-    return lengths.int(), table
-
-
 def _block_mask(plan: Plan, grad: bool):
     from torch.nn.attention.flex_attention import BlockMask, noop_mask
 
     zeros = plan.indptr.new_zeros(plan.blocks)
     tables = {"full_kv": plan.table}
-    tables["full_q"] = transposed_table(plan) if grad else (zeros, zeros[:, None])
+    tables["full_q"] = plan.columns if grad else (zeros, zeros[:, None])
     # No other blocks; but the kernels step through both tables with the strides of these.
     tables |= {name.removeprefix("full_"): (zeros, table) for name, (_, table) in tables.items()}
     for_all_heads = {}

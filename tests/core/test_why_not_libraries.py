@@ -20,7 +20,9 @@ FLASH = [
     ((9, 0), BRAIN, 264, 64, False, "flash_attention needs a head_dim of 8 to 256"),
     ((9, 0), BRAIN, 100, 128, False, "flash_attention needs a head_dim of 8 to 256"),
     ((9, 0), FULL, 128, 128, False, "flash_attention needs float16 or bfloat16"),
-    ((9, 0), BRAIN, 128, 128, True, "flash_attention computes no gradients"),
+    ((9, 0), HALF, 64, 128, True, None),
+    ((9, 0), BRAIN, 128, 64, True, "flash_attention has a backward for blocks of 128"),
+    ((9, 0), BRAIN, 256, 64, True, "flash_attention has a backward for blocks of 128"),
     ((8, 0), BRAIN, 128, 128, False, "flash_attention needs a Hopper GPU"),
     ((10, 0), BRAIN, 128, 128, False, "flash_attention has no sparse kernel"),
     ((12, 0), BRAIN, 128, 128, False, "flash_attention needs a Hopper GPU"),
@@ -31,7 +33,7 @@ FLASH_DENSE = [
     ((10, 0), BRAIN, 128, 64, False, None),
     ((10, 3), BRAIN, 256, 64, False, None),
     ((10, 0), BRAIN, 192, 64, False, "flash_attention needs a head_dim of 8 to 128"),
-    ((9, 0), BRAIN, 128, 128, True, "flash_attention computes no gradients"),
+    ((9, 0), BRAIN, 128, 128, True, None),
     ((8, 6), BRAIN, 128, 128, False, "flash_attention needs a GPU of compute capability 9.x"),
     ((12, 0), BRAIN, 128, 128, False, "flash_attention needs a GPU of compute capability 9.x"),
 ]
@@ -40,7 +42,11 @@ CUDNN = [
     ((9, 0), HALF, 96, 64, False, None),
     ((9, 0), BRAIN, 72, 128, False, "cudnn needs head_dim 64 or 96 or 128"),
     ((9, 0), FULL, 128, 128, False, "cudnn needs float16 or bfloat16"),
-    ((9, 0), BRAIN, 128, 128, True, "cudnn computes no gradients"),
+    ((9, 0), BRAIN, 128, 64, True, None),
+    ((10, 0), BRAIN, 128, 128, True, None),
+    ((9, 0), HALF, 128, 128, True, "cudnn has a backward for bfloat16 and head_dim 128 only"),
+    ((9, 0), BRAIN, 64, 128, True, "cudnn has a backward for bfloat16 and head_dim 128 only"),
+    ((12, 0), BRAIN, 128, 128, True, "cudnn has no backward for this GPU"),
     ((10, 0), HALF, 64, 128, False, None),
     ((10, 3), BRAIN, 128, 64, False, None),
     ((10, 0), HALF, 128, 64, False, "cudnn needs bfloat16 for block_size 64"),
@@ -121,13 +127,14 @@ def plan(request):
 
 
 def test_the_lists_for_flash_attention_hold_the_plan(plan):
-    lists = flash_attention.block_lists(plan)
-    assert all(
-        x.dtype == torch.int32 and x.shape[:3] == (1, 1, plan.blocks) for x in lists.values()
-    )
-    assert not lists["mask_block_cnt"].any()
-    kept = seen(lists["full_block_cnt"][0, 0], lists["full_block_idx"][0, 0], plan.blocks)
-    assert torch.equal(kept, plan.block_mask())
+    for table, mask in ((plan.table, plan.block_mask()), (plan.columns, plan.block_mask().T)):
+        lists = flash_attention.block_lists(*table)
+        assert all(
+            x.dtype == torch.int32 and x.shape[:3] == (1, 1, plan.blocks) for x in lists.values()
+        )
+        assert not lists["mask_block_cnt"].any()
+        kept = seen(lists["full_block_cnt"][0, 0], lists["full_block_idx"][0, 0], plan.blocks)
+        assert torch.equal(kept, mask)
 
 
 def test_the_lists_for_cudnn_hold_the_plan(plan):

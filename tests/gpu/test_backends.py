@@ -40,14 +40,18 @@ def sdpa(q, k, v):
     return scaled_dot_product_attention(*(x.transpose(1, 2) for x in (q, k, v))).transpose(1, 2)
 
 
+def exact_dense(q, k, v):
+    return sdpa(q.double(), k.double(), v.double())
+
+
 def dense_error(q, k, v):
     """Of torch's attention on the same tensors, with nothing dropped."""
     everything = scaled_dot_product_attention(*(x.double().transpose(1, 2) for x in (q, k, v)))
     return relative_rms(sdpa(q, k, v), everything.transpose(1, 2))
 
 
-def skip_unless(backend, dtype, head_dim, block_size, lse=False):
-    reason = why_not(backend, Call(DEVICE, dtype, head_dim, block_size, lse=lse))
+def skip_unless(backend, dtype, head_dim, block_size, **more):
+    reason = why_not(backend, Call(DEVICE, dtype, head_dim, block_size, **more))
     if reason is not None:
         assert "failed" not in reason, reason
         pytest.skip(reason)
@@ -159,20 +163,58 @@ def test_a_steady_call_neither_waits_nor_allocates_more_than_its_output(backend)
     assert torch.equal(out, again)
 
 
+def gradients(run, q, k, v, weight):
+    q, k, v = (x.detach().requires_grad_() for x in (q, k, v))
+    out = run(q, k, v)
+    return torch.autograd.grad(out, (q, k, v), weight.to(out.dtype))
+
+
+def gradient_errors(run, truth, q, k, v, weight):
+    exact = gradients(truth, q, k, v, weight)
+    return map(relative_rms, gradients(run, q, k, v, weight), exact)
+
+
+@pytest.mark.parametrize("dtype", HALVES.values(), ids=HALVES)
+@pytest.mark.parametrize("block_size", [64, 128])
+@pytest.mark.parametrize("shape", [(1, 2, 64), (2, 3, 128)], ids=lambda s: "b{}h{}d{}".format(*s))
+@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
 @pytest.mark.parametrize("backend", KERNELS)
-def test_gradients(backend):
-    call = Call(DEVICE, torch.bfloat16, 64, 128, grad=True)
-    if reason := why_not(backend, call):
+def test_gradients_are_as_exact_as_dense_attentions(backend, layout, shape, block_size, dtype):
+    skip_unless(backend, dtype, shape[-1], block_size, grad=True)
+    if backend == "flex" and (layout, dtype) != (LAYOUTS["both"], torch.bfloat16):
+        pytest.skip("compiles for each shape: a sample of them")
+    q, k, v = draw(layout, shape, dtype)
+    q = q.transpose(1, 2).contiguous().transpose(1, 2)  # as HunyuanVideo has it
+    plan, weight = make_plan(RadialPattern(0.2, 1, block_size), layout, DEVICE), torch.randn_like(q)
+    radial = gradient_errors(
+        lambda *qkv: radial_attention(*qkv, plan, backend),
+        lambda *qkv: reference_attention(*qkv, plan),
+        *(q, k, v, weight),
+    )
+    dense_ones = gradient_errors(
+        sdpa, lambda *qkv: sdpa(*(x.double() for x in qkv)), q, k, v, weight
+    )
+    for ours, theirs in zip(radial, dense_ones, strict=True):
+        assert ours <= 1.5 * theirs
+
+
+@pytest.mark.parametrize("name", ["flash_attention", "cudnn"])
+def test_dense_gradients(monkeypatch, name):
+    call = Call(DEVICE, torch.bfloat16, 128, dense.BLOCK_SIZE, grad=True)
+    if reason := dense.why_not(name, call):
         assert "failed" not in reason, reason
         pytest.skip(reason)
-    layout = LAYOUTS["both"]
-    q, k, v = (x.requires_grad_() for x in draw(layout, (1, 2, 64), torch.bfloat16))
-    plan = make_plan(RadialPattern(0.2), layout, DEVICE)
+    monkeypatch.setattr(dense, "RANKING", {torch.cuda.get_device_capability()[0]: (name,)})
+    monkeypatch.setattr(dense, "_choices", {})
+    q, k, v = draw(LAYOUTS["both"], (2, 3, 128), torch.bfloat16)
     weight = torch.randn_like(q)
-    ours = torch.autograd.grad(radial_attention(q, k, v, plan, backend), (q, k, v), weight)
-    truth = torch.autograd.grad(reference_attention(q, k, v, plan), (q, k, v), weight.double())
-    for a, b in zip(ours, truth, strict=True):
-        assert relative_rms(a, b) < 1e-2
+    assert dense.dense_attention(q.requires_grad_(), k, v)[1] == name
+    fast = gradient_errors(
+        lambda *qkv: dense.dense_attention(*qkv)[0], exact_dense, q, k, v, weight
+    )
+    of_torch = gradient_errors(sdpa, exact_dense, q, k, v, weight)
+    for ours, theirs in zip(fast, of_torch, strict=True):
+        assert ours <= 1.5 * theirs
 
 
 @pytest.mark.parametrize("head_dim", [64, 128])

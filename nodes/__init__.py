@@ -8,6 +8,8 @@ from .preview import RadialMaskPreview
 from .probe import RadialAttentionProbe
 from .report import RadialAttentionReport
 from .search import RadialSettingsSearch
+from .train_layers import RadialTrainLayers
+from .trim_lora import RadialTrimLora
 
 
 class RadialAttentionExtension(ComfyExtension):
@@ -19,4 +21,6 @@ class RadialAttentionExtension(ComfyExtension):
             RadialAttentionProbe,
             RadialAttentionCompare,
             RadialSettingsSearch,
+            RadialTrainLayers,
+            RadialTrimLora,
         ]

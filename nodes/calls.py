@@ -12,9 +12,12 @@ if TYPE_CHECKING:
     from .override import RadialOverride
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Forward:
-    """What one forward pass of the model has in common for all its attention calls."""
+    """What one forward pass of the model has in common for all its attention calls.
+
+    In training, a call may come again after the pass, for gradients: it must run as it did before.
+    """
 
     override: "RadialOverride"
     previous: Callable | None  # the override that was on the hook
@@ -25,6 +28,8 @@ class Forward:
     dense_step: bool
     fast_dense: bool
     blocks: Iterator[int] = field(default_factory=itertools.count)  # for models that don't count
+    radial: set[int] = field(default_factory=set)  # blocks that ran radial
+    ended: bool = False
 
 
 @dataclass(frozen=True)
@@ -37,7 +42,7 @@ class Dense:
 
 def block_of(sequence: Sequence, options: dict, counted: Iterator[int]) -> int:
     """The transformer block that a self-attention call is in. counted: if it is silent."""
-    if not sequence.announced:
+    if options.get("block_index") is None:
         return next(counted)
     single = options.get("block_type") == "single"
     return options["block_index"] + single * sequence.double_blocks

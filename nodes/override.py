@@ -14,7 +14,7 @@ from ..radial_core.attention import attend
 from ..radial_core.padding import closed_up, opened_up
 from ..radial_core.plan import MOST_DENSITY
 from ..radial_core.schedule import step_of
-from . import compiled
+from . import compiled, compiled_op
 from .blocks import fused_blocks
 from .calls import Dense, Forward, block_of, why_not_call
 from .dense import AUTO, attend_fast, wants_fastest
@@ -82,6 +82,8 @@ class RadialOverride:
             with compiled.in_pass(forward, options), fused as span.fused:
                 return executor(x, t, c_concat, c_crossattn, control, options, **conditions)
         finally:
+            if forward is not None:
+                forward.ended = True
             self.tally.end_forward(span)
 
     def _fused(self, forward: Forward | None, base, x, conditions: dict):
@@ -151,8 +153,8 @@ class RadialOverride:
             skip_output_reshape=skip_output_reshape,
         )
         if torch.compiler.is_compiling():
-            if compiled.why_not(func, q, k, v, kwargs) is None:
-                return compiled.traced(func, q, k, v, heads, **kwargs)
+            if compiled.why_not(func, kwargs) is None:
+                return compiled_op.traced(func, q, k, v, heads, **kwargs)
             return self._outside_the_graph(func, q, k, v, heads, kwargs)
         forward = (kwargs.get("transformer_options") or {}).get(KEY)
         return self.attend(forward, func, q, k, v, heads, kwargs)
@@ -168,6 +170,8 @@ class RadialOverride:
         try:
             out = self._attend(span, forward, func, q, k, v, heads, kwargs)
             if out is not None:
+                if span.dense is None:
+                    forward.radial.add(span.block)
                 out = out.transpose(1, 2) if kwargs["skip_output_reshape"] else out.flatten(2)
         except Exception as error:
             out = None
@@ -176,7 +180,8 @@ class RadialOverride:
             out = forward.previous(func, q, k, v, heads, **kwargs)
         elif out is None:
             out = func(q, k, v, heads, **kwargs)
-        self.tally.end_call(span)
+        if forward is None or not forward.ended:
+            self.tally.end_call(span)
         return out
 
     def _attend(self, span: Span, forward, func, q, k, v, heads, kwargs) -> torch.Tensor | None:
@@ -186,6 +191,9 @@ class RadialOverride:
             span.dense = todo.reason
             if not (todo.plain and self._may_be_fast(forward, func)):
                 return None
+        if torch.is_autocast_enabled(q.device.type):  # in training: as torch's own attention does
+            dtype = torch.get_autocast_dtype(q.device.type)
+            q, k, v = q.to(dtype), k.to(dtype), v.to(dtype)
         if kwargs["skip_reshape"]:
             q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
         else:
@@ -244,7 +252,7 @@ class RadialOverride:
         return self._plan_or_dense(forward, there, span.block, q.device), layout.prefix, absent
 
     def _plan_or_dense(self, forward: Forward, layout, block, device) -> Plan | Dense:
-        if self.failure is not None:
+        if self.failure is not None and block not in forward.radial:
             return Dense(self.failure)
         if layout.frames == 1:
             return Dense("single frame", plain=True)
@@ -260,6 +268,7 @@ class RadialOverride:
     def report(self, _model_patcher):
         """Callback at the end of a sampler run (CallbacksMP.ON_CLEANUP)."""
         self.tally.report()
+        compiled_op.forget(self)
         self.start_anew()
 
     def _quarter(self, base) -> float:

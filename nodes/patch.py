@@ -19,6 +19,7 @@ from .models import head_dim_of
 from .names import KEY
 from .override import RadialOverride
 from .settings import AUTOMATIC, MOST, Settings
+from .training import prepare_for_training
 
 
 class RadialAttentionPatch(io.ComfyNode):
@@ -170,6 +171,8 @@ class RadialAttentionPatch(io.ComfyNode):
         model = model.clone()
         model.remove_wrappers_with_key(WrappersMP.APPLY_MODEL, KEY)
         model.add_wrapper_with_key(WrappersMP.APPLY_MODEL, KEY, override.wrap_forward)
-        model.remove_callbacks_with_key(CallbacksMP.ON_CLEANUP, KEY)
+        for moment in (CallbacksMP.ON_PRE_RUN, CallbacksMP.ON_CLEANUP):
+            model.remove_callbacks_with_key(moment, KEY)
+        prepare_for_training(model, KEY)
         model.add_callback_with_key(CallbacksMP.ON_CLEANUP, KEY, override.report)
         return io.NodeOutput(model)

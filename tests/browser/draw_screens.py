@@ -3,7 +3,7 @@
 Stand-ins are the models, so what the pictures say of a run is that of tiny random weights on this
 machine. In the Python of the tests (~/.cache/radial-attention/*/venv), a few minutes on a CPU:
 
-python tests/browser/draw_screens.py
+python tests/browser/draw_screens.py [templates graph train]
 """
 
 import io
@@ -76,27 +76,76 @@ LINKS = {
 }
 
 
+# The same of the graph on the help pages of the nodes for training, which is not run.
+TRAIN_NODES = {
+    "loader": (
+        "UNETLoader",
+        (0, 30),
+        (340, 90),
+        {"unet_name": "wan2.1_t2v_1.3B_fp16.safetensors"},
+    ),
+    "patch": (
+        "RadialAttentionPatch",
+        (0, 190),
+        (340, 300),
+        {"dense_blocks": 2, "sink_frames": 1, "decay": 1},
+    ),
+    "layers": ("RadialTrainLayers", (400, 30), (340, 80), {}),
+    "train": (
+        "TrainLoraNode",
+        (800, 30),
+        (360, 560),
+        {"steps": 1200, "learning_rate": 0.001, "rank": 128, "checkpoint_depth": 2},
+    ),
+    "trim": ("RadialTrimLora", (1220, 30), (340, 70), {}),
+    "save": ("SaveLoRA", (1220, 190), (340, 110), {"prefix": "loras/long_video"}),
+    "loss": ("LossGraphNode", (1220, 390), (340, 80), {}),
+}
+TRAIN_LINKS = {
+    ("patch", "model"): ("loader", "MODEL"),
+    ("layers", "model"): ("patch", "MODEL"),
+    ("train", "model"): ("layers", "MODEL"),
+    ("trim", "lora"): ("train", "lora"),
+    ("save", "lora"): ("trim", "lora"),
+    ("save", "steps"): ("train", "steps"),
+    ("loss", "loss"): ("train", "loss_map"),
+}
+
+
 def main():
+    wanted = sys.argv[1:] or ["templates", "graph", "train"]
     environment = ensure_environment()
     with (
         standin_server(environment, stand_in_models(environment)) as server,
         chromium() as browser,
         comfyui_page(browser, server.url) as page,
     ):
-        page.get_by_role("button", name="Templates").first.click()
-        dialog = page.get_by_role("dialog")
-        loaded = "e => [...e.querySelectorAll('img')].every(image => image.complete)"
-        page.wait_for_function(loaded, arg=dialog.element_handle())
-        save("templates", dialog.screenshot())
-        page.keyboard.press("Escape")
+        if "templates" in wanted:
+            draw_templates(page)
+        if "graph" in wanted:
+            draw_graph(page, "graph", NODES, LINKS, runs=True)
+        if "train" in wanted:
+            draw_graph(page, "train", TRAIN_NODES, TRAIN_LINKS, runs=False)
 
-        blank(page)
-        ids = page.evaluate(BUILD, [NODES, [[*a, *b] for a, b in LINKS.items()]])
-        page.set_viewport_size({"width": 1920, "height": 1280})  # room below the bars
+
+def draw_templates(page):
+    page.get_by_role("button", name="Templates").first.click()
+    dialog = page.get_by_role("dialog")
+    loaded = "e => [...e.querySelectorAll('img')].every(image => image.complete)"
+    page.wait_for_function(loaded, arg=dialog.element_handle())
+    save("templates", dialog.screenshot())
+    page.keyboard.press("Escape")
+
+
+def draw_graph(page, name: str, nodes: dict, links: dict, runs: bool):
+    blank(page)
+    ids = page.evaluate(BUILD, [nodes, [[*a, *b] for a, b in links.items()]])
+    page.set_viewport_size({"width": 1920, "height": 1280})  # room below the bars
+    if runs:
         assert run(page, seconds=600).error is None
-        look_at(page, *ids)
-        page.mouse.move(2, 2)
-        save("graph", page.screenshot(clip=page.evaluate(FRAME, MARGIN)))
+    look_at(page, *ids)
+    page.mouse.move(2, 2)
+    save(name, page.screenshot(clip=page.evaluate(FRAME, MARGIN)))
 
 
 BUILD = """([nodes, links]) => {

@@ -259,7 +259,7 @@ def with_wrapper(model, wrapper):
     return model
 
 
-def ask_the_hook(wan, ask):
+def ask_the_hook(wan, ask, **settings):
     """Call `ask(ours, options)` in the middle of a real forward pass, with no other override."""
     answers = []
 
@@ -270,5 +270,5 @@ def ask_the_hook(wan, ask):
             answers.append(ask(options[SLOT], {**options, "radial_attention": alone}))
         return func(q, k, v, heads, **kwargs)
 
-    sample(patch(with_override(wan, override)), steps=1, cfg=1.0)
+    sample(patch(with_override(wan, override), **settings), steps=1, cfg=1.0)
     return answers[0]

@@ -8,8 +8,10 @@ import torch
 import torch._dynamo
 from comfy.ldm.modules.attention import attention_pytorch
 from comfy_api.torch_helpers import set_torch_compile_wrapper
+from comfy_extras import nodes_train
 from comfy_extras.nodes_torch_compile import TorchCompileModel, skip_torch_compile_dict
 from conftest import BLOCKS, ask_the_hook, difference, pack_module, patch, sample, with_override
+from torch._dynamo.backends.common import aot_autograd
 
 SETTINGS = {"dense_steps": 1, "dense_last_steps": 1, "dense_blocks": 1}
 STEPS = 4
@@ -122,7 +124,7 @@ def test_no_cuda_graph_replays_a_decision():
     op = torch.ops.radial_attention.attention.default
     if hasattr(torch.Tag, "cudagraph_unsafe"):
         assert torch.Tag.cudagraph_unsafe in op.tags
-    assert pack_module("nodes.compiled").ON_THE_CPU.device.type == "cpu"
+    assert pack_module("nodes.compiled_op").ON_THE_CPU.device.type == "cpu"
 
 
 def test_another_override_gets_what_it_would_have(wan, graphs, summaries):
@@ -160,26 +162,65 @@ def test_a_failing_kernel_does_not_spoil_the_render(wan, graphs, summaries, monk
     assert len(graphs) == 1  # and the next run is radial again, by the same graph
 
 
-def test_gradients_pass_through(wan, graphs, summaries):
-    """A call that needs them leaves the graph: the backends have them, an opaque op does not."""
-
+@pytest.mark.parametrize("skip_reshape", [False, True])
+@pytest.mark.parametrize("through", ["dynamo", "aot_autograd"])
+def test_gradients_come_through_one_graph(wan, graphs, summaries, through, skip_reshape):
     def ask(ours, options):
         def loss(q, k, v):
-            return ours(
-                attention_pytorch.__wrapped__, q, k, v, 2, transformer_options=options
-            ).sin()
+            for _ in range(2):
+                named = {"transformer_options": options, "skip_reshape": skip_reshape}
+                out = ours(attention_pytorch.__wrapped__, q, k, v, 2, **named)
+                q = q + (out.unflatten(2, (2, -1)).transpose(1, 2) if skip_reshape else out).sin()
+            return q
 
+        backend = aot_autograd(fw_compiler=graphs) if through == "aot_autograd" else graphs
         with torch.enable_grad():
-            qkv = [torch.randn(1, 540, 256).requires_grad_() for _ in range(3)]
-            gradients = [
+            shape = (1, 2, 540, 128) if skip_reshape else (1, 540, 256)
+            qkv = [torch.randn(shape).requires_grad_() for _ in range(3)]
+            return [
                 torch.autograd.grad(f(*qkv).sum(), qkv)
-                for f in (loss, torch.compile(loss, backend=graphs))
+                for f in (loss, torch.compile(loss, backend=backend))
             ]
-        return gradients
 
     eager, graph = ask_the_hook(wan, ask)
     assert all(difference(a, b) < 1e-5 for a, b in zip(graph, eager, strict=True))
-    assert summaries[0]["radial_calls"] >= 2
+    assert graph_breaks() == 0
+    assert summaries[0]["radial_calls"] >= 4
+
+
+def test_training_is_one_graph(wan, graphs, summaries, monkeypatch):
+    """A step of ComfyUI's training, with dense and radial blocks: the same gradients."""
+    latents, cond = torch.randn(1, 16, 9, 12, 20), torch.randn(1, 20, 16)
+    weight = wan.model.diffusion_model.patch_embedding.weight
+    monkeypatch.setattr(comfy.model_management, "in_training", True)
+
+    def gradient(model):
+        torch.manual_seed(0)
+        sampler = nodes_train.TrainSampler(
+            torch.nn.functional.mse_loss,
+            torch.optim.SGD([weight], lr=0.0),
+            grad_acc=2,  # so that the gradient of the only step stays
+            total_steps=1,
+            training_dtype=torch.float32,
+        )
+        guider = nodes_train.TrainGuider(model)
+        guider.set_conds([[cond, {}]])
+        weight.grad = None
+        with torch.inference_mode(False), torch.enable_grad():
+            weight.requires_grad_()
+            guider.sample(torch.randn_like(latents), latents, sampler, torch.arange(1), seed=1)
+            weight.requires_grad_(False)
+        return weight.grad
+
+    model = patch(wan, dense_blocks=1)
+    eager = gradient(model)
+    assert difference(gradient(compiled(model, graphs)), eager) < 1e-5
+    assert (len(graphs), graph_breaks()) == (1, 0)
+    assert difference(gradient(wan), eager) > 1e-3
+    eagerly, in_a_graph = summaries
+    assert eagerly["radial_calls"] == BLOCKS - 1 and eagerly["dense_calls"]["dense block"] == 1
+    assert in_a_graph == eagerly  # that a call ran again for its gradients does not count
+    assert not pack_module("nodes.compiled_op")._calls  # let go of when the run ended
 
 
 @pytest.fixture
@@ -246,7 +287,7 @@ def test_every_layout_of_a_call(wan, graphs, summaries, skip_reshape, skip_outpu
 
 def test_the_op_is_one_to_the_compiler():
     """Fake outputs like the real ones, no input changed: torch's own check."""
-    passes = pack_module("nodes.compiled")
+    on_the_cpu = pack_module("nodes.compiled_op").ON_THE_CPU
     q, k = torch.randn(2, 40, 64), torch.randn(2, 24, 64)
     common = (None, None, None, None)
     bhsd = q.unflatten(2, (2, 32)).transpose(1, 2)
@@ -257,7 +298,11 @@ def test_the_op_is_one_to_the_compiler():
         (bhsd, bhsd, bhsd, 2, torch.zeros(40, 40), True, None, "attention_pytorch", *common),
     ):
         op = torch.ops.radial_attention.attention.default
-        torch.library.opcheck(op, (passes.ON_THE_CPU, *arguments), test_utils=tests)
+        torch.library.opcheck(op, (on_the_cpu, *arguments), test_utils=tests)
+        op = (
+            torch.ops.radial_attention.attention_in_training.default
+        )  # its number is never the same
+        torch.library.opcheck(op, (on_the_cpu, *arguments), test_utils=tests[:2])
 
 
 @pytest.mark.skipif(not shutil.which("g++"), reason="inductor needs a C++ compiler")

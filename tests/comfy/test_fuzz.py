@@ -59,6 +59,17 @@ BROKEN_WORDS = {
         "nan",
         "1.5",
     ],
+    ("RadialTrainLayers", "layers"): [
+        "",
+        ",",
+        "abc",
+        "../../x",
+        LONG,
+        "\0",
+        "q; k",
+        "q,,v",
+        "qkvo",
+    ],
 }
 
 IMAGE = {"width": 64, "height": 64, "batch_size": 1}
@@ -113,7 +124,12 @@ def fault(outcome, node: str, name: str, must_fail: bool = True) -> str | None:
     return None
 
 
-BEFORE_THE_SAMPLER = ("RadialAttentionPatch", "RadialMaskPreview", "RadialAttentionProbe")
+BEFORE_THE_SAMPLER = (
+    "RadialAttentionPatch",
+    "RadialMaskPreview",
+    "RadialAttentionProbe",
+    "RadialTrainLayers",
+)
 
 
 def complaint(outcome, value, name, what) -> str:

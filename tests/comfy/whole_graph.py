@@ -2,6 +2,7 @@
 
 import copy
 
+from comfy_extras.nodes_train import TrainLoraNode
 from conftest import pack_module
 from headless.graph import load_graph, set_inputs
 
@@ -12,13 +13,18 @@ SAMPLER, OUTPUT = "9", "30"
 # Each node of ours: its id in the graph, and what its sockets are linked to. They run in this
 # order; the sampler takes the model of the last one that makes one.
 OURS = {
-    "RadialAttentionPatch": ("4", {"model": ["1", 0]}),
+    "RadialTrainLayers": ("25", {"model": ["1", 0]}),
+    "RadialAttentionPatch": ("4", {"model": ["25", 0]}),
     "RadialMaskPreview": ("20", {"model": ["4", 0]}),
     "RadialAttentionProbe": ("21", {"model": ["5", 0]}),
     "RadialAttentionReport": ("22", {"samples": [SAMPLER, 0], "model": ["4", 0]}),
     "RadialAttentionCompare": ("23", {"samples": ["22", 0], "model": ["21", 0]}),
     "RadialSettingsSearch": ("24", {"measurements": ["23", 3]}),
+    "RadialTrimLora": ("26", {"lora": ["27", 0]}),
 }
+# ComfyUI's node that makes a LORA_MODEL: what it gets but for defaults.
+TRAIN = "27"
+TRAINING = {"latents": ["8", 0], "positive": ["6", 0], "model": ["25", 0], "steps": 1, "rank": 1}
 
 
 def our_nodes() -> dict:
@@ -43,6 +49,11 @@ def sockets_and_widgets(node) -> tuple[dict, dict]:
     return {name: spec[0] for name, spec in inputs.items() if name not in widgets}, widgets
 
 
+def defaults_of(node) -> dict:
+    _, widgets = sockets_and_widgets(node)
+    return {name: default_of(options) for name, (_, options) in widgets.items()}
+
+
 def default_of(options: dict):
     return options["default"] if "default" in options else options["options"][0]
 
@@ -54,9 +65,9 @@ def whole_graph() -> dict:
         del graph[video]
     for name, node in our_nodes().items():
         node_id, links = OURS[name]
-        _, widgets = sockets_and_widgets(node)
-        values = {widget: default_of(options) for widget, (_, options) in widgets.items()}
-        graph[node_id] = {"class_type": name, "inputs": {**values, **links}}
+        graph[node_id] = {"class_type": name, "inputs": {**defaults_of(node), **links}}
+    inputs = {**defaults_of(TrainLoraNode), **TRAINING}
+    graph[TRAIN] = {"class_type": "TrainLoraNode", "inputs": inputs}
     if "21" in graph:
         graph[SAMPLER]["inputs"]["model"] = ["21", 0]
     graph[OUTPUT] = {"class_type": "PreviewAny", "inputs": {"source": [SAMPLER, 0]}}

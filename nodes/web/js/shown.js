@@ -9,7 +9,8 @@ const SHOW = [
   "RadialMaskPreview",
   "RadialAttentionReport",
   "RadialAttentionCompare",
-  "RadialSettingsSearch"
+  "RadialSettingsSearch",
+  "RadialTrimLora"
 ]
 const OURS = ["RadialAttentionPatch", ...SHOW]
 const LINE = 16 // pixels

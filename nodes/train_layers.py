@@ -1,0 +1,97 @@
+"""Radial Train Layers: MODEL -> MODEL of which Train LoRA trains the layers that are named."""
+
+import logging
+from collections.abc import Iterator
+
+import torch
+from comfy.patcher_extension import CallbacksMP
+from comfy.weight_adapter.bypass import BypassForwardHook
+from comfy_api.latest import io
+
+from .inputs import check_model, check_plain
+from .layers import chosen_weights
+from .training import is_training, prepare_for_training
+
+KEY = "radial_attention_train_layers"
+
+log = logging.getLogger("radial_attention")
+
+
+class RadialTrainLayers(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="RadialTrainLayers",
+            display_name="Radial Train Layers",
+            category="radial attention",
+            description="Train LoRA trains every layer of a model. Put this before it to train "
+            "some of them: as it comes, the projections of self-attention, which is what the "
+            "authors of Radial Attention train for longer videos.",
+            search_aliases=["radial", "train lora", "target modules", "long video lora", "q k v o"],
+            inputs=[
+                io.Model.Input("model", tooltip="The model that Train LoRA gets."),
+                io.String.Input(
+                    "layers",
+                    default="q, k, v, o",
+                    tooltip="Names with commas between. q, k, v and o are self-attention's "
+                    "projections of the video in every block. Other layers of the blocks go by "
+                    "their name or a part of it: ffn, cross_attn.q, img_mlp.0.",
+                ),
+            ],
+            outputs=[io.Model.Output(tooltip="The model, for Train LoRA. It samples as before.")],
+        )
+
+    @classmethod
+    def execute(cls, model, layers) -> io.NodeOutput:
+        check_model(model)
+        check_plain(layers=layers)
+        chosen = chosen_weights(model.get_model_object("diffusion_model"), str(layers))
+
+        def freeze(patcher):
+            if is_training():
+                freeze_others(patcher, chosen)
+
+        model = model.clone()
+        for moment in (CallbacksMP.ON_PRE_RUN, CallbacksMP.ON_CLEANUP):
+            model.remove_callbacks_with_key(moment, KEY)
+        prepare_for_training(model, KEY)
+        model.add_callback_with_key(CallbacksMP.ON_PRE_RUN, KEY, freeze)
+        return io.NodeOutput(model)
+
+
+def freeze_others(patcher, chosen: frozenset[str]) -> None:
+    """Before training: the adapters of all weights but the chosen ones take no gradients.
+
+    Optimizers pass over parameters without one, so they stay as they are: without effect, or with
+    that of the LoRA that training goes on with. chosen: as ComfyUI calls the weights.
+
+    Raises RuntimeError if there are not as many adapters as chosen weights.
+    """
+    trained, others = set(), 0
+    for key, adapter in _adapters(patcher):
+        if key in chosen:
+            trained.add(key)
+        else:
+            adapter.requires_grad_(False)
+            others += 1
+    if missing := chosen - trained:
+        raise RuntimeError(
+            f"Radial Train Layers: Train LoRA has no adapter for {len(missing)} of {len(chosen)} "
+            f"layers, such as {min(missing)}. This version of ComfyUI keeps them elsewhere."
+        )
+    log.info("Radial Train Layers: %d adapters train, %d others don't", len(trained), others)
+
+
+def _adapters(patcher) -> Iterator[tuple[str, torch.nn.Module]]:
+    """What Train LoRA trains: the name of a weight, or bias, and the adapter that is added to it.
+
+    Most are on the patcher. In bypass mode those of matrices are not: they are hooks on modules.
+    """
+    for key, functions in patcher.weight_wrapper_patches.items():
+        yield from ((key, each) for each in functions if isinstance(each, torch.nn.Module))
+    for name, module in patcher.model.named_modules():
+        hook = getattr(module.forward, "__self__", None)
+        while isinstance(hook, BypassForwardHook):
+            if isinstance(hook.adapter, torch.nn.Module):
+                yield f"{name}.weight", hook.adapter
+            hook = getattr(hook.original_forward, "__self__", None)

@@ -1,0 +1,170 @@
+"""Radial Train Layers and Radial Trim LoRA: which layers train, and which are left in the file."""
+
+import re
+
+import pytest
+import torch
+from comfy_extras.nodes_train import LoraModelLoader
+from conftest import pack_module, patch, prompt, sample
+from trainer import layers, train, trim, wan_model
+from zoo import hunyuan_video as hunyuan
+from zoo.mochi import mochi
+from zoo.wan21 import CASES
+
+import nodes
+
+ENDS = re.compile(
+    r"\.(lora_up\.weight|lora_down\.weight|hada_\w+|lokr_\w+|oft_blocks|alpha|diff|diff_b)$"
+)
+QKVO = {f"blocks.{i}.self_attn.{name}" for i in range(3) for name in "qkvo"}
+WAYS = [
+    *({"algorithm": name} for name in ("LoRA", "LoHa", "LoKr", "OFT")),
+    {"bypass_mode": True},
+    {"bypass_mode": True, "offloading": True, "gradient_checkpointing": True},
+]
+
+
+def names_in(lora):
+    return {ENDS.sub("", name).removeprefix("diffusion_model.") for name in lora}
+
+
+def chosen(model, words):
+    keys = pack_module("nodes.layers").chosen_weights(model.model.diffusion_model, words)
+    return {key.removeprefix("diffusion_model.").removesuffix(".weight") for key in keys}
+
+
+@pytest.mark.parametrize("way", WAYS, ids=lambda way: " ".join(map(str, way.values())))
+def test_only_the_named_layers_train(stand_ins, way):
+    values = {"optimizer": "AdamW", "learning_rate": 1e-3, **way}
+    whole, _ = train(layers(wan_model(stand_ins), " q,k, v,o"), prompt(), **values)
+    assert names_in(trim(whole)) == QKVO < names_in(whole)
+    everything, _ = train(wan_model(stand_ins), prompt(), **values)
+    assert len(names_in(trim(everything))) > 2 * len(QKVO)
+
+
+@pytest.mark.parametrize(
+    "nodes_on",
+    [
+        lambda model: patch(layers(layers(model), "ffn")),
+        lambda model: layers(patch(layers(model)), "ffn"),
+    ],
+    ids=["before the patch", "after the patch"],
+)
+def test_the_last_of_two_counts(stand_ins, nodes_on):
+    lora, _ = train(nodes_on(wan_model(stand_ins)), prompt())
+    assert names_in(trim(lora)) == {f"blocks.{i}.ffn.{j}" for i in range(3) for j in (0, 2)}
+
+
+def test_nothing_happens_when_it_samples(wan):
+    for model in (wan, patch(wan)):
+        named = layers(model)
+        assert torch.equal(sample(named), sample(model))
+        assert not any(block._forward_pre_hooks for block in model.model.diffusion_model.blocks)
+
+
+def test_training_leaves_no_hooks_behind(stand_ins):
+    """ComfyUI 0.16.3 trains in the model that it was given."""
+    model = layers(patch(wan_model(stand_ins)))
+    train(model, prompt())
+    assert not any(module._forward_pre_hooks for module in model.model.modules())
+
+
+def test_the_layers_of_each_family():
+    double = {f"double_blocks.{i}.img_attn." for i in range(2)}
+    single = {f"single_blocks.{i}.linear" for i in range(2)}
+    model = hunyuan.hunyuan_video()
+    assert chosen(model, "q") == chosen(model, "k,v")
+    assert chosen(model, "q") == {f"{x}qkv" for x in double} | {f"{x}1" for x in single}
+    assert chosen(model, "o") == {f"{x}proj" for x in double} | {f"{x}2" for x in single}
+    assert chosen(model, "txt_attn.qkv") == {f"double_blocks.{i}.txt_attn.qkv" for i in range(2)}
+    model = mochi()
+    assert chosen(model, "q, o") == {
+        f"blocks.{i}.attn.{x}_x" for i in range(3) for x in ("qkv", "proj")
+    }
+
+
+THERE = [case for case in CASES if case.is_there]
+
+
+@pytest.mark.parametrize("case", THERE, ids=lambda case: case.name)
+def test_all_of_wan_have_q_k_v_and_o(case):
+    model = case.model()
+    names = (name for name, _ in model.model.diffusion_model.named_modules())
+    blocks = {name for name in names if re.fullmatch(r"\w*blocks\.\d+\.self_attn", name)}
+    assert len(blocks) >= len(case.calls)
+    assert chosen(model, "q, k, v, o") == {f"{block}.{name}" for block in blocks for name in "qkvo"}
+
+
+@pytest.mark.parametrize(
+    "words, wrong",
+    [
+        ("x", "x"),
+        ("q, x", "x"),
+        ("", ""),
+        ("q,,k", ""),
+        ("q,self_attn.x", "self_attn.x"),
+        ("Q", "Q"),
+    ],
+)
+def test_a_layer_that_is_not_there(wan, words, wrong):
+    message = rf"layers must be names out of q, k, .*ffn\.2.*, got {wrong!r}$"
+    with pytest.raises(ValueError, match=message):
+        layers(wan, words)
+
+
+def test_a_model_that_is_not_known():
+
+    model, _ = hunyuan.hunyuan_image()
+    model.model.diffusion_model.__class__ = type("Other", (type(model.model.diffusion_model),), {})
+    with pytest.raises(ValueError, match="model must be a Wan, HunyuanVideo or Mochi, got Other"):
+        layers(model)
+
+
+def test_adapters_that_are_not_found_stop_it_before_it_starts(wan):
+    freeze = pack_module("nodes.train_layers").freeze_others
+    with pytest.raises(RuntimeError, match="no adapter for 1 of 1 layers, such as here"):
+        freeze(wan.clone(), frozenset({"here"}))
+
+
+ZERO, ONE = torch.zeros(2, 2), torch.ones(2, 2)
+
+
+@pytest.mark.parametrize(
+    "lora, kept",
+    [
+        ({"a.lora_up.weight": ONE, "a.lora_down.weight": ZERO, "a.alpha": ONE}, 0),
+        ({"a.lora_up.weight": ZERO, "a.lora_down.weight": ONE, "a.diff_b": ONE}, 1),
+        ({"a.lora_up.weight": ONE, "a.lora_down.weight": ONE, "a.diff_b": ZERO}, 2),
+        ({"a.lora_up.weight": ONE, "a.lora_down.weight": ONE, "a.alpha": ZERO}, 3),
+        ({"a.lora_up.weight": ZERO, "a.lora_down.weight": ONE, "a.dora_scale": ONE}, 3),
+        ({"a.diff": ZERO, "b.diff": ONE, "b.diff_b": ZERO}, 1),
+        ({"a.b.hada_w1_a": ONE, "a.b.hada_w1_b": ONE, "a.b.hada_w2_a": ZERO}, 0),
+        ({"a.unknown": ZERO, "unknown": ZERO}, 2),
+        ({"a.diff": torch.full((2,), float("nan"))}, 1),
+    ],
+)
+def test_what_is_trimmed(lora, kept):
+    trimmed = trim(lora)
+    assert len(trimmed) == kept and all(lora[name] is x for name, x in trimmed.items())
+
+
+def test_the_text_says_what_was_kept():
+    node = nodes.NODE_CLASS_MAPPINGS["RadialTrimLora"]
+    size = torch.ones(1000, 250)
+    lora = {"a.diff": size, "b.diff": torch.zeros_like(size), "c.diff_b": torch.zeros_like(size)}
+    out = node.execute(lora)
+    assert out.args[1] == "Kept 1 of 3 layers, 1 of 3 MB." == out.ui["text"][0]
+    assert node.execute({"b.diff": ZERO}).args == (
+        {},
+        "Nothing is left: none of 1 layers was trained.",
+    )
+
+
+@pytest.mark.parametrize("lora", [None, {}, [], "abc", {"a": 1}, {1: ZERO}, ZERO])
+def test_what_is_no_lora(lora):
+    with pytest.raises(ValueError, match="lora must come from Train LoRA, got "):
+        trim(lora)
+
+
+def test_an_empty_lora_loads(wan):
+    assert torch.equal(sample(LoraModelLoader.execute(wan, {}, 1.0).args[0]), sample(wan))

@@ -1,0 +1,262 @@
+"""ComfyUI's own training nodes on patched models: Train LoRA, Save LoRA, and what loads them."""
+
+import comfy.sample
+import comfy.samplers
+import comfy.sd
+import folder_paths
+import pytest
+import torch
+from comfy_extras.nodes_train import LoraModelLoader, LossGraphNode, SaveLoRA
+from conftest import (
+    EVERYTHING,
+    ask_the_hook,
+    difference,
+    oracle,
+    pack_module,
+    patch,
+    prompt,
+)
+from safetensors.torch import save_file
+from trainer import clip, gradients, layers, train, trim, wan_model
+from zoo import hunyuan_video as hunyuan
+from zoo.case import Inputs, sample
+from zoo.mochi import mochi
+from zoo.mochi import text as mochi_text
+
+import nodes
+
+DENSE_BLOCKS = 1
+
+
+@pytest.fixture(scope="module")
+def hunyuan_file(tmp_path_factory):
+    """For ComfyUI's loader, so that Train LoRA can load it once more."""
+    path = tmp_path_factory.mktemp("models") / "hunyuan.safetensors"
+    weights = hunyuan.hunyuan_video().model.diffusion_model.state_dict()
+    save_file({name: x.contiguous() for name, x in weights.items()}, path)
+    return path
+
+
+@pytest.fixture
+def models(stand_ins, hunyuan_file):
+    """Model by name, loaded anew: one that was trained in is not used again."""
+
+    def load(name):
+        if name == "wan":
+            return wan_model(stand_ins)
+        if name == "hunyuan":
+            return comfy.sd.load_diffusion_model(str(hunyuan_file))
+        model = mochi()
+        model.cached_patcher_init = (lambda disable_dynamic=False: mochi(), ())
+        return model
+
+    return load
+
+
+PROMPTS = {
+    "wan": prompt,
+    "hunyuan": hunyuan.text,
+    "hunyuan padded": lambda: hunyuan.masked(26, [3, *range(20, 26)]),
+    "mochi": lambda: mochi_text(17, seed=1),
+}
+# Of a pass: self-attention calls over the video, of which DENSE_BLOCKS are dense.
+CALLS = {"wan": 3, "hunyuan": 4, "mochi": 3}
+WAYS = {
+    "checkpoints 1 deep": {"gradient_checkpointing": True},
+    "checkpoints 2 deep": {"gradient_checkpointing": True, "checkpoint_depth": 2},
+    "checkpoints 3 deep": {"gradient_checkpointing": True, "checkpoint_depth": 3},
+    "bypass": {"bypass_mode": True},
+    "offloading": {"offloading": True},
+    "all of them": {
+        "bypass_mode": True,
+        "offloading": True,
+        "gradient_checkpointing": True,
+        "checkpoint_depth": 2,
+    },
+}
+
+
+@pytest.mark.parametrize("prompt_name", PROMPTS)
+def test_gradients_are_the_same_however_it_is_trained(models, summaries, prompt_name):
+    """Checkpointing runs calls again in the backward pass: they must be what they were, radial or
+    dense, and are not counted again."""
+    name = prompt_name.split()[0]
+    clips = clip() if name != "mochi" else torch.randn(1, 12, 7, 10, 18)
+    seen = {}
+    for way, values in {"plain": {}, **WAYS}.items():
+        model = layers(patch(models(name), dense_blocks=DENSE_BLOCKS))
+        seen[way] = gradients(train(model, PROMPTS[prompt_name](), clips, **values)[0])
+        summary = summaries[-1]
+        assert summary["radial_calls"] == CALLS[name] - DENSE_BLOCKS, way
+        assert summary["dense_calls"]["dense block"] == DENSE_BLOCKS, way
+        others = {"dense block", "cross-attention", "outside the transformer blocks"}
+        assert summary["dense_calls"].keys() <= others, way
+    assert seen["plain"].any()
+    for way, gradient in seen.items():
+        assert difference(gradient, seen["plain"]) < 1e-5, way
+
+
+@pytest.mark.parametrize("name", ["wan", "hunyuan"])
+def test_bfloat16_costs_no_more_than_with_full_attention(models, summaries, name):
+    values = {"gradient_checkpointing": True, "checkpoint_depth": 2}
+
+    def error(make):
+        exact, half = (
+            gradients(train(layers(make()), PROMPTS[name](), **values, training_dtype=dtype)[0])
+            for dtype in ("fp32", "bf16")
+        )
+        return difference(half, exact)
+
+    dense = error(lambda: models(name))
+    assert 0 < error(lambda: patch(models(name))) < 1.2 * dense
+    assert summaries[-1]["radial_calls"] == CALLS[name]
+
+
+@pytest.mark.parametrize("name", ["wan", "hunyuan"])
+def test_batches_and_accumulated_steps(models, summaries, name):
+    """ComfyUI runs a batch of n with each of its n prompts: n x n videos."""
+    values = {"batch_size": 2, "grad_accumulation_steps": 2, "gradient_checkpointing": True}
+    lora, losses = train(patch(models(name)), PROMPTS[name](), clip(3), **values)
+    assert len(losses) == 2 and gradients(lora).any()
+    summary = summaries[-1]
+    assert summary["radial_calls"] == CALLS[name] * summary["model_calls"] >= 2 * CALLS[name]
+
+
+def test_gradients_of_wan_are_those_of_exact_masked_attention(models):
+    truth, grids = oracle(models("wan"))
+    exact, radial, dense = (
+        gradients(train(layers(model), prompt())[0])
+        for model in (truth, patch(models("wan")), models("wan"))
+    )
+    assert len(grids) == CALLS["wan"]
+    assert difference(radial, exact) < 1e-5
+    assert difference(dense, exact) > 0.01
+
+
+def test_gradients_of_a_padded_prompt_are_exact(models, summaries, any_density):
+    """With all blocks kept, those of ComfyUI's masked attention; else those of the reference."""
+
+    def gradient(model):
+        return gradients(train(layers(model), PROMPTS["hunyuan padded"]())[0])
+
+    dense = gradient(models("hunyuan"))
+    assert difference(gradient(patch(models("hunyuan"), **EVERYTHING)), dense) < 1e-5
+    exact = gradient(patch(models("hunyuan"), backend="reference"))
+    assert summaries[-1]["backend"] == "reference"
+    assert difference(gradient(patch(models("hunyuan"))), exact) < 1e-5
+    assert difference(dense, exact) > 0.01
+
+
+def test_a_kernel_that_fails_in_training_leaves_gradients_right(models, summaries, monkeypatch):
+    """In the third block: those before it are radial again when they are recomputed."""
+    override, calls = pack_module("nodes.override"), []
+    attend = override.attend
+
+    def fails_once(*args):
+        calls.append(args)
+        if len(calls) == 3:
+            raise RuntimeError("out of luck")
+        return attend(*args)
+
+    values = {"gradient_checkpointing": True, "checkpoint_depth": 2, "steps": 1}
+    monkeypatch.setattr(override, "attend", fails_once)
+    failing = gradients(train(patch(models("wan")), prompt(), **values)[0])
+    assert summaries[-1]["radial_calls"] == 2
+    assert summaries[-1]["dense_calls"]["RuntimeError"] == 1
+    calls.clear()
+    once_more = gradients(train(patch(models("wan")), prompt())[0])
+    assert difference(failing, once_more) < 1e-5
+
+
+def test_autocast_makes_of_tensors_what_it_does_for_torchs_own_attention(wan):
+    """Norms may be float32 under it, and values bfloat16."""
+
+    def ask(ours, options):
+        generator = torch.Generator().manual_seed(0)
+        q, k, v = (torch.randn(1, 540, 256, generator=generator) for _ in range(3))
+        run = torch.nn.functional.scaled_dot_product_attention
+        exact = ours(run, q, k, v, 2, transformer_options=options)
+        with torch.autocast("cpu", torch.bfloat16):
+            return exact, ours(run, q, k, v.bfloat16(), 2, transformer_options=options)
+
+    exact, cast = ask_the_hook(wan, ask)
+    assert cast.dtype == torch.bfloat16 and 0 < difference(cast, exact) < 0.01
+
+
+class Loss(comfy.samplers.Sampler):
+    """No sampler: the error of a model's clean video, at some noise levels and with one noise."""
+
+    def sample(self, model_wrap, sigmas, extra_args, callback, noise, latent_image=None, *_, **__):
+        sampling, losses = model_wrap.inner_model.model_sampling, []
+        for level in (0.3, 0.6, 0.9):
+            sigma = torch.tensor([float(sampling.percent_to_sigma(1 - level))])
+            x = sampling.noise_scaling(sigma, noise, latent_image)
+            losses.append((model_wrap(x, sigma, **extra_args) - latent_image).square().mean())
+        self.loss = torch.stack(losses).mean().item()
+        return latent_image
+
+
+def validation_loss(model, clips, positive):
+    loss, noise = Loss(), torch.randn(clips.shape, generator=torch.Generator().manual_seed(3))
+    sigmas = torch.tensor([1.0, 0.5, 0.0])
+    comfy.sample.sample_custom(model, noise, 1.0, loss, sigmas, positive, positive, clips)
+    return loss.loss
+
+
+@pytest.mark.parametrize("name", ["wan", "hunyuan"])
+def test_the_loss_falls(models, summaries, name):
+    """On the clip that it was trained on, by q, k, v and o alone; noise and levels are others."""
+    model, clips, positive = patch(models(name)), clip(), PROMPTS[name]()
+    before = validation_loss(model, clips, positive)
+    lora, losses = train(
+        layers(model),
+        positive,
+        clips,
+        steps=20,
+        learning_rate=0.02,
+        rank=8,
+        optimizer="AdamW",
+        training_dtype="bf16",
+        gradient_checkpointing=True,
+        checkpoint_depth=2,
+    )
+    assert len(losses) == 20
+    trained = LoraModelLoader.execute(patch(models(name)), trim(lora), 1.0).args[0]
+    assert validation_loss(trained, clips, positive) < 0.8 * before
+    assert summaries[-1]["radial_calls"] > 0
+
+
+@pytest.mark.parametrize("name", ["wan", "hunyuan"])
+def test_the_lora_loads_and_changes_the_video(models, name, tmp_path, monkeypatch):
+    monkeypatch.setattr(folder_paths, "output_directory", str(tmp_path))
+    monkeypatch.setitem(
+        folder_paths.folder_names_and_paths, "loras", ([str(tmp_path)], {".safetensors"})
+    )
+    positive = PROMPTS[name]()
+    lora, _ = train(layers(patch(models(name))), positive, learning_rate=3.0, steps=2)
+    trimmed = trim(lora)
+    SaveLoRA.execute(trimmed, "lora", 2)
+    (file,) = tmp_path.iterdir()
+    for make in (lambda: models(name), lambda: patch(models(name))):
+        video = run(make(), positive)
+        whole = run(LoraModelLoader.execute(make(), lora, 1.0).args[0], positive)
+        bypassed = run(LoraModelLoader.execute(make(), trimmed, 1.0, True).args[0], positive)
+        loader = nodes.LoraLoaderModelOnly()
+        (loaded,) = loader.load_lora_model_only(make(), file.name, 1.0)
+        assert difference(whole, video) > 0.01
+        assert torch.equal(
+            run(LoraModelLoader.execute(make(), trimmed, 1.0).args[0], positive), whole
+        )
+        assert torch.equal(run(loaded, positive), whole)
+        assert 0 < difference(bypassed, whole) < 0.02
+
+
+def run(model, positive):
+    return sample(model, Inputs(positive, positive, {"samples": torch.zeros(1, 16, 9, 12, 20)}))
+
+
+def test_the_loss_graph(models, monkeypatch, tmp_path):
+    monkeypatch.setattr(folder_paths, "temp_directory", str(tmp_path))
+    _, losses = train(patch(models("wan")), prompt(), steps=3, learning_rate=1e-3)
+    shown = LossGraphNode.execute({"loss": losses}, "loss")
+    assert len(shown.ui.as_dict()["images"]) == 1

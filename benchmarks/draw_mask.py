@@ -31,6 +31,7 @@ TEMPLATES = {
     "mochi_t2v": ("Mochi", "Mochi", 848, 480, 163),
     "dense_vs_radial": ("Dense against radial", "Wan 2.1 1.3B", 832, 480, 81),
     "settings_search": ("Find your settings", "Wan 2.1 1.3B", 832, 480, 81),
+    "train_length_lora": ("Train for longer videos", "Wan 2.1 1.3B", 832, 480, 161),
 }
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import urllib.request
 from itertools import combinations
 
@@ -12,6 +13,7 @@ from headless.client import run_graph
 from headless.graph import load_graph, names, set_inputs
 from headless.server import standin_server
 from headless.small import stand_in_size
+from safetensors.torch import load_file
 
 WORKFLOWS = PACK / "workflows"
 NAMES = sorted(path.stem for path in WORKFLOWS.glob("*.json"))
@@ -33,13 +35,16 @@ RUNS = {
     "mochi_t2v": [(8, 5 * 2 * 2)],
     "dense_vs_radial": [(8, 5 * 2)],
     "settings_search": [(8, 5 * 2)],
+    "train_length_lora": [(8, 8 * 1), (8, 5 * 1)],
 }
 SPOKEN = {
     "wan21_long": {"Radial Attention Report"},
     "hunyuan_long": {"Radial Attention Report"},
     "dense_vs_radial": {"Radial Attention Report", "Radial Mask Preview"},
     "settings_search": {"Radial Attention Compare", "Radial Settings Search"},
+    "train_length_lora": {"Radial Trim LoRA"},
 }
+NEEDS_NEWEST = {"train_length_lora": newest_only("no node that loads videos from a folder")}
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +85,7 @@ def test_there_are_those_of_the_readme():
     assert sorted(RUNS) == NAMES == names()
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=NEEDS_NEWEST.get(n, ())) for n in NAMES])
 def test_it_runs(server, tmp_path, name):
     result, graph, log = run(server, tmp_path, name)
     assert [(s["steps"], s["radial_calls"]) for s in result.summaries] == RUNS[name]
@@ -107,6 +112,38 @@ def test_the_loras_change_the_video(server, tmp_path):
 
     with_it, without = frames("with", 1.0), frames("without", 0.0)
     assert any((x != y).any() for x, y in zip(with_it, without, strict=True))
+
+
+@newest_only("no node that loads videos from a folder")
+def test_training_makes_a_lora_of_q_k_v_and_o_that_changes_the_video(server, tmp_path):
+    def trained(folder, **settings):
+        (tmp_path / folder).mkdir()
+        settings = {"steps": 8, "length": 81, "rank": 8, "learning_rate": 0.05, **settings}
+        result, _, log = run(server, tmp_path / folder, "train_length_lora", **settings)
+        return frames_of(result.files[0]), losses(log)
+
+    with_it, falling = trained("with", prefix="loras/with")
+    without, none = trained("without", prefix="loras/with", strength_model=0.0)
+    assert not none, "it trained again"
+    assert any((x != y).any() for x, y in zip(with_it, without, strict=True))
+    _, level = trained("untrained", learning_rate=1e-7)
+    # The noise of a step is the same in every run.
+    assert len(falling) == len(level) == 8 and falling[0] == level[0]
+    assert sum(falling[4:]) < 0.9 * sum(level[4:])
+
+    (file,) = (server.log.parent / "output/loras").glob("with_8_steps_*.safetensors")
+    lora = load_file(file)
+    layers = {f"diffusion_model.blocks.{i}.self_attn.{x}" for i in range(3) for x in "qkvo"}
+    ends = ("lora_up.weight", "lora_down.weight", "alpha")
+    assert set(lora) == {f"{layer}.{end}" for layer in layers for end in ends}
+    assert all(lora[f"{layer}.lora_up.weight"].shape[1] == 8 for layer in layers)
+    assert all(x.any() and x.isfinite().all() for x in lora.values())
+
+
+def losses(log):
+    """The loss of each step that Train LoRA's bar has shown."""
+    shown = re.findall(r"Training LoRA: .*? (\d+)/(\d+) .*?loss=([\d.]+)\]", log)
+    return [*{step: float(loss) for step, steps, loss in shown if step != steps}.values()]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -148,7 +185,7 @@ def widgets_of(node, definition):
         if is_widget(spec):
             yield name, next(values)
             options = spec[1] if len(spec) > 1 else {}
-            if options.get("control_after_generate"):
+            if options.get("control_after_generate") or name == "seed":
                 assert next(values) == "fixed"
             if options.get("image_upload"):
                 assert next(values) == "image"  # the button
@@ -157,6 +194,8 @@ def widgets_of(node, definition):
 
 def is_widget(spec):
     kinds = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO", "COMFY_DYNAMICCOMBO_V3")
+    if len(spec) > 1 and spec[1].get("forceInput"):
+        return False
     return isinstance(spec[0], list) or spec[0] in kinds
 
 
@@ -193,7 +232,8 @@ def test_it_says_where_its_files_come_from(stand_ins, name):
         files = [v for v in node["widgets_values"] if str(v).endswith(".safetensors")]
         models = node["properties"].get("models", [])
         assert [model["name"] for model in models] == files
-        assert models or not node["type"].endswith(("Loader", "LoaderModelOnly"))
+        from_the_graph = node["type"] == "LoraModelLoader"
+        assert models or from_the_graph or not node["type"].endswith(("Loader", "LoaderModelOnly"))
         for model in models:
             address = model["url"].removesuffix("?download=true")
             assert address.startswith("https://huggingface.co/") and "/resolve/main/" in address

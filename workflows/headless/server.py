@@ -56,10 +56,11 @@ def standin_server(
 ) -> Iterator[Server]:
     """ComfyUI of our environment, in a folder of its own, with the stand-in models.
 
-    Its input folder has what ComfyUI comes with: example.png.
+    Its input folder has what ComfyUI comes with, example.png, and the stand-in clips.
     """
     with _temporary_folder() as base:
         shutil.copytree(environment.comfyui / "input", base / "input")
+        shutil.copytree(models / "clips", base / "input" / "clips")
         _link(models, base / "models")
         packs = base / "custom_nodes"
         packs.mkdir()

@@ -116,6 +116,28 @@ def first_screen():
         yield f"| {title} | {dense:.0f} min | {radial:.0f} min | {dense / radial:.1f} |"
 
 
+def training():
+    """The table of training steps, and what is said of it."""
+    rows = cases("training-h100")
+    for row in rows:
+        dense, radial = (
+            sum(row["attention"][way][f"{x}_ms"] for x in ("forward", "backward"))
+            for way in ("dense", "radial")
+        )
+        attention = f"{seconds(dense)} | {seconds(radial)} | {dense / radial:.1f}"
+        step = f"{seconds(row['dense_s'])} | {seconds(row['radial_s'])}"
+        step += f" | {row['dense_s'] / row['radial_s']:.1f}"
+        kept = f"{row['attention']['density']:.1%}"
+        yield f"| {row['tokens']:,} | {kept} | {attention} | {step} |"
+        assert row["attention"]["dense_kernel"] == "flash-attn-4"
+        assert abs(row["peak_gib_dense"] - row["peak_gib_radial"]) < 0.1
+        together, measured = row.get("put_together"), row["note"] is None or "blocks" in row["note"]
+        if together and measured:
+            assert all(abs(together[k] / row[k] - 1) < 0.025 for k in ("dense_s", "radial_s"))
+    gains = [row["comfyui_s"] / row["dense_s"] for row in rows if "comfyui_s" in row]
+    yield f"takes {min(gains):.1f} to {max(gains):.1f} times as long as that"
+
+
 def watching():
     (report,) = cases("report-h100")
     yield f"is {100 * report['cost']:.1f} % of a pass of Wan 2.1 1.3B"
@@ -147,6 +169,7 @@ def crossover():
         *scaling(),
         *attention(),
         *end_to_end(),
+        *training(),
         *watching(),
         *crossover(),
     ],

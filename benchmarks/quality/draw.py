@@ -1,0 +1,228 @@
+"""Draws what the lab found, from the files in benchmarks/results, and writes RESULTS.md.
+
+    python benchmarks/quality/draw.py [GPU]
+
+GPU: as the files have it, h100 if left out. What was not measured is not drawn. Needs matplotlib.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt
+from lab import record
+from table import front, tables
+
+REPORT = Path(__file__).with_name("RESULTS.md")
+# Okabe and Ito's colours, which people with any colour vision tell apart.
+BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
+YELLOW, BLUE, RED, PURPLE, GREY = "#F0E442", "#0072B2", "#D55E00", "#CC79A7", "#888888"
+# Of a method and block size: how it is called, its colour and marker. None for any block size.
+SERIES = {
+    ("radial", 128): ("radial, block 128", BLUE, "o"),
+    ("radial", 64): ("radial, block 64", SKY, "o"),
+    ("sliding", None): ("sliding window", ORANGE, "s"),
+    ("spatial", None): ("spatial only", GREEN, "^"),
+    ("temporal", None): ("temporal only", PURPLE, "v"),
+    ("tile", None): ("tile window", RED, "D"),
+    ("mean_all", None): ("best fixed, one map", GREY, "P"),
+    ("mean_heads", None): ("best fixed, a map a head", BLACK, "X"),
+    ("oracle", None): ("oracle (upper bound)", BLACK, "*"),
+    ("sol", None): ("ComfyUI's sol_attn", YELLOW, "h"),
+}
+DASHED = ("oracle",)
+SHARES = {0: ("none", GREY), 0.1: ("10 %", SKY), 0.25: ("25 %", BLUE), 0.5: ("50 %", BLACK)}
+MEASURES = {
+    "ssim": "SSIM with the dense video",
+    "lpips_like": "LPIPS-like distance (less is nearer)",
+    "attention_error": "error of an attention call's output",
+    "val_loss": "validation loss with the mask",
+}
+
+
+def compare(found: dict, name: str):
+    rows = [row for row in found["cases"] if row["size"] == "lab" and "psnr" in row]
+    figure, (left, right) = plt.subplots(1, 2, figsize=(13, 5.6), layout="constrained")
+    _methods(left, rows, "psnr")
+    left.set(
+        title="Every step and block sparse",
+        xlabel="kept share of the attention's work",
+        ylabel="PSNR with the dense video of the same seed, dB",
+    )
+    left.legend(fontsize=9, loc="best")
+    _schedules(right, rows, found["sizes"]["lab"]["steps"])
+    right.set(
+        title="With dense steps",
+        xlabel="kept share of the attention's work, all steps and blocks",
+        ylabel="PSNR, dB",
+    )
+    right.legend(fontsize=9, loc="upper left", title="dense first steps")
+    _save(figure, name)
+
+    figure, axes = plt.subplots(2, 2, figsize=(11, 8.4), layout="constrained")
+    for at, (key, title) in zip(axes.flat, MEASURES.items(), strict=True):
+        _methods(at, rows, key)
+        at.set(title=title, xlabel="kept share of the attention's work")
+    dense = found["sizes"]["lab"]["dense_val_loss"]
+    axes.flat[-1].axhline(dense, color=BLACK, lw=1, ls=":", zorder=1)
+    axes.flat[-1].annotate("dense", (0.99, dense), xycoords=("axes fraction", "data"), **LABEL)
+    handles, labels = axes.flat[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=5, fontsize=9)
+    _save(figure, f"{name}-more")
+
+
+LABEL = {"fontsize": 9, "textcoords": "offset points", "xytext": (0, 3), "ha": "right"}
+
+
+def _methods(axes, rows: list[dict], key: str):
+    """Each method over its budgets, where nothing is dense."""
+    for (method, size), (label, colour, marker) in SERIES.items():
+        some = [row for row in rows if _is(row, method, size) and not _dense(row)]
+        some = [row for row in some if not row["question"].startswith("sink")]
+        some.sort(key=lambda row: row["kept_flops"])
+        line = "--" if method in DASHED else "-"
+        x, y = ([row[name] for row in some] for name in ("kept_flops", key))
+        style = {"marker": marker, "ls": line, "label": label, "ms": 7, "lw": 1.5}
+        if some:
+            edge = BLACK if colour == YELLOW else "white"
+            axes.plot(x, y, color=colour, markeredgecolor=edge, markeredgewidth=0.6, **style)
+    _tidy(axes)
+
+
+def _schedules(axes, rows: list[dict], steps: int):
+    """All radial rows by their dense steps, with their front and the node's defaults."""
+    for share, (label, colour) in SHARES.items():
+        some = [row for row in rows if row["mask"]["method"] == "radial"]
+        some = [row for row in some if row["schedule"]["dense_steps"] == int(share * steps)]
+        for size, marker in ((128, "o"), (64, "s")):
+            x, y = _xy([row for row in some if row["mask"]["block_size"] == size])
+            style = {"label": f"{label}, block {size}", "marker": marker, "s": 34}
+            if x:
+                axes.scatter(x, y, color=colour, edgecolor="white", lw=0.5, zorder=3, **style)
+    others = [
+        row for row in rows if row["question"] in ("other masks", "ComfyUI's sparse attention")
+    ]
+    axes.scatter(*_xy(others), color=ORANGE, marker="x", s=26, label="other masks", zorder=2)
+    x, y = _xy(front(rows, ("radial",)))
+    axes.plot(x, y, color=RED, lw=1.2, zorder=1, label="front of the radial ones")
+    for row in rows:
+        if row["question"] == "as the node comes":
+            at = (row["kept_flops"], row["psnr"])
+            axes.scatter(*at, marker="*", s=260, color=RED, edgecolor="white", zorder=4)
+            axes.annotate("as the node comes", at, xytext=(8, -14), textcoords="offset points")
+    _tidy(axes)
+
+
+def _xy(rows: list[dict]) -> tuple[list[float], list[float]]:
+    return [row["kept_flops"] for row in rows], [row["psnr"] for row in rows]
+
+
+def _is(row: dict, method: str, size: int | None) -> bool:
+    return row["mask"]["method"] == method and size in (None, row["mask"]["block_size"])
+
+
+def _dense(row: dict) -> bool:
+    return any(row["schedule"].values())
+
+
+def train(found: dict, name: str):
+    curve, decay = found["cases"], found["decay"]
+    figure, (left, middle, right) = plt.subplots(1, 3, figsize=(14, 4.4), layout="constrained")
+    seconds = [row["seconds"] for row in curve]
+    left.plot(seconds, [row["train_loss"] for row in curve], color=SKY, label="training")
+    left.plot(seconds, [row["val_loss"] for row in curve], color=BLUE, label="held-out clips")
+    left.axhline(found["linear_loss"], color=GREY, ls="--", lw=1)
+    at = (seconds[-1], found["linear_loss"])
+    left.annotate("the best linear guess", at, color=GREY, **LABEL)
+    left.set(title="Learning", xlabel="seconds", ylabel="flow-matching loss", yscale="log")
+    for axis in (left.yaxis.set_major_formatter, left.yaxis.set_minor_formatter):
+        axis("{x:g}")
+    left.legend(fontsize=9)
+    kinds = {middle: ("same_place", "frames apart"), right: ("places", "tokens apart, one frame")}
+    for axes, (kind, label) in kinds.items():
+        for layer in decay["layers"]:
+            axes.plot(_share(layer[kind]["mean"]), color=GREY, lw=0.8, alpha=0.7)
+        axes.plot(_share(decay["all"][kind]["mean"]), color=BLUE, lw=2.4, marker="o", ms=4)
+        fit = decay["all"][kind]["fit"]
+        text = f"thin: a layer each; thick: all\nfit exp(-{fit['a']:.2f} d), R² {fit['r2']:.3f}"
+        axes.text(0.97, 0.95, text, transform=axes.transAxes, ha="right", va="top", fontsize=9)
+        axes.set(xlabel=label, ylabel="attention, against no distance", yscale="log")
+    middle.set_title("Attention decays in time (same place)")
+    right.set_title("Attention decays in space")
+    for axes in (left, middle, right):
+        _tidy(axes)
+    _save(figure, name)
+
+
+METHODS = {  # of extend.py: colour and marker
+    "untouched, dense": (GREY, "s"),
+    "untouched, radial": (SKY, "D"),
+    "dense-tuned": (BLACK, "^"),
+    "radial-tuned": (BLUE, "o"),
+}
+
+
+def extend(found: dict, name: str):
+    rows = found["cases"]
+    figure, (left, middle, right) = plt.subplots(1, 3, figsize=(14, 4.4), layout="constrained")
+    for axes, key in ((left, "val_loss"), (middle, "frechet")):
+        for method, (colour, marker) in METHODS.items():
+            some = sorted((r for r in rows if r["method"] == method), key=lambda r: r["times"])
+            x, y = ([row[name] for row in some] for name in ("times", key))
+            axes.plot(x, y, color=colour, marker=marker, label=method, lw=1.6, ms=7)
+        axes.set_xscale("log", base=2)
+        times = sorted({row["times"] for row in rows})
+        axes.set_xticks(times, [f"{n}x" for n in times])
+        axes.set(xlabel="length, against the trained one")
+    real = {int(key.removesuffix("x")): value["frechet"] for key, value in found["real"].items()}
+    middle.plot(*zip(*sorted(real.items()), strict=True), color=ORANGE, ls=":", label="real clips")
+    left.set(title="How well it denoises", ylabel="validation loss")
+    middle.set(title="How like real clips its samples are", ylabel="Fréchet distance, squared")
+    middle.legend(fontsize=9)
+    tuned = [row for row in rows if row.get("tuning_s_a_step")]
+    labels = [f"{row['times']}x, {row['method']}" for row in tuned]
+    colours = [METHODS[row["method"]][0] for row in tuned]
+    bars = right.barh(labels, [row["tuning_s_a_step"] for row in tuned], color=colours)
+    right.bar_label(bars, fmt="%.2f s", padding=3, fontsize=9)
+    right.margins(x=0.15)
+    right.set(title="A training step", xlabel="seconds")
+    for axes in (left, middle, right):
+        _tidy(axes)
+    _save(figure, name)
+
+
+def _share(values: list[float]) -> list[float]:
+    return [x / values[0] for x in values]
+
+
+def _tidy(axes):
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _save(figure, name: str):
+    path = record.RESULTS / f"{name}.png"
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+    print(f"Written: {path}")
+
+
+def main(gpu: str = "h100", report: Path = REPORT):
+    for kind, draw in (("compare", compare), ("train", train), ("extend", extend)):
+        path = record.RESULTS / f"quality-{kind}-{gpu}.json"
+        if not path.exists():
+            print(f"Not measured: {path}")
+            continue
+        found = json.loads(path.read_text())
+        draw(found, path.stem)
+        if kind == "compare":
+            report.write_text(tables(found))
+            print(f"Written: {report}")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

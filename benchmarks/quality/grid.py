@@ -1,0 +1,149 @@
+"""What compare.py compares: masks, and which steps and blocks stay dense beside them."""
+
+from dataclasses import dataclass, replace
+
+import masks
+import sol
+import torch
+
+from radial_core import Schedule, VideoLayout
+
+# Shares of the steps that are dense first.
+DENSE_SHARES = (0, 0.1, 0.25, 0.5)
+# The radial masks whose budgets the other masks get: decay, block size.
+BUDGETS = ((0.2, 64), (1.0, 64), (0.2, 128))
+LOW_BUDGET = 0.25  # of the map, in blocks of 64: less than any radial mask of the lab keeps
+STATIC = {
+    "sliding": masks.sliding_window,
+    "spatial": masks.spatial,
+    "temporal": masks.temporal,
+}
+
+
+@dataclass(frozen=True)
+class Mask:
+    """method: radial, released, everything, tile, one of STATIC; mean_all and mean_heads, which
+    keep what gets most of the attention in dense runs of other videos, over all heads or in each
+    head of each layer; oracle; sol.
+
+    keep: key blocks of a query block, for those that have no decay. tau: of sol.
+    """
+
+    method: str
+    block_size: int = 64
+    keep: int | None = None
+    decay: float | None = None
+    sink_frames: int | None = None
+    tau: float | None = None
+
+    def __str__(self):
+        settings = {
+            "decay": self.decay,
+            "sink": self.sink_frames,
+            "keep": self.keep,
+            "tau": self.tau,
+            "block": self.block_size,
+        }
+        words = (f"{name} {x:g}" for name, x in settings.items() if x is not None)
+        return " ".join([self.method, *words])
+
+    def block_map(self, layout: VideoLayout) -> torch.Tensor | None:
+        """None for those that need to see the attention."""
+        blocks, size, sink = layout.tokens // self.block_size, self.block_size, self.sink_frames
+        if self.method == "everything":
+            return torch.ones(blocks, blocks, dtype=torch.bool)
+        if self.method in ("radial", "released"):
+            return getattr(masks, self.method)(layout, self.decay, sink, size)
+        if self.method == "tile":
+            return masks.tile_window(layout, self.keep, size)
+        if self.method in STATIC:
+            return STATIC[self.method](layout, self.keep, size, sink)
+        return None
+
+
+@dataclass(frozen=True)
+class Row:
+    """A way to sample. question: what it is there to answer."""
+
+    question: str
+    mask: Mask
+    schedule: Schedule = Schedule()
+
+    def __str__(self):
+        s = self.schedule
+        steps = f"{s.dense_steps}+{s.dense_last_steps}"
+        return f"{self.mask}; dense steps {steps}, blocks {s.dense_blocks}"
+
+
+def main_rows(layout: VideoLayout, steps: int) -> list[Row]:
+    """Radial masks against all others."""
+    quarter = Schedule(steps // 4)
+    rows = [Row("rounding", Mask("everything", size)) for size in (128, 64)]
+    rows.append(Row("rounding", _radial(0.2, 128), Schedule(steps)))
+    for size, decays in ((128, (0.2, 1.0, 2.0, 4.0)), (64, (0.2, 0.5, 1.0, 2.0))):
+        rows += [
+            Row("decay and dense steps", _radial(decay, size), Schedule(int(share * steps)))
+            for decay in decays
+            for share in DENSE_SHARES
+        ]
+    # The authors' settings for Wan 2.1, as the node has them at this length.
+    rows.append(Row("as the node comes", _radial(0.2, 128), Schedule(steps // 4, 1, 1)))
+    budgets = _budgets(layout)
+    for budget in budgets:
+        every = [Mask(name, *budget, sink_frames=0) for name in STATIC]
+        every += [Mask(name, *budget) for name in ("tile", "mean_all", "mean_heads")]
+        rows += [Row("other masks", mask) for mask in every]
+        if budget == budgets[1]:
+            rows += [Row("other masks", mask, quarter) for mask in every]
+    rows += [Row("upper bound", Mask("oracle", *budget)) for budget in budgets]
+    rows += [Row("upper bound", Mask("oracle", *budget), quarter) for budget in budgets[:2]]
+    for tau in (sol.TAU, sol.TAU / 2):
+        for dense in (Schedule(int(sol.DENSE_SHARE * steps)), Schedule()):
+            rows.append(Row("ComfyUI's sparse attention", Mask("sol", sol.BLOCK, tau=tau), dense))
+    return rows
+
+
+def variations(layout: VideoLayout, steps: int) -> list[Row]:
+    """Settings changed one at a time."""
+    none, quarter = Schedule(), Schedule(steps // 4)
+    rows = []
+    for size in (128, 64):
+        for sink in (0, 2):
+            mask = replace(_radial(0.2, size), sink_frames=sink)
+            rows += [Row("sink", mask, dense) for dense in (none, quarter)]
+        for blocks in (1, 2):
+            for dense in (none, quarter) if size == 128 else (quarter,):
+                schedule = replace(dense, dense_blocks=blocks)
+                rows.append(Row("dense blocks", _radial(0.2, size), schedule))
+        for dense in (none, quarter):
+            schedule = replace(dense, dense_last_steps=1)
+            rows.append(Row("dense last step", _radial(0.2, size), schedule))
+    for name in STATIC:
+        mask = Mask(name, *_budgets(layout)[1], sink_frames=1)
+        rows += [Row("sink of other masks", mask, dense) for dense in (none, quarter)]
+    return rows
+
+
+def straddling_rows(steps: int) -> list[Row]:
+    """Where frames begin inside blocks the released mask loses places, and the node's does not."""
+    quarter = Schedule(steps // 4)
+    cases = [(0.2, Schedule()), (2.0, Schedule()), (0.2, quarter)]
+    cases.append((0.2, replace(quarter, dense_last_steps=1)))
+    return [
+        Row("frames that begin inside blocks", Mask(method, 128, None, decay, 1), schedule)
+        for decay, schedule in cases
+        for method in ("radial", "released")
+    ]
+
+
+def _radial(decay: float, block_size: int) -> Mask:
+    return Mask("radial", block_size, decay=decay, sink_frames=1)
+
+
+def _budgets(layout: VideoLayout) -> list[tuple[int, int]]:
+    """Block size, and key blocks of a query block: on average, in the radial masks."""
+    budgets = [(64, int(LOW_BUDGET * (layout.tokens // 64)))]
+    for decay, size in BUDGETS:
+        kept = _radial(decay, size).block_map(layout)
+        budgets.append((size, round(kept.sum().item() / len(kept))))
+    return budgets

@@ -1,0 +1,14 @@
+"""What the scripts of this folder share with benchmarks/: figures on record, and ComfyUI.
+
+A script here has its own folder on the path, not the one above: `from lab import record`.
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import record  # noqa: E402
+from end_to_end_models import radial_node, start_comfyui, unload  # noqa: E402
+
+__all__ = ["radial_node", "record", "start_comfyui", "unload"]

@@ -1,0 +1,159 @@
+"""Runs a video model's self-attention under any block map, exactly, through ComfyUI's own hook.
+
+An attention is a function (q, k, v, layer) -> out of tensors (b, s, h, d), whole blocks long; layer
+is the transformer block that calls.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from masks import block_mass, most_mass
+from torch.nn.functional import scaled_dot_product_attention
+
+from radial_core import Plan, RadialPattern, Schedule, VideoLayout
+from radial_core.attention import attend
+from radial_core.schedule import step_of
+
+SLOT = "optimized_attention_override"
+ALWAYS = Schedule()
+Attention = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, int], torch.Tensor]
+
+
+def plan_of(kept: torch.Tensor, layout: VideoLayout, block_size: int, device) -> Plan:
+    """Any block map as a plan, which the radial kernels run: they see only its lists."""
+    indptr = torch.zeros(len(kept) + 1, dtype=torch.int32)
+    indptr[1:] = kept.sum(dim=1).cumsum(0)
+    indices = kept.nonzero()[:, 1].int()
+    pattern = RadialPattern(block_size=block_size)
+    with torch.inference_mode(False):
+        return Plan(pattern, layout, indptr.to(device), indices.to(device))
+
+
+def by_plan(plan: Plan, order: torch.Tensor | None = None) -> Attention:
+    """One map for all. order: the token at each place of the order that the map is of."""
+    if order is None:
+        return lambda q, k, v, layer: attend(q, k, v, plan)[0]
+    order = order.to(plan.device)
+    back = order.argsort()
+
+    def attention(q, k, v, layer):
+        return attend(*(x[:, order] for x in (q, k, v)), plan)[0][:, back]
+
+    return attention
+
+
+def by_head(plans: list[list[Plan]]) -> Attention:
+    """A map for each head of each layer."""
+
+    def attention(q, k, v, layer):
+        heads = (
+            attend(*(x[:, :, head : head + 1] for x in (q, k, v)), plan)[0]
+            for head, plan in enumerate(plans[layer])
+        )
+        return torch.cat(list(heads), dim=2)
+
+    return attention
+
+
+def oracle(keep: int, block_size: int) -> Attention:
+    """For each head and query block of each call, the key blocks with most of the true attention.
+
+    No mask of as many blocks keeps more. It computes the whole map first: a bound, not a method.
+    """
+
+    def attention(q, k, v, layer):
+        kept = most_mass(block_mass(q, k, block_size), keep)
+        rows = kept.nonzero()[:, -1].unflatten(0, (*kept.shape[:3], keep))
+        return gathered(q, k, v, rows, block_size)
+
+    return attention
+
+
+def gathered(q, k, v, kept: torch.Tensor, block_size: int) -> torch.Tensor:
+    """Attention of each query block over its own list of as many key blocks.
+
+    q, k, v: (b, s, h, d). kept: int64 (b, h, blocks, key blocks of each).
+    """
+    heads, blocks = kept.shape[1:3]
+    head = torch.arange(heads, device=kept.device)[:, None, None]
+    out = []
+    for *tensors, rows in zip(q, k, v, kept, strict=True):  # an element at a time: lists are long
+        one_q, one_k, one_v = (
+            x.transpose(0, 1).unflatten(1, (blocks, block_size)) for x in tensors
+        )  # (h, blocks, block, d)
+        keys, values = (x[head, rows].flatten(2, 3).flatten(0, 1) for x in (one_k, one_v))
+        queries = one_q.flatten(0, 1)
+        one = scaled_dot_product_attention(queries[:, None], keys[:, None], values[:, None])
+        out.append(one[:, 0].unflatten(0, (heads, blocks)).flatten(1, 2).transpose(0, 1))
+    return torch.stack(out)
+
+
+def masked(model, attention: Attention, tokens: int, schedule: Schedule = ALWAYS):
+    """A MODEL whose self-attention over so many tokens is `attention`, where it is not dense.
+
+    What is dense, by the schedule or because it is another call, runs as ComfyUI has it.
+    """
+
+    def override(func, q, k, v, heads, *args, **kwargs):
+        options = kwargs["transformer_options"]
+        if not q.shape[1] == k.shape[1] == tokens or _is_dense(schedule, options):
+            return func(q, k, v, heads, *args, **kwargs)
+        q, k, v = (x.unflatten(-1, (heads, -1)) for x in (q, k, v))
+        return attention(q, k, v, options["block_index"]).flatten(2)
+
+    return _hooked(model, override)
+
+
+def _is_dense(schedule: Schedule, options: dict) -> bool:
+    sigmas, step = _step(options)
+    dense_block = schedule.is_dense_block(options["block_index"])
+    return dense_block or schedule.is_dense_step(sigmas, step)
+
+
+def _step(options: dict) -> tuple[list[float] | None, int | None]:
+    """The noise levels of the sampler that runs, and the step; None twice outside of one."""
+    if options.get("sample_sigmas") is None:
+        return None, None
+    sigmas = options["sample_sigmas"].tolist()
+    return sigmas, step_of(sigmas, options["sigmas"][0].item())
+
+
+def _hooked(model, override: Callable):
+    model = model.clone()
+    model.model_options["transformer_options"][SLOT] = override
+    return model
+
+
+@dataclass(frozen=True, eq=False)
+class Recorded:
+    """A self-attention call of a dense run, (b, s, h, d) each, and what came of it."""
+
+    layer: int
+    q: torch.Tensor
+    k: torch.Tensor
+    v: torch.Tensor
+    out: torch.Tensor
+
+
+def recorder(model, tokens: int, steps: set[int]) -> tuple[object, list[Recorded]]:
+    """A MODEL that runs as it is, and a list that its calls at some steps are kept in."""
+    calls = []
+
+    def override(func, q, k, v, heads, *args, **kwargs):
+        out, options = func(q, k, v, heads, *args, **kwargs), kwargs["transformer_options"]
+        if q.shape[1] == k.shape[1] == tokens and _step(options)[1] in steps:
+            every = (x.detach().unflatten(-1, (heads, -1)).clone() for x in (q, k, v, out))
+            calls.append(Recorded(options["block_index"], *every))
+        return out
+
+    return _hooked(model, override), calls
+
+
+def attention_error(attention: Attention, calls: list[Recorded]) -> float:
+    """Relative RMS of an attention's output against the dense one, the mean of some calls."""
+    found = []
+    for call in calls:
+        difference = attention(call.q, call.k, call.v, call.layer).float() - call.out.float()
+        found.append(difference.norm() / call.out.float().norm())
+    return torch.stack(found).mean().item()

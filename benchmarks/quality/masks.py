@@ -1,0 +1,140 @@
+"""Every mask as a block map: bool (query blocks, key blocks), true where a block is kept.
+
+Masks other than the radial ones take `keep`, the key blocks of each query block, so that any two
+can be compared at one budget. They rank the key blocks of a query block, and keep the first.
+"""
+
+import sys
+
+import torch
+from lab import record
+from torch.nn.functional import pad
+
+from radial_core import RadialPattern, VideoLayout, make_plan
+
+sys.path.insert(0, str(record.ROOT / "tests/core"))
+from released_rule import blocks_of, token_mask  # noqa: E402
+
+# A tile of the tile window is a block: frames, rows and columns of tokens.
+TILES = {64: (4, 4, 4), 128: (4, 4, 8)}
+
+
+def radial(layout: VideoLayout, decay: float, sink_frames: int, block_size: int) -> torch.Tensor:
+    """The radial rule as the node has it."""
+    return make_plan(RadialPattern(decay, sink_frames, block_size), layout).block_mask()
+
+
+def released(layout: VideoLayout, decay: float, sink_frames: int, block_size: int) -> torch.Tensor:
+    """The released code's map of a video of whole blocks, with what it loses at frames' edges.
+
+    Each pair of frames is judged apart, on the blocks that it touches; of a frame that begins
+    inside a block only the first ceil(s / block) blocks are looked at.
+    """
+    s, blocks = layout.tokens_per_frame, layout.tokens // block_size
+    if layout.tokens % block_size:
+        raise ValueError(f"the released mask needs whole blocks of {block_size}, got {layout}")
+    looked_at = -(-s // block_size)
+    kept = torch.zeros(blocks, blocks, dtype=torch.bool)
+    for i in range(layout.frames):
+        for j in range(layout.frames):
+            distance = 0 if j < sink_frames else abs(i - j)
+            mask = token_mask(distance, s, decay, block_size)
+            row, column = divmod(i * s, block_size), divmod(j * s, block_size)
+            padded = pad(mask, (column[1], block_size, row[1], block_size))
+            side = looked_at * block_size
+            found = blocks_of(padded[:side, :side], block_size)
+            found = found[: blocks - row[0], : blocks - column[0]]
+            rows, columns = found.shape
+            kept[row[0] : row[0] + rows, column[0] : column[0] + columns] |= found
+    return kept
+
+
+def sliding_window(layout: VideoLayout, keep: int, block_size: int, sink_frames=0) -> torch.Tensor:
+    """The nearest blocks of the sequence."""
+    block = torch.arange(layout.tokens // block_size)
+    cost = (block[:, None] - block).abs()
+    return _cheapest(_sink_first(cost, layout, block_size, sink_frames), keep)
+
+
+def spatial(layout: VideoLayout, keep: int, block_size: int, sink_frames=0) -> torch.Tensor:
+    """SVG's spatial head (arXiv 2502.01776): the nearest frames; of the last ones, near places."""
+    frames, places = _apart(layout, block_size)
+    cost = frames * layout.tokens_per_frame + places
+    return _cheapest(_sink_first(cost, layout, block_size, sink_frames), keep)
+
+
+def temporal(layout: VideoLayout, keep: int, block_size: int, sink_frames=0) -> torch.Tensor:
+    """SVG's temporal head: the same place in all frames; of the last stripe, near frames."""
+    frames, places = _apart(layout, block_size)
+    cost = places * layout.frames + frames
+    return _cheapest(_sink_first(cost, layout, block_size, sink_frames), keep)
+
+
+def tile_window(layout: VideoLayout, keep: int, block_size: int) -> torch.Tensor:
+    """A box of tiles around each tile, as STA has it (arXiv 2502.04507), on tokens in `tile_order`.
+
+    The nearest tiles by the largest of the three distances, each as a share of the video's extent;
+    among equals by the sum of squares. At an edge the box goes on inwards.
+    """
+    counts = _tile_counts(layout, block_size)
+    axes = [torch.arange(n) for n in counts]
+    place = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1).flatten(0, 2)
+    apart = (place[:, None] - place).abs() / torch.tensor(counts)
+    return _cheapest(apart.amax(-1) + 1e-3 * apart.square().sum(-1), keep)
+
+
+def tile_order(layout: VideoLayout, block_size: int) -> torch.Tensor:
+    """The token at each place of the order in which a tile's tokens are neighbours; (tokens,).
+
+    Raises ValueError if the video is not whole tiles.
+    """
+    counts, tile = _tile_counts(layout, block_size), TILES[block_size]
+    token = torch.arange(layout.tokens)
+    token = token.view(*(size for pair in zip(counts, tile, strict=True) for size in pair))
+    return token.permute(0, 2, 4, 1, 3, 5).flatten()
+
+
+def most_mass(mass: torch.Tensor, keep: int) -> torch.Tensor:
+    """The key blocks with most of the attention: (..., query blocks, key blocks), as given."""
+    return _cheapest(-mass, keep)
+
+
+def block_mass(q: torch.Tensor, k: torch.Tensor, block_size: int) -> torch.Tensor:
+    """How much of a query block's attention each key block gets: float32 (b, h, blocks, blocks).
+
+    q, k: (b, s, h, d), s in whole blocks. Rows sum to 1. Computed in the tensors' dtype, a batch
+    element at a time: memory is its heads times tokens squared.
+    """
+    scale = q.shape[-1] ** -0.5
+    found = []
+    for one_q, one_k in zip(q.transpose(1, 2), k.transpose(1, 2), strict=True):
+        weights = (one_q * scale @ one_k.transpose(1, 2)).softmax(dim=-1)
+        by_key = weights.unflatten(-1, (-1, block_size)).sum(dim=-1, dtype=torch.float32)
+        found.append(by_key.unflatten(1, (-1, block_size)).mean(dim=2))
+    return torch.stack(found)
+
+
+def _cheapest(cost: torch.Tensor, keep: int) -> torch.Tensor:
+    order = cost.argsort(dim=-1, stable=True)[..., :keep]
+    return torch.zeros_like(cost, dtype=torch.bool).scatter_(-1, order, True)
+
+
+def _sink_first(cost: torch.Tensor, layout: VideoLayout, block_size: int, sink_frames: int):
+    """The cost with the blocks of the first frames before all others."""
+    blocks = -(-sink_frames * layout.tokens_per_frame // block_size)
+    cost[:, :blocks] -= int(cost.max()) + 1
+    return cost
+
+
+def _apart(layout: VideoLayout, block_size: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Frames, and places in the frame, between the first tokens of two blocks."""
+    start = torch.arange(layout.tokens // block_size) * block_size
+    frame, place = start // layout.tokens_per_frame, start % layout.tokens_per_frame
+    return (frame[:, None] - frame).abs(), (place[:, None] - place).abs()
+
+
+def _tile_counts(layout: VideoLayout, block_size: int) -> tuple[int, int, int]:
+    tile, grid = TILES[block_size], (layout.frames, layout.height, layout.width)
+    if any(size % side for size, side in zip(grid, tile, strict=True)):
+        raise ValueError(f"a tile window needs whole tiles of {tile}, got a grid of {grid}")
+    return tuple(size // side for size, side in zip(grid, tile, strict=True))

@@ -1,0 +1,97 @@
+"""The tables of RESULTS.md, from what compare.py wrote."""
+
+COLUMNS = {
+    "mask": "name",
+    "kept": "density",
+    "work": "kept_flops",
+    "PSNR, dB": "psnr",
+    "worst frame": "psnr_worst_frame",
+    "edges": "psnr_edges",
+    "SSIM": "ssim",
+    "LPIPS-like": "lpips_like",
+    "consistency": "consistency_change",
+    "attention error": "attention_error",
+    "val. loss": "val_loss",
+    "s": "seconds",
+}
+DIGITS = {
+    "kept_flops": 3,
+    "density": 3,
+    "ssim": 4,
+    "lpips_like": 4,
+    "consistency_change": 4,
+    "attention_error": 3,
+    "val_loss": 4,
+    "seconds": 1,
+}
+# What has to see the attention first: bounds, not methods.
+BOUNDS = ("mean_all", "mean_heads", "oracle")
+
+
+def front(rows: list[dict], methods: tuple[str, ...] | None = None) -> list[dict]:
+    """The rows of the trained size that no other comes nearer than at no more work.
+
+    methods: whose rows; None for all that are no bounds.
+    """
+    rows = [row for row in rows if row["size"] == "lab" and row.get("kept_flops", 1) < 1]
+    rows = [row for row in rows if _is_of(row["mask"]["method"], methods)]
+    best, found = float("-inf"), []
+    for row in sorted(rows, key=lambda row: (row["kept_flops"], -row["psnr"])):
+        if row["psnr"] > best:
+            best = row["psnr"]
+            found.append(row)
+    return found
+
+
+def _is_of(method: str, methods: tuple[str, ...] | None) -> bool:
+    return method not in BOUNDS if methods is None else method in methods
+
+
+def tables(results: dict) -> str:
+    """One table a question, and those of the front."""
+    rows = results["cases"]
+    parts = [about(results)]
+    parts.append("## Radial settings that no other radial one beats at no more work")
+    parts.append(markdown(front(rows, ("radial",))))
+    parts.append("## The same of all methods, bounds left out")
+    parts.append(markdown(front(rows)))
+    for question in dict.fromkeys(row["question"] for row in rows):
+        some = [row for row in rows if row["question"] == question]
+        parts.append(f"## {question.capitalize()}\n\n{markdown(some)}")
+    return "\n\n".join(parts) + "\n"
+
+
+def about(results: dict) -> str:
+    lines = [
+        "# What compare.py found",
+        "",
+        f"{results['machine']}; `{results['command']}`. Written by draw.py from "
+        "benchmarks/results; what the columns are stands in compare.py.",
+        "",
+    ]
+    for name, size in results["sizes"].items():
+        frames, rows, columns = size["grid"]
+        lines.append(
+            f"- {name}: {frames} x {rows} x {columns} tokens, {size['steps']} steps, "
+            f"{size['seeds']} seeds; dense consistency {size['dense_consistency']:.4f}, "
+            f"validation loss {size['dense_val_loss']:.4f}"
+        )
+    return "\n".join(lines)
+
+
+def markdown(rows: list[dict]) -> str:
+    lines = ["| " + " | ".join(COLUMNS) + " |", "|---" * len(COLUMNS) + "|"]
+    for row in rows:
+        if "missing" in row:
+            cells = [row["name"], row["missing"], *[""] * (len(COLUMNS) - 2)]
+        else:
+            cells = [_cell(row, key) for key in COLUMNS.values()]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _cell(row: dict, key: str) -> str:
+    if key == "name":
+        return row["name"]
+    text = f"{row[key]:.{DIGITS.get(key, 2)}f}"
+    return f"{text} ± {row['psnr_std']:.1f}" if key == "psnr" else text

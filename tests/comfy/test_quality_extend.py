@@ -1,0 +1,154 @@
+"""The quality lab's length extension, small: Train LoRA tunes, the figures see what they should."""
+
+import json
+import sys
+from argparse import Namespace
+
+import pytest
+import torch
+from conftest import PACK, difference, newest_only
+
+sys.path.insert(0, str(PACK / "benchmarks/quality"))
+
+import extend
+import extend_stats
+import extend_tune
+import flow
+import metrics
+import model as lab_model
+import video
+from lab import record
+
+CPU = torch.device("cpu")
+SIZE = lab_model.Size(layers=2, dim=256, frames=4, height=8, width=16)  # 32 tokens a frame
+RADIAL = extend_tune.Attention(radial=True, block_size=64)
+DENSE = extend_tune.Attention(radial=False)
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory):
+    """The checkpoint of a model whose head is not 0, so that layers below it can be trained."""
+    net = lab_model.build(SIZE)
+    random = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        net.head.head.weight.normal_(0, 0.05, generator=random)
+    path = tmp_path_factory.mktemp("extend") / "model.safetensors"
+    lab_model.save(net.state_dict(), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def base(path):
+    return lab_model.load(path, torch.float32)
+
+
+@newest_only("its Train LoRA trains the model that it is given, not a copy")
+@pytest.mark.parametrize("attention", [DENSE, RADIAL], ids=["dense", "radial"])
+def test_tuning_lowers_the_loss_of_what_it_is_tuned_on(base, attention):
+    longer = SIZE.longer(4)
+    clips = extend_tune.training_clips(longer, 1, CPU)
+    held_out = flow.validation(longer, 1, 2)
+    settings = {"rank": 8, "learning_rate": 0.03}
+    lora, figures = extend_tune.tune(base, attention, clips, 12, 1, **settings)
+    assert figures["tuning_steps"] == 12 and figures["tuning_s_a_step"] > 0
+    assert figures["tuning_kernel"] == ("sdpa" if attention.radial else "ComfyUI's dense")
+    trained = {name for name, x in lora.items() if "down" in name and x.any()}
+    names = [
+        f"diffusion_model.blocks.{block}.self_attn.{one}" for block in (0, 1) for one in "qkvo"
+    ]
+    assert trained == {f"{name}.lora_down.weight" for name in names}
+    before, after = (
+        held_out.through_comfy(attention.on(model))
+        for model in (base, extend_tune.with_lora(base, lora))
+    )
+    assert sum(after) < 0.98 * sum(before)
+
+
+def test_radial_and_dense_sample_as_they_are_named(base):
+    latent = SIZE.longer(4).latent
+    videos = {}
+    for attention, kernel in ((DENSE, "ComfyUI's dense"), (RADIAL, "sdpa")):
+        model = attention.on(base)
+        videos[attention.radial] = lab_model.sample(model, [1], latent, steps=2)
+        assert attention.ran(model) == kernel
+    assert difference(videos[True], videos[False]) > 1e-4
+
+
+def test_what_ran_is_held_against_what_should_have(base):
+    model = RADIAL.on(base)
+    lab_model.sample(model, [1], SIZE.longer(4).latent, steps=1)
+    with pytest.raises(RuntimeError, match="radial is False"):
+        DENSE.ran(model)
+
+
+@pytest.fixture(scope="module")
+def real():
+    return extend_stats.Real((8, 32, 64), 8, CPU)
+
+
+def test_real_clips_are_like_real_clips(real):
+    floor = real.floor
+    assert 0 < floor["frechet"] < 20
+    for name in ("motion", "sharpness"):
+        assert floor[name] == pytest.approx(1, abs=0.4)
+    itself = real.compare(real.clips(0))
+    assert itself["frechet"] == pytest.approx(0, abs=1e-3)
+    assert itself["motion"] == itself["sharpness"] == 1
+
+
+def test_clips_that_get_worse_are_seen_to_and_when(real):
+    clips = real.clips(0)
+    still = clips.clone()
+    still[:, 4:] = still[:, 4:5]
+    found = real.compare(still)
+    first, _, third, last = found["motion_quarters"]
+    assert first > 0.5 and third == last == 0
+    noisy = clips.clone()
+    noisy[:, 6:] = (noisy[:, 6:] + 0.2 * torch.randn(noisy[:, 6:].shape)).clamp(0, 1)
+    found = real.compare(noisy)
+    assert found["sharpness_quarters"][3] > 2 > found["sharpness_quarters"][0]
+    assert found["frechet_quarters"][3] > 3 * found["frechet_quarters"][0]
+
+
+def test_frechet_distance_of_gaussians():
+    random = torch.Generator().manual_seed(0)
+    crowd = torch.randn(20_000, 3, generator=random, dtype=torch.float64)
+    other = crowd * torch.tensor([2.0, 1.0, 1.0]) + torch.tensor([0.0, 3.0, 0.0])
+    # (2 - 1)^2 of the spread and 3^2 of the mean.
+    assert extend_stats.frechet(crowd, other) == pytest.approx(10, rel=0.05)
+    assert extend_stats.frechet(crowd, crowd) == pytest.approx(0, abs=1e-9)
+
+
+def test_clips_to_tune_on_are_of_their_own_and_as_comfyui_keeps_them():
+    clips = extend_tune.training_clips(SIZE, 9, CPU)
+    assert clips.shape == (9, 16, *SIZE.latent) and clips.dtype == torch.bfloat16
+    import codec
+
+    pixels = codec.decode(codec.from_comfy(clips.float()))
+    truth = video.clips(extend_tune.TRAINING_SEED, 8, *SIZE.pixels)
+    assert metrics.psnr(pixels[:8], truth).mean() > 25
+    assert not any(torch.equal(clips[8], clip) for clip in clips[:8])
+
+
+@newest_only("its Train LoRA trains the model that it is given, not a copy")
+def test_the_whole_command(path, tmp_path, monkeypatch):
+    monkeypatch.setattr(record, "RESULTS", tmp_path)
+    monkeypatch.setattr(record, "ROOT", tmp_path)
+    monkeypatch.setattr(sys, "argv", [str(tmp_path / "extend.py")])
+    given = Namespace(
+        checkpoint=path,
+        lengths=[2],
+        steps=2,
+        batch=1,
+        rank=4,
+        learning_rate=1e-3,
+        seeds=2,
+        sampling_steps=2,
+        held_out=1,
+    )
+    extend.run(SIZE, "test", given, CPU, "0")
+    found = json.loads((tmp_path / "quality-extend-test.json").read_text())
+    assert [row["times"] for row in found["cases"]] == [1, 1, 2, 2, 2, 2]
+    assert all(row["val_loss"] > 0 for row in found["cases"])
+    assert set(found["real"]) == {"1x", "2x"}
+    assert (tmp_path / "quality-extend-2x-test.jpg").stat().st_size > 1000

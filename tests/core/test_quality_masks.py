@@ -1,0 +1,126 @@
+"""The masks of the quality lab: that each keeps what it says, and as much as it says."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks/quality"))
+
+import grid
+import masks
+import sol
+
+from radial_core import VideoLayout
+
+LAB = VideoLayout(16, 16, 32)  # 4 blocks of 128 a frame
+SIZES = (64, 128)
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("decay, sink", [(0.2, 0), (1.0, 1), (2.0, 2)])
+def test_released_is_radial_where_frames_are_whole_blocks(size, decay, sink):
+    released = masks.released(LAB, decay, sink, size)
+    assert torch.equal(released, masks.radial(LAB, decay, sink, size))
+
+
+def test_released_loses_a_tokens_own_place_where_frames_straddle_blocks():
+    layout = VideoLayout(16, 15, 32)
+    kept = masks.released(layout, 0.2, 1, 128)
+    place, s = torch.arange(layout.tokens_per_frame), layout.tokens_per_frame
+    lost = {"released": 0, "radial": 0}
+    for name, mask in (("released", kept), ("radial", masks.radial(layout, 0.2, 1, 128))):
+        for i in range(16):
+            for j in (0, max(i - 1, 0), max(i - 2, 0)):  # the sink, and distances never thinned
+                lost[name] += int((~mask[(i * s + place) // 128, (j * s + place) // 128]).sum())
+    assert lost["released"] > 0 and lost["radial"] == 0
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("name", [*grid.STATIC, "tile"])
+def test_a_mask_keeps_as_many_blocks_in_each_row_and_its_own(name, size):
+    for keep in (1, 7, LAB.tokens // size):
+        kept = grid.Mask(name, size, keep, sink_frames=0).block_map(LAB)
+        assert (kept.sum(dim=1) == keep).all() and kept.diagonal().all()
+
+
+@pytest.mark.parametrize("name", grid.STATIC)
+def test_a_sink_is_kept_first(name):
+    kept = grid.Mask(name, 128, 9, sink_frames=2).block_map(LAB)
+    assert (kept.sum(dim=1) == 9).all() and kept[:, :8].all()
+    assert kept.diagonal()[8:].all()
+
+
+def test_a_spatial_mask_is_whole_frames_and_a_temporal_one_places_in_all_frames():
+    block = torch.arange(64)
+    frame, place = block // 4, block % 4
+    spatial, temporal = masks.spatial(LAB, 4, 128), masks.temporal(LAB, 16, 128)
+    assert torch.equal(spatial, frame[:, None] == frame)
+    assert torch.equal(temporal, place[:, None] == place)
+    middle = masks.spatial(LAB, 12, 128)[30]
+    assert torch.equal(middle, (frame - frame[30]).abs() <= 1)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_a_block_of_the_tile_order_is_a_tile(size):
+    order = masks.tile_order(LAB, size)
+    assert torch.equal(order.sort().values, torch.arange(LAB.tokens))
+    at = torch.stack([order // 512, order % 512 // 32, order % 32], dim=1).unflatten(0, (-1, size))
+    extent = at.amax(dim=1) - at.amin(dim=1) + 1
+    assert (extent == torch.tensor(masks.TILES[size])).all()
+
+
+def test_a_tile_window_is_a_box_that_goes_on_inwards_at_an_edge():
+    kept = masks.tile_window(LAB, 27, 128)  # of 4 x 4 x 4 tiles
+    tile = torch.arange(64)
+    at = torch.stack([tile // 16, tile // 4 % 4, tile % 4], dim=1)
+    inside = 16 + 4 + 1  # the tile (1, 1, 1)
+    assert torch.equal(kept[inside], (at <= 2).all(dim=1))
+    assert kept[0, (at <= 1).all(dim=1)].all() and kept[0].sum() == 27
+
+
+def test_a_tile_window_needs_whole_tiles():
+    with pytest.raises(ValueError, match=r"whole tiles of \(4, 4, 8\), got a grid of \(5, 4, 8\)"):
+        masks.tile_order(VideoLayout(5, 4, 8), 128)
+
+
+def test_block_mass_is_the_share_of_the_true_attention():
+    q, k = torch.randn(2, 2, 128, 3, 16, generator=torch.Generator().manual_seed(0)).unbind(0)
+    mass = masks.block_mass(q, k, 64)
+    scores = torch.einsum("bshd,bthd->bhst", q, k) / 4
+    weights = scores.softmax(dim=-1)
+    for row in range(2):
+        for column in range(2):
+            block = weights[:, :, 64 * row :, 64 * column :][:, :, :64, :64]
+            expected = block.sum(dim=-1).mean(dim=-1)
+            torch.testing.assert_close(mass[:, :, row, column], expected)
+
+
+def test_most_mass_keeps_more_than_any_other_choice():
+    random = torch.Generator().manual_seed(0)
+    mass = torch.rand(3, 10, 10, generator=random)
+    kept = masks.most_mass(mass, 4)
+    assert (kept.sum(dim=-1) == 4).all()
+    for _ in range(20):
+        other = masks.most_mass(torch.rand(3, 10, 10, generator=random), 4)
+        assert ((mass * kept).sum(dim=-1) >= (mass * other).sum(dim=-1)).all()
+
+
+def test_all_masks_of_the_grid_have_a_radial_ones_budget():
+    rows = grid.main_rows(LAB, 30) + grid.variations(LAB, 30)
+    radial = [
+        masks.radial(LAB, decay, 1, size).sum(dim=1).float().mean() for decay, size in grid.BUDGETS
+    ]
+    budgets = {row.mask.keep for row in rows if row.mask.keep is not None}
+    assert len(budgets) == len(radial) + 1  # the low one
+    assert all(min(abs(keep - budget) for keep in budgets) <= 0.5 for budget in radial)
+    assert len({str(row) for row in rows}) == len(rows)
+
+
+def test_what_sol_keeps_falls_with_its_threshold_down_to_the_diagonal():
+    q, k = torch.randn(2, 1, 640, 2, 128, generator=torch.Generator().manual_seed(0)).unbind(0)
+    extra = sol.EXTRA_TOKENS / 640
+    shares = [sol.density(q, k, tau) - extra for tau in (-100, 0.5, 1.3, 100)]
+    assert shares == sorted(shares, reverse=True)
+    assert shares[0] == pytest.approx(1) and shares[-1] == pytest.approx(28 / 100)

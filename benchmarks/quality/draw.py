@@ -6,6 +6,7 @@ GPU: as the files have it, h100 if left out. What was not measured is not drawn.
 """
 
 import json
+import math
 import sys
 from pathlib import Path
 
@@ -15,7 +16,7 @@ matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
 from lab import record
-from table import front, tables
+from table import LOOK_FIRST, complete, front, tables
 
 REPORT = Path(__file__).with_name("RESULTS.md")
 # Okabe and Ito's colours, which people with any colour vision tell apart.
@@ -29,23 +30,24 @@ SERIES = {
     ("spatial", None): ("spatial only", GREEN, "^"),
     ("temporal", None): ("temporal only", PURPLE, "v"),
     ("tile", None): ("tile window", RED, "D"),
-    ("mean_all", None): ("best fixed, one map", GREY, "P"),
-    ("mean_heads", None): ("best fixed, a map a head", BLACK, "X"),
-    ("oracle", None): ("oracle (upper bound)", BLACK, "*"),
+    ("mean_all", None): ("most attended in other videos", GREY, "P"),
+    ("mean_heads", None): ("the same, a map a head", BLACK, "X"),
+    ("oracle", None): ("most attended, chosen at each call", BLACK, "*"),
     ("sol", None): ("ComfyUI's sol_attn", YELLOW, "h"),
 }
 DASHED = ("oracle",)
 SHARES = {0: ("none", GREY), 0.1: ("10 %", SKY), 0.25: ("25 %", BLUE), 0.5: ("50 %", BLACK)}
 MEASURES = {
     "ssim": "SSIM with the dense video",
-    "lpips_like": "LPIPS-like distance (less is nearer)",
     "attention_error": "error of an attention call's output",
-    "val_loss": "validation loss with the mask",
+    "above_dense": "validation loss with the mask",
 }
 
 
 def compare(found: dict, name: str):
+    about = found["sizes"]["lab"]
     rows = [row for row in found["cases"] if row["size"] == "lab" and "psnr" in row]
+    rows = [row | {"above_dense": row["val_loss"] - about["dense_val_loss"]} for row in rows]
     figure, (left, right) = plt.subplots(1, 2, figsize=(13, 5.6), layout="constrained")
     _methods(left, rows, "psnr")
     left.set(
@@ -53,8 +55,9 @@ def compare(found: dict, name: str):
         xlabel="kept share of the attention's work",
         ylabel="PSNR with the dense video of the same seed, dB",
     )
-    left.legend(fontsize=9, loc="best")
-    _schedules(right, rows, found["sizes"]["lab"]["steps"])
+    left.legend(fontsize=9, loc="best", title=f"bars: standard error of {about['seeds']} seeds")
+    _errors(left, rows, about["seeds"])
+    _schedules(right, rows, about["steps"])
     right.set(
         title="With dense steps",
         xlabel="kept share of the attention's work, all steps and blocks",
@@ -63,14 +66,13 @@ def compare(found: dict, name: str):
     right.legend(fontsize=9, loc="upper left", title="dense first steps")
     _save(figure, name)
 
-    figure, axes = plt.subplots(2, 2, figsize=(11, 8.4), layout="constrained")
-    for at, (key, title) in zip(axes.flat, MEASURES.items(), strict=True):
+    figure, axes = plt.subplots(1, 3, figsize=(14, 5.2), layout="constrained")
+    for at, (key, title) in zip(axes, MEASURES.items(), strict=True):
         _methods(at, rows, key)
         at.set(title=title, xlabel="kept share of the attention's work")
-    dense = found["sizes"]["lab"]["dense_val_loss"]
-    axes.flat[-1].axhline(dense, color=BLACK, lw=1, ls=":", zorder=1)
-    axes.flat[-1].annotate("dense", (0.99, dense), xycoords=("axes fraction", "data"), **LABEL)
-    handles, labels = axes.flat[0].get_legend_handles_labels()
+    axes[-1].set_yscale("symlog", linthresh=5e-4)
+    axes[-1].set(ylabel=f"above the dense model's {about['dense_val_loss']:.4f}")
+    handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=5, fontsize=9)
     _save(figure, f"{name}-more")
 
@@ -81,9 +83,7 @@ LABEL = {"fontsize": 9, "textcoords": "offset points", "xytext": (0, 3), "ha": "
 def _methods(axes, rows: list[dict], key: str):
     """Each method over its budgets, where nothing is dense."""
     for (method, size), (label, colour, marker) in SERIES.items():
-        some = [row for row in rows if _is(row, method, size) and not _dense(row)]
-        some = [row for row in some if not row["question"].startswith("sink")]
-        some.sort(key=lambda row: row["kept_flops"])
+        some = _alone(rows, method, size)
         line = "--" if method in DASHED else "-"
         x, y = ([row[name] for row in some] for name in ("kept_flops", key))
         style = {"marker": marker, "ls": line, "label": label, "ms": 7, "lw": 1.5}
@@ -91,6 +91,16 @@ def _methods(axes, rows: list[dict], key: str):
             edge = BLACK if colour == YELLOW else "white"
             axes.plot(x, y, color=colour, markeredgecolor=edge, markeredgewidth=0.6, **style)
     _tidy(axes)
+
+
+def _errors(axes, rows: list[dict], seeds: int):
+    """The standard error of each mean PSNR that `_methods` draws, where the row has it."""
+    for (method, size), (_, colour, _) in SERIES.items():
+        for row in _alone(rows, method, size):
+            if "psnr_std" in row:
+                error = row["psnr_std"] / seeds**0.5
+                at = (row["kept_flops"], row["psnr"], error)
+                axes.errorbar(*at, color=colour, lw=1, alpha=0.5, zorder=1)
 
 
 def _schedules(axes, rows: list[dict], steps: int):
@@ -103,22 +113,37 @@ def _schedules(axes, rows: list[dict], steps: int):
             style = {"label": f"{label}, block {size}", "marker": marker, "s": 34}
             if x:
                 axes.scatter(x, y, color=colour, edgecolor="white", lw=0.5, zorder=3, **style)
-    others = [
-        row for row in rows if row["question"] in ("other masks", "ComfyUI's sparse attention")
-    ]
-    axes.scatter(*_xy(others), color=ORANGE, marker="x", s=26, label="other masks", zorder=2)
+    others = [row for row in rows if row["question"] in ("other masks", "most attended")]
+    first = [row for row in others if row["mask"]["method"] in LOOK_FIRST]
+    windows = [row for row in others if row["mask"]["method"] not in LOOK_FIRST]
+    pooled = [row for row in rows if row["mask"]["method"] == "sol"]
+    small = {"s": 26, "zorder": 2}
+    axes.scatter(*_xy(windows), color=ORANGE, marker="x", label="windows, tiles", **small)
+    axes.scatter(*_xy(first), color=PURPLE, marker="+", label="most attended", **small)
+    if pooled:
+        style = {"color": YELLOW, "edgecolor": BLACK, "lw": 0.6, "marker": "h", "s": 44}
+        axes.scatter(*_xy(pooled), label="ComfyUI's sol_attn", zorder=3, **style)
     x, y = _xy(front(rows, ("radial",)))
-    axes.plot(x, y, color=RED, lw=1.2, zorder=1, label="front of the radial ones")
+    style = {"color": RED, "lw": 1.2, "zorder": 1, "drawstyle": "steps-post"}
+    axes.plot(x, y, label="front of the radial ones", **style)
     for row in rows:
         if row["question"] == "as the node comes":
             at = (row["kept_flops"], row["psnr"])
             axes.scatter(*at, marker="*", s=260, color=RED, edgecolor="white", zorder=4)
-            axes.annotate("as the node comes", at, xytext=(8, -14), textcoords="offset points")
+            style = {"textcoords": "offset points", "va": "center"}
+            axes.annotate("as the node comes", at, xytext=(11, 0), **style)
     _tidy(axes)
 
 
 def _xy(rows: list[dict]) -> tuple[list[float], list[float]]:
     return [row["kept_flops"] for row in rows], [row["psnr"] for row in rows]
+
+
+def _alone(rows: list[dict], method: str, size: int | None) -> list[dict]:
+    """A method's rows where nothing is dense, by their work."""
+    some = [row for row in rows if _is(row, method, size) and not _dense(row)]
+    some = [row for row in some if not row["question"].startswith("sink")]
+    return sorted(some, key=lambda row: row["kept_flops"])
 
 
 def _is(row: dict, method: str, size: int | None) -> bool:
@@ -148,7 +173,14 @@ def train(found: dict, name: str):
             axes.plot(_share(layer[kind]["mean"]), color=GREY, lw=0.8, alpha=0.7)
         axes.plot(_share(decay["all"][kind]["mean"]), color=BLUE, lw=2.4, marker="o", ms=4)
         fit = decay["all"][kind]["fit"]
-        text = f"thin: a layer each; thick: all\nfit exp(-{fit['a']:.2f} d), R² {fit['r2']:.3f}"
+        values = decay["all"][kind]["mean"]
+        fitted = [math.exp(fit["b"] - fit["a"] * d) for d in range(len(values))]
+        line = [x / values[0] for x in fitted if x > min(values) / 10]
+        axes.plot(line, color=RED, lw=1.2, ls="--")
+        text = (
+            "thin: a layer each; thick: all\n"
+            f"dashed: least squares, exp(-{fit['a']:.2f} d), R² {fit['r2']:.3f}"
+        )
         axes.text(0.97, 0.95, text, transform=axes.transAxes, ha="right", va="top", fontsize=9)
         axes.set(xlabel=label, ylabel="attention, against no distance", yscale="log")
     middle.set_title("Attention decays in time (same place)")
@@ -170,18 +202,24 @@ def extend(found: dict, name: str):
     rows = found["cases"]
     figure, (left, middle, right) = plt.subplots(1, 3, figsize=(14, 4.4), layout="constrained")
     for axes, key in ((left, "val_loss"), (middle, "frechet")):
-        for method, (colour, marker) in METHODS.items():
+        for number, (method, (colour, marker)) in enumerate(METHODS.items()):
             some = sorted((r for r in rows if r["method"] == method), key=lambda r: r["times"])
             x, y = ([row[name] for row in some] for name in ("times", key))
+            x = [times * 2 ** (0.03 * (number - 1.5)) for times in x]  # beside each other
             axes.plot(x, y, color=colour, marker=marker, label=method, lw=1.6, ms=7)
         axes.set_xscale("log", base=2)
         times = sorted({row["times"] for row in rows})
         axes.set_xticks(times, [f"{n}x" for n in times])
         axes.set(xlabel="length, against the trained one")
     real = {int(key.removesuffix("x")): value["frechet"] for key, value in found["real"].items()}
-    middle.plot(*zip(*sorted(real.items()), strict=True), color=ORANGE, ls=":", label="real clips")
-    left.set(title="How well it denoises", ylabel="validation loss")
-    middle.set(title="How like real clips its samples are", ylabel="Fréchet distance, squared")
+    middle.plot(
+        *zip(*sorted(real.items()), strict=True), color=ORANGE, ls=":", label="other real clips"
+    )
+    left.set(title="How well it denoises clips of that length", ylabel="validation loss")
+    seeds = found["settings"]["seeds"]
+    middle.set(
+        title=f"{seeds} samples against {seeds} real clips", ylabel="Fréchet distance, squared"
+    )
     middle.legend(fontsize=9)
     tuned = [row for row in rows if row.get("tuning_s_a_step")]
     labels = [f"{row['times']}x, {row['method']}" for row in tuned]
@@ -218,6 +256,8 @@ def main(gpu: str = "h100", report: Path = REPORT):
             print(f"Not measured: {path}")
             continue
         found = json.loads(path.read_text())
+        if kind == "compare":
+            found["cases"] = [complete(row) for row in found["cases"]]
         draw(found, path.stem)
         if kind == "compare":
             report.write_text(tables(found))

@@ -1,6 +1,6 @@
 """Length extension: does a LoRA tuned with radial attention make long videos as a dense one does?
 
-    python benchmarks/quality/extend.py --comfyui FOLDER [--steps 150] [--lengths 2 4]
+    python benchmarks/quality/extend.py --comfyui FOLDER [--steps 150] [--lengths 4 2]
 
 The paper's claim, on the lab's model, which was trained at 16 frames. At 2x and 4x that length: as
 it is, with dense and with radial attention; with a LoRA that ComfyUI's node "Train LoRA" tuned with
@@ -168,23 +168,17 @@ def main():
 
 
 def run(size: lab_model.Size, machine: str, given, device: torch.device, version: str):
-    settings = {name: value for name, value in vars(given).items() if name not in _NOT_SETTINGS}
-    rows, real, began = [], {}, time.perf_counter()
-    base = lab_model.load(given.checkpoint)
+    about = {"comfyui": version, "size": asdict(size), "radial": asdict(RADIAL)}
+    about["settings"] = {x: value for x, value in vars(given).items() if x not in _NOT_SETTINGS}
+    base, began = lab_model.load(given.checkpoint), time.perf_counter()
+    real, rows = {}, []
     for times in (1, *given.lengths):
         length = Length(size, times, given, device)
         real[f"{times}x"] = length.real.floor
         for method in METHODS if times > 1 else list(METHODS)[:2]:
             rows.append(length.row(base, method))
             show(rows[-1])
-            record.save(
-                *(f"quality-extend-{machine}", rows),
-                comfyui=version,
-                size=asdict(size),
-                settings=settings,
-                radial=asdict(RADIAL),
-                real=real,
-            )
+            record.save(f"quality-extend-{machine}", rows, **about, real=real)
             print(f"  {time.perf_counter() - began:.0f} s in all", flush=True)
         length.sheet(record.RESULTS / f"quality-extend-{times}x-{machine}.jpg")
     table(rows)

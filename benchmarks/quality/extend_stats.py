@@ -1,7 +1,8 @@
 """Do long samples stay like real clips? Compared as two crowds of frames: no seed has a truth.
 
     frechet      distance of the frames' features from real clips' (as FID takes it, of metrics.py's
-                 random features, in their main directions); other real clips have frechet_real
+                 random features, in their main directions). Few clips are a rough sample of what
+                 there is: as many other real ones say how rough, see `floor`
     motion       change from frame to frame, 1 is that of real clips
     sharpness    change from pixel to pixel, 1 is that of real clips
     consistency  of metrics.py, and that of real clips
@@ -19,14 +20,14 @@ import video
 REAL_SEED = (1 << 40) + 1_000_000  # neither trained nor validated on
 DIRECTIONS = 16
 QUARTERS = 4
-REAL_AT_ONCE = 8
+KNOWN = 96  # real clips, at least, that samples are held against
 
 
 class Real:
     """Real clips of one length, which samples are held against."""
 
     def __init__(self, pixels: tuple[int, int, int], count: int, device: torch.device):
-        """pixels: frames, height, width. count: of clips; as many more say how real ones differ."""
+        """pixels: frames, height, width. count: of samples, and of `floor`'s real clips."""
         self.pixels, self.count, self.device = pixels, count, device
 
     def clips(self, which: int) -> torch.Tensor:
@@ -34,8 +35,9 @@ class Real:
 
     @cached_property
     def _known(self) -> dict:
-        clips = self.clips(0)
-        seen = looks(clips)
+        many = (self.clips(2 + i) for i in range(-(-KNOWN // self.count)))
+        parts = [(looks(x), motion(x), sharpness(x), metrics.consistency(x)) for x in many]
+        seen, moved, sharp, steady = (torch.cat(each) for each in zip(*parts, strict=True))
         flat = seen.flatten(0, 1)
         mean = flat.mean(dim=0)
         _, spread, directions = torch.linalg.svd(flat - mean, full_matrices=False)
@@ -45,9 +47,9 @@ class Real:
             "mean": mean,
             "scale": scale,
             "looks": self._scaled(seen, mean, scale),
-            "motion": quarters(motion(clips)),
-            "sharpness": quarters(sharpness(clips)),
-            "consistency": metrics.consistency(clips).mean().item(),
+            "motion": quarters(moved),
+            "sharpness": quarters(sharp),
+            "consistency": steady.mean().item(),
         }
 
     @staticmethod

@@ -95,8 +95,8 @@ def main_rows(layout: VideoLayout, steps: int) -> list[Row]:
         rows += [Row("other masks", mask) for mask in every]
         if budget == budgets[1]:
             rows += [Row("other masks", mask, quarter) for mask in every]
-    rows += [Row("upper bound", Mask("oracle", *budget)) for budget in budgets]
-    rows += [Row("upper bound", Mask("oracle", *budget), quarter) for budget in budgets[:2]]
+    rows += [Row("most attended", Mask("oracle", *budget)) for budget in budgets]
+    rows += [Row("most attended", Mask("oracle", *budget), quarter) for budget in budgets[:2]]
     for tau in (sol.TAU, sol.TAU / 2):
         for dense in (Schedule(int(sol.DENSE_SHARE * steps)), Schedule()):
             rows.append(Row("ComfyUI's sparse attention", Mask("sol", sol.BLOCK, tau=tau), dense))

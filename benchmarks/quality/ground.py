@@ -26,7 +26,7 @@ from masked import (
     recorder,
 )
 
-from radial_core import VideoLayout
+from radial_core import Schedule, VideoLayout
 
 RECORDED = (0.2, 0.5, 0.8)  # how far down the steps the calls are that attention is measured on
 RECORDED_SEEDS = 2
@@ -69,7 +69,7 @@ class Ground:
 
     @cached_property
     def validation(self) -> flow.Validation:
-        return flow.validation(self.size, self.seeds, device=self.device)
+        return flow.validation(self.size, device=self.device)
 
     def sample(self, model) -> torch.Tensor:
         """Pixels (seeds, f, h, w, 3) on the device."""
@@ -79,12 +79,8 @@ class Ground:
 
     def loss(self, model) -> float:
         """Flow-matching loss on clips that were not trained on."""
-        held_out = self.validation
-        levels = (
-            lab_model.loss(model, held_out.clean, held_out.noise, level).mean()
-            for level in held_out.levels
-        )
-        return torch.stack(list(levels)).mean().item()
+        levels = self.validation.through_comfy(model)
+        return sum(levels) / len(levels)
 
     def why_missing(self, mask: Mask) -> str | None:
         return sol.why_not(self.device) if mask.method == "sol" else None
@@ -101,7 +97,7 @@ class Ground:
     def masked_loss(self, row: Row) -> float:
         """The loss with the row's mask and dense blocks at every step."""
         blocks = row.schedule.dense_blocks
-        always = Row(row.question, row.mask, type(row.schedule)(dense_blocks=blocks))
+        always = Row(row.question, row.mask, Schedule(dense_blocks=blocks))
         return self._once(("loss", row.mask, blocks), lambda: self.loss(self.patched(always)))
 
     def patched(self, row: Row):
@@ -195,8 +191,7 @@ class Ground:
 
 def kept_of_all(row: Row, density: float, steps: int, layers: int) -> float:
     """The share of the self-attention's work, over all steps and blocks, that is done."""
-    dense = radial_calls(row, steps, layers)
-    return 1 - (1 - density) * dense / (steps * layers)
+    return 1 - (1 - density) * radial_calls(row, steps, layers) / (steps * layers)
 
 
 def radial_calls(row: Row, steps: int, layers: int) -> int:

@@ -59,7 +59,8 @@ def by_head(plans: list[list[Plan]]) -> Attention:
 def oracle(keep: int, block_size: int) -> Attention:
     """For each head and query block of each call, the key blocks with most of the true attention.
 
-    No mask of as many blocks keeps more. It computes the whole map first: a bound, not a method.
+    No mask with as many blocks in each row keeps more of the attention; another may still do less
+    harm to the output. It computes the whole map first, so it is no method.
     """
 
     def attention(q, k, v, layer):

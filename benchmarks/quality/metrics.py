@@ -34,13 +34,15 @@ def ssim(video: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
 def lpips_like(video: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
     """Distance of random features, made as LPIPS makes it of trained ones: (b,). 0 is the same.
 
-    Features of a place are scaled to length 1; the squared differences are averaged over places
-    and frames and summed over the scales.
+    Features of a place are scaled to length 1, or less where they are small beside the reference's
+    mean: a random network says nothing of flat places, and LPIPS' scale would make noise of it. The
+    squared differences are averaged over places and frames and summed over the scales.
     """
     apart = torch.zeros(video.shape[:2], device=video.device)
     for one, other in zip(features(video), features(reference), strict=True):
-        difference = normalize(one, dim=2) - normalize(other, dim=2)
-        apart += difference.square().sum(dim=2).mean(dim=(2, 3))
+        usual = other.square().sum(dim=2, keepdim=True).mean(dim=(1, 2, 3, 4), keepdim=True)
+        one, other = (x / (x.square().sum(2, keepdim=True) + usual).sqrt() for x in (one, other))
+        apart += (one - other).square().sum(dim=2).mean(dim=(2, 3))
     return apart.mean(dim=1)
 
 

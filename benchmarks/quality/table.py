@@ -24,14 +24,19 @@ DIGITS = {
     "val_loss": 4,
     "seconds": 1,
 }
-# What has to see the attention first: bounds, not methods.
-BOUNDS = ("mean_all", "mean_heads", "oracle")
+# What has to see the dense attention first: there to compare with, no methods.
+LOOK_FIRST = ("mean_all", "mean_heads", "oracle")
+
+
+def complete(row: dict) -> dict:
+    """A row with its size and question, which the rows of sol, taken from a log, may lack."""
+    return {"size": "lab", "question": "ComfyUI's sparse attention"} | row
 
 
 def front(rows: list[dict], methods: tuple[str, ...] | None = None) -> list[dict]:
     """The rows of the trained size that no other comes nearer than at no more work.
 
-    methods: whose rows; None for all that are no bounds.
+    methods: whose rows; None for all but those that look first.
     """
     rows = [row for row in rows if row["size"] == "lab" and row.get("kept_flops", 1) < 1]
     rows = [row for row in rows if _is_of(row["mask"]["method"], methods)]
@@ -44,16 +49,16 @@ def front(rows: list[dict], methods: tuple[str, ...] | None = None) -> list[dict
 
 
 def _is_of(method: str, methods: tuple[str, ...] | None) -> bool:
-    return method not in BOUNDS if methods is None else method in methods
+    return method not in LOOK_FIRST if methods is None else method in methods
 
 
 def tables(results: dict) -> str:
-    """One table a question, and those of the front."""
+    """One table a question, and those of the front. results: with `complete` rows."""
     rows = results["cases"]
     parts = [about(results)]
     parts.append("## Radial settings that no other radial one beats at no more work")
     parts.append(markdown(front(rows, ("radial",))))
-    parts.append("## The same of all methods, bounds left out")
+    parts.append("## The same of all methods but those that see the dense attention first")
     parts.append(markdown(front(rows)))
     for question in dict.fromkeys(row["question"] for row in rows):
         some = [row for row in rows if row["question"] == question]
@@ -68,8 +73,15 @@ def about(results: dict) -> str:
         f"{results['machine']}; `{results['command']}`. Written by draw.py from "
         "benchmarks/results; what the columns are stands in compare.py.",
         "",
+        "± is the standard deviation over the seeds; that of their mean is it over the root of how "
+        "many there are. Dense steps 7+1 are the seven first and the last one. An empty cell was "
+        "not kept.",
+        "",
     ]
+    measured = {row["size"] for row in results["cases"]}
     for name, size in results["sizes"].items():
+        if name not in measured:
+            continue
         frames, rows, columns = size["grid"]
         lines.append(
             f"- {name}: {frames} x {rows} x {columns} tokens, {size['steps']} steps, "
@@ -80,12 +92,13 @@ def about(results: dict) -> str:
 
 
 def markdown(rows: list[dict]) -> str:
-    lines = ["| " + " | ".join(COLUMNS) + " |", "|---" * len(COLUMNS) + "|"]
+    columns = {title: key for title, key in COLUMNS.items() if any(key in row for row in rows)}
+    lines = ["| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
     for row in rows:
         if "missing" in row:
-            cells = [row["name"], row["missing"], *[""] * (len(COLUMNS) - 2)]
+            cells = [row["name"], row["missing"], *[""] * (len(columns) - 2)]
         else:
-            cells = [_cell(row, key) for key in COLUMNS.values()]
+            cells = [_cell(row, key) for key in columns.values()]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
@@ -93,5 +106,7 @@ def markdown(rows: list[dict]) -> str:
 def _cell(row: dict, key: str) -> str:
     if key == "name":
         return row["name"]
+    if key not in row:
+        return ""
     text = f"{row[key]:.{DIGITS.get(key, 2)}f}"
-    return f"{text} ± {row['psnr_std']:.1f}" if key == "psnr" else text
+    return f"{text} ± {row['psnr_std']:.1f}" if key == "psnr" and "psnr_std" in row else text

@@ -130,12 +130,44 @@ def training():
         kept = f"{row['attention']['density']:.1%}"
         yield f"| {row['tokens']:,} | {kept} | {attention} | {step} |"
         assert row["attention"]["dense_kernel"] == "flash-attn-4"
-        assert abs(row["peak_gib_dense"] - row["peak_gib_radial"]) < 0.1
+        assert abs(row["peak_gib_dense"] - row["peak_gib_radial"]) <= 0.01
         together, measured = row.get("put_together"), row["note"] is None or "blocks" in row["note"]
         if together and measured:
             assert all(abs(together[k] / row[k] - 1) < 0.025 for k in ("dense_s", "radial_s"))
     gains = [row["comfyui_s"] / row["dense_s"] for row in rows if "comfyui_s" in row]
     yield f"takes {min(gains):.1f} to {max(gains):.1f} times as long as that"
+
+
+def quality():
+    """What the lab's model says."""
+    found = json.loads((ROOT / "benchmarks/results/quality-compare-h100.json").read_text())
+    rows, dense = {row["name"]: row for row in found["cases"]}, found["sizes"]["lab"]
+    none, quarter, half = (
+        rows[f"radial decay 0.2 sink 1 block 128; dense steps {n}+0, blocks 0"] for n in (0, 7, 15)
+    )
+    yield f"{none['psnr']:.1f} dB with none, {quarter['psnr']:.1f} with a quarter"
+    yield f"of the steps, {half['psnr']:.1f} with half of them"
+    work = [f"{row['kept_flops']:.2f}" for row in (none, quarter, half)]
+    yield f"at {work[0]}, {work[1]} and {work[2]} of the attention's work"
+    names = ("radial decay 0.2 sink 1", "spatial sink 0 keep 59", "sliding sink 0 keep 59")
+    masks = [
+        rows[f"{name} block 64; dense steps 0+0, blocks 0"]
+        for name in (*names, "tile keep 59", "temporal sink 0 keep 59")
+    ]
+    assert all(round(100 * mask["density"]) == 46 for mask in masks)
+    radial, *others = (f"{mask['val_loss'] - dense['dense_val_loss']:.4f}" for mask in masks)
+    yield f"keep as many blocks, 46 %, radial adds least to the validation loss: {radial}, "
+    titles = ("spatial", "sliding window", "tile window", "temporal")
+    yield ", ".join(f"{title} {more}" for title, more in zip(titles, others, strict=True))
+    assert radial < min(others)
+    longer = {row["name"]: f"{row['val_loss']:.3f}" for row in cases("quality-extend-h100")}
+    yield f"falls apart (validation loss {longer['4x, untouched, dense']})"
+    yield f"does not ({longer['4x, untouched, radial']})"
+    yield f"repairs the one ({longer['4x, dense-tuned']})"
+    yield f"nothing to the other ({longer['4x, radial-tuned']})"
+    training = json.loads((ROOT / "benchmarks/results/quality-train-h100.json").read_text())
+    yield f"in {training['seconds'] / 60:.0f} minutes on one H100"
+    yield f"a model of {training['parameters'] / 1e6:.0f} M parameters"
 
 
 def watching():
@@ -170,6 +202,7 @@ def crossover():
         *attention(),
         *end_to_end(),
         *training(),
+        *quality(),
         *watching(),
         *crossover(),
     ],

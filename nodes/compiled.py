@@ -14,6 +14,7 @@ import torch
 from comfy.patcher_extension import WrappersMP
 from comfy_api.torch_helpers.torch_compile import COMPILE_KEY
 
+from ..radial_core.call import wants_gradients
 from .models import unwrapped
 from .names import KEY
 
@@ -24,6 +25,7 @@ FUNCTIONS = {
     if name.startswith("attention") and hasattr(function, "__wrapped__")
 }
 IN_PARTS = f"{KEY}_in_parts"  # in transformer_options: see wrap_model
+RUNS_AGAIN = f"{KEY}_runs_again"  # in transformer_options: see mark
 ARGUMENTS = {
     "mask",
     "attn_precision",
@@ -70,16 +72,24 @@ def is_comfyuis(func: Callable) -> bool:
     return FUNCTIONS.get(getattr(func, "__name__", "")) is func
 
 
-def mark(options: dict) -> bool:
+def mark(options: dict, diffusion_model) -> str:
     """Make a pass one of a compiled model; returns the value of an argument more for the model.
 
     The model ignores it. But the graphs are kept by arguments, not by options, and a pass with this
-    pack must not get the graph of one without it, nor the other way round.
+    pack must not get the graph of one without it, nor the other way round; nor one that gradient
+    checkpointing runs again (see why_not) that of one which runs once.
     """
+    again = torch.is_grad_enabled() and _is_checkpointed(diffusion_model)
+    options[RUNS_AGAIN] = again
     wrappers = options.get("wrappers", {})
     of_models = {**wrappers.get(WrappersMP.DIFFUSION_MODEL, {}), KEY: [wrap_model]}
     options["wrappers"] = {**wrappers, WrappersMP.DIFFUSION_MODEL: of_models}
-    return True
+    return "runs again" if again else "runs once"
+
+
+def _is_checkpointed(diffusion_model) -> bool:
+    """Whether ComfyUI's Train LoRA made checkpoints of the model's parts."""
+    return any(hasattr(part, "org_forward") for part in unwrapped(diffusion_model).modules())
 
 
 def wrap_model(executor, *args, **kwargs):
@@ -96,10 +106,12 @@ def wrap_model(executor, *args, **kwargs):
     return executor(*args, **kwargs)
 
 
-def why_not(func: Callable, kwargs: dict) -> str | None:
+def why_not(func: Callable, q, k, v, kwargs: dict) -> str | None:
     """Why a call must leave the graph that is being traced; None if the op can take it."""
     if not is_comfyuis(func):
         return "not a function of ComfyUI's: the graph has no name for it"
     if kwargs["attn_precision"] is not None or not ARGUMENTS.issuperset(kwargs):
         return "it has arguments that the op doesn't"
+    if wants_gradients(q, k, v) and (kwargs.get("transformer_options") or {}).get(RUNS_AGAIN):
+        return "it runs again in the backward pass, when the op can't know of which pass it was"
     return None

@@ -41,6 +41,9 @@ with torch.inference_mode(False):
 def traced(func: Callable, q, k, v, heads: int, **kwargs):
     """An attention call as one op of the graph that is being traced."""
     options = kwargs.get("transformer_options") or {}
+    if torch.is_autocast_enabled(q.device.type):  # which is off when the graph runs
+        dtype = torch.get_autocast_dtype(q.device.type)
+        q, k, v = q.to(dtype), k.to(dtype), v.to(dtype)
     arguments = (
         ON_THE_CPU,
         q,
@@ -138,6 +141,11 @@ _numbers = count()
 def attention_in_training(on_the_cpu, q, k, v, *arguments):
     """-> (b, s, h * d), contiguous, and the number of the call, int64 (1,) on the CPU."""
     call, number = call_of(q, k, *arguments), next(_numbers)
+    if call.forward is None:  # a render may go on dense, but its gradients would be wrong
+        raise RuntimeError(
+            "Radial Attention Patch can't train this compiled model: a part of it ran outside of "
+            "the model's forward pass, as in gradient checkpointing. Train without torch.compile."
+        )
     options = dict(call.kwargs["transformer_options"])  # which the pass goes on to change
     kind = q.device.type
     autocast = torch.autocast(kind, torch.get_autocast_dtype(kind), torch.is_autocast_enabled(kind))
@@ -151,7 +159,7 @@ def attention_in_training(on_the_cpu, q, k, v, *arguments):
 def forget(override) -> None:
     """Let go of an override's calls: its run has ended."""
     for number, (call, _) in list(_calls.items()):
-        if call.forward is None or call.forward.override is override:
+        if call.forward.override is override:
             _calls.pop(number, None)
 
 

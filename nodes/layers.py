@@ -36,7 +36,8 @@ def weights_of(diffusion_model) -> Iterator[tuple[str, str]]:
     block, such as "self_attn.q"."""
     for path, _, block in blocks_of(diffusion_model):
         for name, module in block.named_modules():
-            if hasattr(module, "weight_function") and module.weight is not None:
+            weight = getattr(module, "weight", None)
+            if hasattr(module, "weight_function") and weight is not None:
                 yield f"diffusion_model.{path}.{name}.weight", name
 
 
@@ -52,16 +53,22 @@ def chosen_weights(diffusion_model, layers: str) -> frozenset[str]:
         kind = type(unwrapped(diffusion_model)).__name__
         raise ValueError(f"model must be a Wan, HunyuanVideo or Mochi, got {kind}")
     there = dict(weights_of(diffusion_model))
+    words = [word.strip() for word in layers.split(",") if word.strip()]
     chosen = set()
-    for word in layers.split(","):
-        parts = projections.get(word.strip(), (word.strip(),))
-        found = {key for key, name in there.items() if any(_is_part(p, name) for p in parts)}
+    for word in words or [""]:
+        found = _named(projections.get(word, (word,)), there)
         if not found:
-            names = ", ".join(dict.fromkeys((*projections, *there.values())))
-            got = repr(word.strip() if len(word) < 60 else f"{word[:60]}...")
+            possible = [name for name, parts in projections.items() if _named(parts, there)]
+            names = ", ".join(dict.fromkeys((*possible, *there.values())))
+            got = repr(word if len(word) < 60 else f"{word[:60]}...")
             raise ValueError(f"layers must be names out of {names:.280}, got {got}")
         chosen |= found
     return frozenset(chosen)
+
+
+def _named(parts: tuple[str, ...], there: dict[str, str]) -> set[str]:
+    """The keys of the weights whose layers have one of the parts. there: key -> layer."""
+    return {key for key, name in there.items() if any(_is_part(part, name) for part in parts)}
 
 
 def _is_part(part: str, name: str) -> bool:

@@ -11,6 +11,7 @@ from comfy.patcher_extension import WrappersMP
 
 from ..radial_core import Plan, make_plan
 from ..radial_core.attention import attend
+from ..radial_core.call import SIGNALS
 from ..radial_core.padding import closed_up, opened_up
 from ..radial_core.plan import MOST_DENSITY
 from ..radial_core.schedule import step_of
@@ -74,7 +75,7 @@ class RadialOverride:
                 span.mark = self.tally.record.start(x.device)
             forward = self._take_the_hook(span, base, x, options, c_crossattn, conditions)
             if forward is not None and compiled.is_compiled(base.diffusion_model, options):
-                conditions[KEY] = compiled.mark(options)
+                conditions[KEY] = compiled.mark(options, base.diffusion_model)
         except Exception as error:
             span.failed(self._fail(error))
         fused = self._fused(forward, base, x, conditions)
@@ -153,7 +154,7 @@ class RadialOverride:
             skip_output_reshape=skip_output_reshape,
         )
         if torch.compiler.is_compiling():
-            if compiled.why_not(func, kwargs) is None:
+            if compiled.why_not(func, q, k, v, kwargs) is None:
                 return compiled_op.traced(func, q, k, v, heads, **kwargs)
             return self._outside_the_graph(func, q, k, v, heads, kwargs)
         forward = (kwargs.get("transformer_options") or {}).get(KEY)
@@ -173,6 +174,8 @@ class RadialOverride:
                 if span.dense is None:
                     forward.radial.add(span.block)
                 out = out.transpose(1, 2) if kwargs["skip_output_reshape"] else out.flatten(2)
+        except SIGNALS:
+            raise
         except Exception as error:
             out = None
             span.failed(self._fail(error))
@@ -213,6 +216,8 @@ class RadialOverride:
             return out
         try:
             out, span.backend = attend_fast(q, k, v, scale)
+        except SIGNALS:
+            raise
         except Exception as error:  # no reason to be dense in the calls that are not
             self.fast_dense_works, out = False, None
             message = "The fastest dense kernel failed; ComfyUI's takes its calls. %s"

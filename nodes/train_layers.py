@@ -1,12 +1,14 @@
 """Radial Train Layers: MODEL -> MODEL of which Train LoRA trains the layers that are named."""
 
+import inspect
 import logging
 from collections.abc import Iterator
 
 import torch
-from comfy.patcher_extension import CallbacksMP
+from comfy.patcher_extension import CallbacksMP, WrappersMP
 from comfy.weight_adapter.bypass import BypassForwardHook
 from comfy_api.latest import io
+from comfy_api.torch_helpers.torch_compile import COMPILE_KEY
 
 from .inputs import check_model, check_plain
 from .layers import chosen_weights
@@ -49,6 +51,7 @@ class RadialTrainLayers(io.ComfyNode):
 
         def freeze(patcher):
             if is_training():
+                check_not_compiled(patcher)
                 freeze_others(patcher, chosen)
 
         model = model.clone()
@@ -59,11 +62,25 @@ class RadialTrainLayers(io.ComfyNode):
         return io.NodeOutput(model)
 
 
+def check_not_compiled(patcher) -> None:
+    """Raises RuntimeError if Train LoRA would train nothing.
+
+    From some version on it trains a model that it loads anew, and what is compiled is the one
+    before: no gradient reaches the adapters.
+    """
+    loads_anew = "force_deepcopy" in inspect.signature(patcher.clone).parameters
+    if loads_anew and patcher.get_wrappers(WrappersMP.APPLY_MODEL, COMPILE_KEY):
+        raise RuntimeError(
+            "Radial Train Layers: take out the node that compiles the model. Train LoRA loads the "
+            "model anew, and what is compiled is the one before: nothing would be trained."
+        )
+
+
 def freeze_others(patcher, chosen: frozenset[str]) -> None:
     """Before training: the adapters of all weights but the chosen ones take no gradients.
 
-    Optimizers pass over parameters without one, so they stay as they are: without effect, or with
-    that of the LoRA that training goes on with. chosen: as ComfyUI calls the weights.
+    Optimizers pass over parameters without one, so they stay as they are: without effect, or, of
+    matrices, with that of the LoRA that training goes on with. chosen: ComfyUI's keys of weights.
 
     Raises RuntimeError if there are not as many adapters as chosen weights.
     """

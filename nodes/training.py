@@ -4,7 +4,7 @@ Gradient checkpointing runs a block once more in the backward pass, with what it
 much of that says something else: the model writes into the transformer_options which block it is
 in, and all blocks share them; HunyuanVideo's blocks add to their inputs in place, which makes
 gradients wrong, or fail where nothing is checkpointed. So in training each block gets options of
-its own, and inputs that it can't change.
+its own, and inputs that += does not change.
 """
 
 from functools import partial
@@ -35,8 +35,9 @@ def is_training() -> bool:
 
 def _begin(patcher):
     """Before a sampler run, which training is one of."""
+    _end(patcher)  # the patch and Radial Train Layers may both have asked
     model = patcher.model.diffusion_model
-    if not is_training() or patcher.get_attachment(HOOKS) or family_of(model) is None:
+    if not is_training() or family_of(model) is None:
         return
     hooks = [_hook(module, _own_options) for _, module in model.named_children()]
     for _, index, block in blocks_of(model):

@@ -7,7 +7,7 @@ import torch
 
 from . import failures
 from .backends import BACKENDS, SHORT, backend_module, ranking
-from .call import Call, kind_of, on_device
+from .call import SIGNALS, Call, kind_of, on_device
 from .plan import Plan
 from .proof import may_pass, proof_failure
 
@@ -59,6 +59,8 @@ def attend(
         try:
             with on_device(q.device):
                 return *backend_module(name).run(q, k, v, plan, scale, return_lse), name
+        except SIGNALS:
+            raise
         except Exception as error:
             failure = error
         # Not in the except block, which keeps what the failed backend allocated.

@@ -5,6 +5,12 @@ from dataclasses import dataclass
 from functools import cache
 
 import torch
+from torch.utils import checkpoint
+
+# What gradient checkpointing raises through whatever saves a tensor, to end a recomputation. The
+# first is private, so it may have another name one day.
+_SIGNALS = ("_StopRecomputationError", "CheckpointError")
+SIGNALS = tuple(getattr(checkpoint, name) for name in _SIGNALS if hasattr(checkpoint, name))
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from . import failures
 from .backends import backend_module
-from .call import Call, capability, kind_of, on_device
+from .call import SIGNALS, Call, capability, kind_of, on_device
 from .pattern import RadialPattern
 from .proof import LAYOUT, may_pass, verdict
 
@@ -40,6 +40,8 @@ def dense_attention(
         try:
             with on_device(q.device):
                 return _run(name, q, k, v, scale)[0], name
+        except SIGNALS:
+            raise
         except Exception as error:
             if failures.remember(f"dense {name}", Call(*kind_of(q, k, v, BLOCK_SIZE)), error):
                 _choices.clear()

@@ -1,6 +1,7 @@
 """Under ComfyUI's TorchCompileModel: one graph for all steps, and each step decides anew."""
 
 import shutil
+from contextlib import contextmanager
 
 import comfy.ldm.wan.model
 import pytest
@@ -188,30 +189,103 @@ def test_gradients_come_through_one_graph(wan, graphs, summaries, through, skip_
     assert summaries[0]["radial_calls"] >= 4
 
 
+@pytest.mark.parametrize("through", ["eager", "aot_eager"])
+def test_under_autocast_as_in_training(wan, graphs, summaries, through):
+    """On a GPU norms leave q and k of Wan in float32, and the graph runs without autocast."""
+
+    def ask(ours, options):
+        def call(x, weight):
+            v = torch.nn.functional.linear(x, weight)
+            function = attention_pytorch.__wrapped__
+            return ours(function, v.float(), 1.1 * v.float(), v, 2, transformer_options=options)
+
+        found, weight = [], torch.randn(256, 256) / 16
+        x = torch.randn(1, 540, 256).requires_grad_()
+        for run in (call, torch.compile(call, backend=through)):
+            with torch.enable_grad():
+                with torch.autocast("cpu", torch.bfloat16):
+                    out = run(x, weight)
+                assert out.dtype == torch.bfloat16
+                found.append((out.float(), *torch.autograd.grad(out.float().square().sum(), x)))
+        return found
+
+    eager, graph = ask_the_hook(wan, ask)
+    assert all(difference(a, b) < 1e-5 for a, b in zip(graph, eager, strict=True))
+    assert graph_breaks() == 0 and summaries[0]["radial_calls"] >= 2
+
+
+def test_the_op_for_training_is_one_to_the_compiler(wan, summaries):
+    passes, ops = pack_module("nodes.compiled"), pack_module("nodes.compiled_op")
+    common = (2, None, False, None, "attention_pytorch", 1, 3, "double", [9, 6, 10])
+
+    def ask(_ours, options):
+        op, q = torch.ops.radial_attention.attention_in_training.default, torch.randn(1, 540, 256)
+        with passes.in_pass(options["radial_attention"], options):
+            # Its number is never the same: no comparison of two runs.
+            tests = ("test_schema", "test_faketensor")
+            return torch.library.opcheck(op, (ops.ON_THE_CPU, q, q, q, *common), test_utils=tests)
+
+    assert set(ask_the_hook(wan, ask).values()) == {"SUCCESS"}
+
+
+def test_no_gradients_of_a_call_outside_of_a_pass():
+    q, on_the_cpu = torch.randn(1, 40, 64), pack_module("nodes.compiled_op").ON_THE_CPU
+    arguments = (2, None, False, None, "attention_pytorch", None, None, None, None)
+    with pytest.raises(RuntimeError, match="can't train this compiled model"):
+        torch.ops.radial_attention.attention_in_training(on_the_cpu, q, q, q, *arguments)
+
+
+@contextmanager
+def checkpoints(model, depth):
+    """As ComfyUI's Train LoRA makes them."""
+    parts = nodes_train.find_modules_at_depth(model.model.diffusion_model, depth)
+    for part in parts:
+        nodes_train.patch(part)
+    try:
+        yield
+    finally:
+        for part in parts:
+            nodes_train.unpatch(part)
+
+
+def gradient(model):
+    """Of a weight of a MODEL, in one step of ComfyUI's training."""
+    torch.manual_seed(0)
+    latents, cond = torch.randn(1, 16, 9, 12, 20), torch.randn(1, 20, 16)
+    weight = model.model.diffusion_model.patch_embedding.weight
+    sampler = nodes_train.TrainSampler(
+        torch.nn.functional.mse_loss,
+        torch.optim.SGD([weight], lr=0.0),
+        grad_acc=2,  # so that the gradient of the only step stays
+        total_steps=1,
+        training_dtype=torch.float32,
+    )
+    guider = nodes_train.TrainGuider(model)
+    guider.set_conds([[cond, {}]])
+    weight.grad = None
+    with torch.inference_mode(False), torch.enable_grad():
+        weight.requires_grad_()
+        guider.sample(torch.randn_like(latents), latents, sampler, torch.arange(1), seed=1)
+        weight.requires_grad_(False)
+    return weight.grad
+
+
+@pytest.mark.parametrize("depth", [1, 2])
+@pytest.mark.parametrize("through", ["graphs", "aot_eager"])
+def test_checkpoints_leave_the_graph_and_gradients_are_right(
+    wan, graphs, summaries, monkeypatch, depth, through
+):
+    monkeypatch.setattr(comfy.model_management, "in_training", True)
+    model = patch(wan, dense_blocks=1)
+    eager, backend = gradient(model), graphs if through == "graphs" else through
+    with checkpoints(wan, depth):
+        assert difference(gradient(compiled(model, backend)), eager) < 1e-5
+    assert difference(gradient(compiled(model, backend)), eager) < 1e-5  # and without, again
+
+
 def test_training_is_one_graph(wan, graphs, summaries, monkeypatch):
     """A step of ComfyUI's training, with dense and radial blocks: the same gradients."""
-    latents, cond = torch.randn(1, 16, 9, 12, 20), torch.randn(1, 20, 16)
-    weight = wan.model.diffusion_model.patch_embedding.weight
     monkeypatch.setattr(comfy.model_management, "in_training", True)
-
-    def gradient(model):
-        torch.manual_seed(0)
-        sampler = nodes_train.TrainSampler(
-            torch.nn.functional.mse_loss,
-            torch.optim.SGD([weight], lr=0.0),
-            grad_acc=2,  # so that the gradient of the only step stays
-            total_steps=1,
-            training_dtype=torch.float32,
-        )
-        guider = nodes_train.TrainGuider(model)
-        guider.set_conds([[cond, {}]])
-        weight.grad = None
-        with torch.inference_mode(False), torch.enable_grad():
-            weight.requires_grad_()
-            guider.sample(torch.randn_like(latents), latents, sampler, torch.arange(1), seed=1)
-            weight.requires_grad_(False)
-        return weight.grad
-
     model = patch(wan, dense_blocks=1)
     eager = gradient(model)
     assert difference(gradient(compiled(model, graphs)), eager) < 1e-5
@@ -299,10 +373,6 @@ def test_the_op_is_one_to_the_compiler():
     ):
         op = torch.ops.radial_attention.attention.default
         torch.library.opcheck(op, (on_the_cpu, *arguments), test_utils=tests)
-        op = (
-            torch.ops.radial_attention.attention_in_training.default
-        )  # its number is never the same
-        torch.library.opcheck(op, (on_the_cpu, *arguments), test_utils=tests[:2])
 
 
 @pytest.mark.skipif(not shutil.which("g++"), reason="inductor needs a C++ compiler")

@@ -2,10 +2,12 @@
 
 import re
 
+import comfy.model_management
 import pytest
 import torch
+from comfy_extras.nodes_torch_compile import TorchCompileModel
 from comfy_extras.nodes_train import LoraModelLoader
-from conftest import pack_module, patch, prompt, sample
+from conftest import newest_only, pack_module, patch, prompt, sample
 from trainer import layers, train, trim, wan_model
 from zoo import hunyuan_video as hunyuan
 from zoo.mochi import mochi
@@ -99,9 +101,9 @@ def test_all_of_wan_have_q_k_v_and_o(case):
     "words, wrong",
     [
         ("x", "x"),
-        ("q, x", "x"),
+        ("q, x,", "x"),
         ("", ""),
-        ("q,,k", ""),
+        (" , ", ""),
         ("q,self_attn.x", "self_attn.x"),
         ("Q", "Q"),
     ],
@@ -124,6 +126,14 @@ def test_adapters_that_are_not_found_stop_it_before_it_starts(wan):
     freeze = pack_module("nodes.train_layers").freeze_others
     with pytest.raises(RuntimeError, match="no adapter for 1 of 1 layers, such as here"):
         freeze(wan.clone(), frozenset({"here"}))
+
+
+@newest_only("its Train LoRA trains the model that it is given, compiled or not")
+def test_a_compiled_model_would_train_nothing(wan, monkeypatch):
+    monkeypatch.setattr(comfy.model_management, "in_training", True)
+    compiled = TorchCompileModel.execute(layers(wan), "eager").args[0]
+    with pytest.raises(RuntimeError, match="take out the node that compiles the model"):
+        compiled.pre_run()
 
 
 ZERO, ONE = torch.zeros(2, 2), torch.ones(2, 2)

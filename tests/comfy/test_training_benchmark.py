@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import difference, pack_module
+from conftest import difference
 
 sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
 
@@ -13,15 +13,6 @@ from end_to_end_models import PACK, load  # noqa: E402
 
 CPU = torch.device("cpu")
 RANK = 4
-
-
-@pytest.fixture(scope="module", autouse=True)
-def pack():
-    """The pack as ComfyUI loaded it, by the name that the benchmarks have for it."""
-    name = pack_module("nodes").__name__.removesuffix(".nodes")
-    for key, module in list(sys.modules.items()):
-        if f"{key}.".startswith(f"{name}."):
-            sys.modules[PACK + key.removeprefix(name)] = module
 
 
 @pytest.fixture(autouse=True)

@@ -1,6 +1,7 @@
 import pytest
 import torch
 from torch.nn.functional import scaled_dot_product_attention
+from torch.utils.checkpoint import checkpoint
 
 from radial_core import BACKENDS, RadialPattern, VideoLayout, make_plan, radial_attention
 from radial_core.backends import ranking
@@ -138,6 +139,22 @@ def test_gradients_are_as_exact_as_those_of_dense_attention(dtype):
     radial = errors(lambda *qkv: radial_attention(*qkv, plan), plan)
     for ours, theirs in zip(radial, errors(dense, everything), strict=True):
         assert ours <= 1.5 * theirs
+
+
+def test_a_checkpoint_may_end_in_attention():
+    """It stops the second run by an exception, which is no failure of the backend."""
+    layout = LAYOUTS["both"]
+    plan = make_plan(RadialPattern(0.2, 0, 64), layout)
+    tensors = draw(layout, (1, 2, 16), torch.float64)
+    weight = torch.randn_like(tensors[0])
+    plain = gradients(lambda *qkv: radial_attention(*qkv, plan), tensors, weight)
+
+    def checkpointed(*qkv):
+        return checkpoint(lambda *x: radial_attention(*x, plan), *qkv, use_reentrant=False)
+
+    for _ in range(2):
+        again = gradients(checkpointed, tensors, weight)
+        assert all(torch.equal(a, b) for a, b in zip(again, plain, strict=True))
 
 
 def test_refuses_what_does_not_fit():

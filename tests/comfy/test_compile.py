@@ -271,16 +271,15 @@ def gradient(model):
 
 
 @pytest.mark.parametrize("depth", [1, 2])
-@pytest.mark.parametrize("through", ["graphs", "aot_eager"])
 def test_checkpoints_leave_the_graph_and_gradients_are_right(
-    wan, graphs, summaries, monkeypatch, depth, through
+    wan, graphs, summaries, monkeypatch, depth
 ):
     monkeypatch.setattr(comfy.model_management, "in_training", True)
     model = patch(wan, dense_blocks=1)
-    eager, backend = gradient(model), graphs if through == "graphs" else through
+    eager = gradient(model)
     with checkpoints(wan, depth):
-        assert difference(gradient(compiled(model, backend)), eager) < 1e-5
-    assert difference(gradient(compiled(model, backend)), eager) < 1e-5  # and without, again
+        assert difference(gradient(compiled(model, "aot_eager")), eager) < 1e-5
+    assert difference(gradient(compiled(model, graphs)), eager) < 1e-5  # and without, again
 
 
 def test_training_is_one_graph(wan, graphs, summaries, monkeypatch):

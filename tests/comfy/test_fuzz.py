@@ -67,7 +67,7 @@ BROKEN_WORDS = {
         LONG,
         "\0",
         "q; k",
-        "q,,v",
+        " , ",
         "qkvo",
     ],
 }

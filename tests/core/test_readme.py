@@ -134,6 +134,12 @@ def training():
         together, measured = row.get("put_together"), row["note"] is None or "blocks" in row["note"]
         if together and measured:
             assert all(abs(together[k] / row[k] - 1) < 0.025 for k in ("dense_s", "radial_s"))
+    named = {row["name"]: row for row in rows}
+    row = named["wan2.1-1.3b-161f-480p"]
+    yield f"takes {row['radial_s']:.1f} s and {row['peak_gib_radial']} GiB, with full attention"
+    hours = [1200 * row[f"{way}_s"] / 3600 for way in ("radial", "dense")]
+    yield f"{row['dense_s']:.1f} s: 1,200 steps are {hours[0]:.1f} hours in place of {hours[1]:.1f}"
+    yield f"needs {named['wan2.1-14b-161f-768p']['peak_gib_radial']:.0f} GiB unless"
     gains = [row["comfyui_s"] / row["dense_s"] for row in rows if "comfyui_s" in row]
     yield f"takes {min(gains):.1f} to {max(gains):.1f} times as long as that"
 

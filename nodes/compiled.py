@@ -8,6 +8,7 @@ an attention call becomes one op (compiled_op.py), which asks each time it runs.
 import threading
 from collections.abc import Callable
 from contextlib import contextmanager
+from functools import partial
 
 import comfy.ldm.modules.attention as comfy_attention
 import torch
@@ -35,6 +36,19 @@ ARGUMENTS = {
     "transformer_options",
     "_inside_attn_wrapper",
 }
+
+
+# Within an op torch records nothing for gradients, whatever enable_grad says. Its own operators
+# that compute gradients go back to the state outside in this way (torch/_higher_order_ops).
+try:
+    with torch.inference_mode(False):
+        OUTSIDE = (
+            torch._C._dispatch_tls_local_include_set(),
+            torch._C._dispatch_tls_local_exclude_set(),
+        )
+    outside_of_ops = partial(torch._C._ForceDispatchKeyGuard, *OUTSIDE)
+except AttributeError:  # private names: a torch without them trains outside of the graph
+    outside_of_ops = None
 
 
 class Thread(threading.local):
@@ -112,6 +126,8 @@ def why_not(func: Callable, q, k, v, kwargs: dict) -> str | None:
         return "not a function of ComfyUI's: the graph has no name for it"
     if kwargs["attn_precision"] is not None or not ARGUMENTS.issuperset(kwargs):
         return "it has arguments that the op doesn't"
-    if wants_gradients(q, k, v) and (kwargs.get("transformer_options") or {}).get(RUNS_AGAIN):
+    if not wants_gradients(q, k, v):
+        return None
+    if (kwargs.get("transformer_options") or {}).get(RUNS_AGAIN):
         return "it runs again in the backward pass, when the op can't know of which pass it was"
-    return None
+    return "no gradients within an op in this torch" if outside_of_ops is None else None

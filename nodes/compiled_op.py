@@ -19,7 +19,7 @@ from itertools import count
 import torch
 
 from ..radial_core.call import wants_gradients
-from .compiled import FUNCTIONS, IN_PARTS, THREAD
+from .compiled import FUNCTIONS, IN_PARTS, THREAD, outside_of_ops
 
 log = logging.getLogger("radial_attention")
 
@@ -30,12 +30,6 @@ WRITTEN = ("block_index", "total_blocks", "block_type", "grid_sizes")
 # alone a graph that has an input on the CPU.
 with torch.inference_mode(False):
     ON_THE_CPU = torch.zeros(1, device="cpu")
-    # Within an op torch records nothing for gradients, whatever enable_grad says. Its own operators
-    # that compute gradients go back to the state outside in this way (torch/_higher_order_ops).
-    OUTSIDE_OF_OPS = (
-        torch._C._dispatch_tls_local_include_set(),
-        torch._C._dispatch_tls_local_exclude_set(),
-    )
 
 
 def traced(func: Callable, q, k, v, heads: int, **kwargs):
@@ -178,7 +172,7 @@ def _(on_the_cpu, q, k, v, *arguments):
 def gradients(d_out, q, k, v, number):
     """Gradients of q, k and v of a call by its number."""
     call, autocast = _calls[int(number)]
-    with torch._C._ForceDispatchKeyGuard(*OUTSIDE_OF_OPS), torch.enable_grad(), autocast:
+    with outside_of_ops(), torch.enable_grad(), autocast:
         qkv = [x.detach().requires_grad_() for x in (q, k, v)]
         found = torch.autograd.grad(call(*qkv), qkv, d_out)
     return tuple(x.contiguous() for x in found)

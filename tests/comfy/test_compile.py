@@ -282,6 +282,17 @@ def test_checkpoints_leave_the_graph_and_gradients_are_right(
     assert difference(gradient(compiled(model, graphs)), eager) < 1e-5  # and without, again
 
 
+def test_a_torch_without_gradients_in_ops_trains_outside_of_the_graph(
+    wan, graphs, summaries, monkeypatch
+):
+    monkeypatch.setattr(comfy.model_management, "in_training", True)
+    model = patch(wan)
+    eager = gradient(model)
+    monkeypatch.setattr(pack_module("nodes.compiled"), "outside_of_ops", None)
+    assert difference(gradient(compiled(model, graphs)), eager) < 1e-5
+    assert graph_breaks() > 0
+
+
 def test_training_is_one_graph(wan, graphs, summaries, monkeypatch):
     """A step of ComfyUI's training, with dense and radial blocks: the same gradients."""
     monkeypatch.setattr(comfy.model_management, "in_training", True)

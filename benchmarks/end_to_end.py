@@ -23,7 +23,7 @@ from pathlib import Path
 import record
 import torch
 from end_to_end_cases import CASES, Case
-from end_to_end_models import load, radial_node, run, shortened, start_comfyui, unload
+from end_to_end_models import load, override_of, radial, run, shortened, start_comfyui, unload
 from end_to_end_profile import host_us, kernels
 from end_to_end_timing import timed, timed_by_block, whole_model
 
@@ -38,23 +38,8 @@ REDUCED = (
 
 def patched(model, case: Case, **other):
     """The node with a case's settings, radial at every step."""
-    settings = dict(
-        dense_steps=0,
-        dense_last_steps=0,
-        dense_blocks=case.dense_blocks,
-        sink_frames=case.sink_frames,
-        decay=case.decay,
-        block_size=128,
-        backend="auto",
-        dense_attention="fastest",
-    )
-    return radial_node().execute(model, **settings | other).args[0]
-
-
-def override_of(model):
-    """What the node put on a model; None on one as ComfyUI loaded it."""
-    wrappers = model.get_wrappers("apply_model", "radial_attention")
-    return wrappers[0].__self__ if wrappers else None
+    settings = {name: getattr(case, name) for name in ("dense_blocks", "sink_frames", "decay")}
+    return radial(model, **settings | other)
 
 
 def forward(model, case: Case, device: torch.device, left_out: int, dense_blocks: int) -> dict:

@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import importlib
 import importlib.util
 import logging
 import math
@@ -144,6 +145,22 @@ def radial_node():
 
     every = asyncio.run(nodes())
     return next(node for node in every if node.define_schema().node_id == "RadialAttentionPatch")
+
+
+def radial(model, **settings):
+    """What the node makes of a MODEL: radial at every step and block, but for these settings.
+
+    Dense calls run the fastest exact kernel.
+    """
+    chosen = dict(dense_steps=0, dense_last_steps=0, dense_blocks=0, block_size=128)
+    chosen |= dict(backend="auto", dense_attention="fastest")
+    return radial_node().execute(model, **chosen | settings).args[0]
+
+
+def override_of(model):
+    """What the node put into a MODEL; None if it never went through it."""
+    radial_node()  # loads the pack
+    return importlib.import_module(f"{PACK}.nodes.override").override_of(model)
 
 
 def load(model: VideoModel, device: torch.device, blocks: dict[str, int] | None):

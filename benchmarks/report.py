@@ -20,9 +20,9 @@ from statistics import median
 
 import record
 import torch
-from end_to_end import override_of, patched
+from end_to_end import patched
 from end_to_end_cases import CASES
-from end_to_end_models import PACK, load, run, start_comfyui
+from end_to_end_models import PACK, load, override_of, run, start_comfyui
 from end_to_end_timing import now
 
 CASE = "wan2.1-1.3b-81f-480p"

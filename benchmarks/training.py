@@ -22,7 +22,7 @@ from pathlib import Path
 import record
 import torch
 from end_to_end import Progress, kept_cases
-from end_to_end_models import load, radial_node, start_comfyui, unload
+from end_to_end_models import load, override_of, radial, radial_node, start_comfyui, unload
 from training_cases import BLOCK_SIZE, CASES, DECAY, DENSE_BLOCKS, RANK, SINK_FRAMES, TINY, Case
 from training_whole import expected, fits, memory, put_together, rounded, summary, whole
 
@@ -41,19 +41,9 @@ PUT_TOGETHER = (
 )
 
 
-def radial(model, dense_blocks: int = 0):
-    """The node with the paper's recipe on a MODEL."""
-    settings = dict(
-        dense_steps=0,
-        dense_last_steps=0,
-        dense_blocks=dense_blocks,
-        sink_frames=SINK_FRAMES,
-        decay=DECAY,
-        block_size=BLOCK_SIZE,
-        backend="auto",
-        dense_attention="fastest",
-    )
-    return radial_node().execute(model, **settings).args[0]
+def by_recipe(model):
+    """The node with the paper's recipe on a MODEL, every block radial."""
+    return radial(model, sink_frames=SINK_FRAMES, decay=DECAY, block_size=BLOCK_SIZE)
 
 
 def dense(model, kernel):
@@ -133,7 +123,7 @@ def steps(case: Case, alone: dict, device: torch.device, say: Progress) -> dict[
     model, left_out = load(case.model, device, case.measured)
     model, parameters = add_lora(model, RANK)
     optimizer, watch = optimizer_of(parameters), Watch(device)
-    radial_model = radial(model)
+    radial_model = by_recipe(model)
     ways = {"radial": radial_model}
     ways["dense"] = dense(model, dense_kernels(device)[alone["dense_kernel"]])
     if case.as_it_comes:
@@ -152,7 +142,7 @@ def steps(case: Case, alone: dict, device: torch.device, say: Progress) -> dict[
             found[way] = rounded(best, parameters) | memory(case, run, parameters, left_out)
             found[way]["loss"] = run["steps"][0]["loss"]  # each step has its noise
             say(f"{way}: {best['s']:.2f} s a step of {case.blocks}, loss {found[way]['loss']:.4f}")
-    ran = radial_model.get_wrappers("apply_model", "radial_attention")[0].__self__.runs[-1].read()
+    ran = override_of(radial_model).runs[-1].read()
     if ran["failures"] or ran["totals"]["dense_calls"] or not ran["totals"]["radial_calls"]:
         raise RuntimeError(f"not all ran radial: {ran['failures']} {ran['totals']}")
     found["radial"] |= {"density": ran["density"], "backend": ran["backend"]}

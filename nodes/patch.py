@@ -171,8 +171,6 @@ class RadialAttentionPatch(io.ComfyNode):
         model = model.clone()
         model.remove_wrappers_with_key(WrappersMP.APPLY_MODEL, KEY)
         model.add_wrapper_with_key(WrappersMP.APPLY_MODEL, KEY, override.wrap_forward)
-        for moment in (CallbacksMP.ON_PRE_RUN, CallbacksMP.ON_CLEANUP):
-            model.remove_callbacks_with_key(moment, KEY)
         prepare_for_training(model, KEY)
         model.add_callback_with_key(CallbacksMP.ON_CLEANUP, KEY, override.report)
         return io.NodeOutput(model)

@@ -2,10 +2,10 @@
 
 from collections.abc import Callable
 
-import comfy.model_management
 import torch
 
 from ..radial_core.padding import absent_tokens
+from .training import is_training
 
 
 class Readings:
@@ -17,7 +17,7 @@ class Readings:
     def schedule(self, options: dict) -> list[float] | None:
         """The sampler's noise levels; ComfyUI's LoRA training puts other numbers in their place."""
         sigmas = options.get("sample_sigmas")
-        if sigmas is None or getattr(comfy.model_management, "in_training", False):
+        if sigmas is None or is_training():
             return None
         return self._numbers("sample_sigmas", sigmas)
 

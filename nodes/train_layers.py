@@ -55,8 +55,6 @@ class RadialTrainLayers(io.ComfyNode):
                 freeze_others(patcher, chosen)
 
         model = model.clone()
-        for moment in (CallbacksMP.ON_PRE_RUN, CallbacksMP.ON_CLEANUP):
-            model.remove_callbacks_with_key(moment, KEY)
         prepare_for_training(model, KEY)
         model.add_callback_with_key(CallbacksMP.ON_PRE_RUN, KEY, freeze)
         return io.NodeOutput(model)

@@ -24,7 +24,12 @@ TOKENS = ("img", "txt", "x")  # which go by these names, or come first
 
 
 def prepare_for_training(model, key: str) -> None:
-    """Have a MODEL do what training needs, whenever it is trained. key: of the callbacks."""
+    """Have a MODEL do what training needs, whenever it is trained.
+
+    key: of the callbacks, which take the place of all that have it.
+    """
+    for moment in (CallbacksMP.ON_PRE_RUN, CallbacksMP.ON_CLEANUP):
+        model.remove_callbacks_with_key(moment, key)
     model.add_callback_with_key(CallbacksMP.ON_PRE_RUN, key, _begin)
     model.add_callback_with_key(CallbacksMP.ON_CLEANUP, key, _end)
 

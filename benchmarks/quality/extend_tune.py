@@ -8,7 +8,7 @@ import codec
 import model as lab_model
 import torch
 import video
-from lab import radial_node
+from lab import override_of, radial, radial_node
 
 RANK = 128
 LEARNING_RATE = 5e-3
@@ -33,25 +33,20 @@ class Attention:
 
     def on(self, model):
         """The MODEL with it, by the node. Dense calls run the fastest exact kernel."""
-        settings = dict(
-            dense_steps=0,
-            dense_last_steps=0,
+        return radial(
+            model,
             dense_blocks=self.dense_blocks if self.radial else ALL_BLOCKS,
             sink_frames=self.sink_frames,
             decay=self.decay,
             block_size=self.block_size,
-            backend="auto",
-            dense_attention="fastest",
         )
-        return radial_node().execute(model, **settings).args[0]
 
     def ran(self, model) -> str:
         """What computed it in the last run of the MODEL that `on` gave.
 
         Raises RuntimeError if something else did.
         """
-        override = model.get_wrappers("apply_model", "radial_attention")[0].__self__
-        run = override.runs[-1].read()
+        run = override_of(model).runs[-1].read()
         others = run["totals"]["dense_calls"].keys() - {"dense block"}
         short = all("would be kept" in why for why in others)  # a video so short that all is near
         if run["failures"] or not short or (run["backend"] and not self.radial):

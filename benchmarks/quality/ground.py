@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 
 import codec
@@ -13,7 +13,7 @@ import model as lab_model
 import sol
 import torch
 from grid import Mask, Row
-from lab import radial_node
+from lab import override_of, radial
 from masked import (
     Attention,
     Recorded,
@@ -105,18 +105,14 @@ class Ground:
         if row.mask.method != "radial":
             attention = self.attention(row.mask)[0]
             return masked(self.model, attention, self.layout.tokens, row.schedule)
-        node = radial_node().execute(
+        return radial(
             self.model,
-            dense_steps=row.schedule.dense_steps,
-            dense_last_steps=row.schedule.dense_last_steps,
-            dense_blocks=row.schedule.dense_blocks,
+            **asdict(row.schedule),
             sink_frames=row.mask.sink_frames,
             decay=row.mask.decay,
             block_size=row.mask.block_size,
-            backend="auto",
             dense_attention="comfyui",  # as in the reference
         )
-        return node.args[0]
 
     def measure(self, row: Row) -> dict:
         """Sample as a row says, and hold it against the dense videos."""
@@ -202,8 +198,7 @@ def radial_calls(row: Row, steps: int, layers: int) -> int:
 
 
 def _check_that_it_ran(model, row: Row, steps: int, layers: int):
-    override = model.get_wrappers("apply_model", "radial_attention")[0].__self__
-    ran, expected = override.runs[-1].radial_calls, radial_calls(row, steps, layers)
+    ran, expected = override_of(model).runs[-1].radial_calls, radial_calls(row, steps, layers)
     if ran != expected:
         raise RuntimeError(f"{row}: expected {expected} radial calls, got {ran}")
 

@@ -9,6 +9,12 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import record  # noqa: E402
-from end_to_end_models import radial_node, start_comfyui, unload  # noqa: E402
+from end_to_end_models import (  # noqa: E402
+    override_of,
+    radial,
+    radial_node,
+    start_comfyui,
+    unload,
+)
 
-__all__ = ["radial_node", "record", "start_comfyui", "unload"]
+__all__ = ["override_of", "radial", "radial_node", "record", "start_comfyui", "unload"]

@@ -18,7 +18,7 @@ from ..plan import Plan
 INSTALL = 'pip install --pre "flash-attn-4[cu13]" (without [cu13] on CUDA 12)'
 
 BACKWARD_BLOCK = 128  # the key tile of its backward kernels up to head_dim 128
-_lists_of_plans = WeakKeyDictionary()  # plan -> its BlockSparseTensorsTorch, and by columns or None
+_lists_of_plans = WeakKeyDictionary()  # plan -> its BlockSparseTensorsTorch, by rows and by columns
 
 
 def why_not(call: Call) -> str | None:
@@ -90,12 +90,12 @@ def block_lists(lengths: torch.Tensor, table: torch.Tensor) -> dict[str, torch.T
 
 def _lists(plan: Plan, grad: bool):
     """The library's lists of a plan: by rows, and with grad by columns too, else None."""
-    rows, columns = _lists_of_plans.get(plan, (None, None))
-    rows = rows or _as_library(plan, *plan.table)
-    if grad:
-        columns = columns or _as_library(plan, *plan.columns)
-    _lists_of_plans[plan] = rows, columns
-    return rows, columns
+    lists = _lists_of_plans.setdefault(plan, {})
+    if "rows" not in lists:
+        lists["rows"] = _as_library(plan, *plan.table)
+    if grad and "columns" not in lists:
+        lists["columns"] = _as_library(plan, *plan.columns)
+    return lists["rows"], lists["columns"] if grad else None
 
 
 def _as_library(plan: Plan, lengths: torch.Tensor, table: torch.Tensor):

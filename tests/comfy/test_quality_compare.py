@@ -6,9 +6,10 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import ENVIRONMENT, PACK, difference
+from conftest import ENVIRONMENT, difference
+from small_lab import saved  # puts the lab on the path
 
-sys.path.insert(0, str(PACK / "benchmarks/quality"))
+# isort: split
 
 import compare
 import draw
@@ -30,18 +31,7 @@ RADIAL = Row("", Mask("radial", 64, decay=0.2, sink_frames=1))
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
-    """An untrained model whose attention matters."""
-    net = lab_model.build(lab_model.TINY)
-    random = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for name, x in net.named_parameters():
-            if name.endswith(("self_attn.q.weight", "self_attn.k.weight")):
-                x.mul_(3)
-            elif name == "head.head.weight":
-                x.normal_(0, 0.05, generator=random)
-    path = tmp_path_factory.mktemp("lab") / "model.safetensors"
-    lab_model.save(net.state_dict(), path)
-    return path
+    return saved(lab_model.TINY, tmp_path_factory.mktemp("lab"), sharper=3)
 
 
 @pytest.fixture(scope="module")

@@ -6,9 +6,10 @@ from argparse import Namespace
 
 import pytest
 import torch
-from conftest import PACK, difference, newest_only
+from conftest import difference, newest_only
+from small_lab import saved  # puts the lab on the path
 
-sys.path.insert(0, str(PACK / "benchmarks/quality"))
+# isort: split
 
 import extend
 import extend_stats
@@ -27,14 +28,7 @@ DENSE = extend_tune.Attention(radial=False)
 
 @pytest.fixture(scope="module")
 def path(tmp_path_factory):
-    """The checkpoint of a model whose head is not 0, so that layers below it can be trained."""
-    net = lab_model.build(SIZE)
-    random = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        net.head.head.weight.normal_(0, 0.05, generator=random)
-    path = tmp_path_factory.mktemp("extend") / "model.safetensors"
-    lab_model.save(net.state_dict(), path)
-    return path
+    return saved(SIZE, tmp_path_factory.mktemp("extend"))
 
 
 @pytest.fixture(scope="module")

@@ -1,22 +1,20 @@
 """The quality lab's video, codec, model and training, small, in the real ComfyUI."""
 
-import sys
-
 import comfy.supported_models
 import pytest
 import torch
-from conftest import PACK
+from small_lab import saved  # puts the lab on the path
 
-sys.path.insert(0, str(PACK / "benchmarks/quality"))
+# isort: split
 
-import codec  # noqa: E402
-import decay  # noqa: E402
-import flow  # noqa: E402
-import learn  # noqa: E402
-import model  # noqa: E402
-import muon  # noqa: E402
-import train  # noqa: E402
-import video  # noqa: E402
+import codec
+import decay
+import flow
+import learn
+import model
+import muon
+import train
+import video
 
 CPU = torch.device("cpu")
 SMALL = model.Size(layers=2, dim=128, frames=3, height=8, width=12)
@@ -24,14 +22,7 @@ SMALL = model.Size(layers=2, dim=128, frames=3, height=8, width=12)
 
 @pytest.fixture(scope="module")
 def path(tmp_path_factory):
-    """The checkpoint of a model with a head, so that its output is not 0."""
-    net = model.build(SMALL)
-    random = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        net.head.head.weight.normal_(0, 0.05, generator=random)
-    path = tmp_path_factory.mktemp("quality") / "made/model.safetensors"
-    model.save(net.state_dict(), path)
-    return path
+    return saved(SMALL, tmp_path_factory.mktemp("quality"))
 
 
 @pytest.fixture(scope="module")

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import difference
+from conftest import EVERYTHING, difference, patch
 
 sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
 
-from end_to_end_models import PACK, load  # noqa: E402
+from end_to_end_models import load, override_of  # noqa: E402
 
 CPU = torch.device("cpu")
 RANK = 4
@@ -62,23 +62,6 @@ def gradients(patcher, parameters, case, dense_blocks=None):
     return found, run["steps"][0]
 
 
-def everything_kept(model):
-    return (
-        sys.modules[f"{PACK}.nodes.patch"]
-        .RadialAttentionPatch.execute(
-            model,
-            dense_steps=0,
-            dense_last_steps=0,
-            dense_blocks=0,
-            sink_frames=1000,
-            decay=4.0,
-            block_size=128,
-            backend="auto",
-        )
-        .args[0]
-    )
-
-
 def of_all(found):
     return torch.cat([x.float().flatten() for x in found.values()])
 
@@ -90,17 +73,17 @@ def test_with_every_block_kept_the_gradients_are_the_dense_ones(model, case, any
     patcher, parameters = model
     plain, step = gradients(patcher, parameters, case)
     kernel = dense_kernels(CPU)["sdpa"]
-    for other in (everything_kept(patcher), dense(patcher, kernel)):
+    for other in (patch(patcher, **EVERYTHING, block_size=128), dense(patcher, kernel)):
         found, same = gradients(other, parameters, case)
         assert difference(of_all(found), of_all(plain)) < 0.02
         assert abs(same["loss"] - step["loss"]) < 1e-3 * step["loss"]
 
 
 def test_the_radial_step_trains_every_layer(model, case):
-    from training import radial
+    from training import by_recipe
 
     patcher, parameters = model
-    radial_model = radial(patcher)
+    radial_model = by_recipe(patcher)
     found, step = gradients(radial_model, parameters, case)
     plain, _ = gradients(patcher, parameters, case)
     down = [name for name in parameters if "lora_down" in name]
@@ -108,7 +91,7 @@ def test_the_radial_step_trains_every_layer(model, case):
     assert all(x.isfinite().all() for x in found.values())
     assert all(found[name].any() for name in down)  # zero at the start: the others have none yet
     assert difference(of_all(found), of_all(plain)) > 0.02  # the mask matters
-    override = radial_model.get_wrappers("apply_model", "radial_attention")[0].__self__
+    override = override_of(radial_model)
     radial_calls = override.runs[-1].read()["totals"]["radial_calls"]
     assert radial_calls == sum(case.blocks.values())
     assert sum(sum(each) for times in step["blocks"].values() for each in times) < step["s"]

@@ -2,25 +2,22 @@
 
 from comfy_api.latest import ComfyExtension, io
 
-from .compare import RadialAttentionCompare
-from .patch import RadialAttentionPatch
-from .preview import RadialMaskPreview
-from .probe import RadialAttentionProbe
-from .report import RadialAttentionReport
-from .search import RadialSettingsSearch
-from .train_layers import RadialTrainLayers
-from .trim_lora import RadialTrimLora
+from . import features
+
+NODES = {  # class -> the file that has it
+    "RadialAttentionPatch": ".patch",
+    "RadialMaskPreview": ".preview",
+    "RadialAttentionReport": ".report",
+    "RadialAttentionProbe": ".probe",
+    "RadialAttentionCompare": ".compare",
+    "RadialSettingsSearch": ".search",
+    "RadialTrainLayers": ".train_layers",
+    "RadialTrimLora": ".trim_lora",
+}
 
 
 class RadialAttentionExtension(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        return [
-            RadialAttentionPatch,
-            RadialMaskPreview,
-            RadialAttentionReport,
-            RadialAttentionProbe,
-            RadialAttentionCompare,
-            RadialSettingsSearch,
-            RadialTrainLayers,
-            RadialTrimLora,
-        ]
+        """All nodes but those that this ComfyUI lacks something for, which is logged."""
+        files = {name: features.load(f"node {name}", file) for name, file in NODES.items()}
+        return [getattr(file, name) for name, file in files.items() if file is not None]

@@ -1,12 +1,13 @@
 """What the override knows of a forward pass and of an attention call in it."""
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ..radial_core import RadialPattern, Schedule, VideoLayout
 from .models import Sequence
+from .names import BLOCK
 
 if TYPE_CHECKING:
     from .override import RadialOverride
@@ -27,9 +28,15 @@ class Forward:
     step: int  # in the record of the run
     dense_step: bool
     fast_dense: bool
-    blocks: Iterator[int] = field(default_factory=itertools.count)  # for models that don't count
     radial: set[int] = field(default_factory=set)  # blocks that ran radial
     ended: bool = False
+    self_attention_calls: int = 0  # so far, over the video
+    calls_before_block: int = 0  # the same, when the block that runs now began
+    block: int | None = None  # that runs now, or ran last
+    numbers: "BlockNumbers" = field(init=False)
+
+    def __post_init__(self):
+        self.numbers = BlockNumbers(self.sequence)
 
 
 @dataclass(frozen=True)
@@ -40,12 +47,62 @@ class Dense:
     plain: bool = False
 
 
-def block_of(sequence: Sequence, options: dict, counted: Iterator[int]) -> int:
-    """The transformer block that a self-attention call is in. counted: if it is silent."""
-    if options.get("block_index") is None:
-        return next(counted)
-    single = options.get("block_type") == "single"
-    return options["block_index"] + single * sequence.double_blocks
+class BlockNumbers:
+    """Tells from its calls which block a pass is in, where no hook on the block says so."""
+
+    def __init__(self, sequence: Sequence):
+        self._sequence = sequence
+        self._counted = itertools.count()
+        self._last = {}  # block_type -> block_index as announced, and as it is; calls of that block
+
+    def of_call(self, options: dict, again: bool = False) -> int:
+        """The block of a self-attention call over the video.
+
+        options: its transformer_options. again: whether it comes for gradients, after the pass.
+        """
+        if options.get(BLOCK) is not None:
+            return options[BLOCK]
+        index, kind = options.get("block_index"), options.get("block_type")
+        if index is None:
+            return next(self._counted)
+        return self.place_of(kind, index if again else self.announced(kind, index))
+
+    def announced(self, kind: str | None, index: int) -> int:
+        """The block_index of a call that says `index`.
+
+        A block that says it is the last one again, and has had its calls, is the one behind it: so
+        it is where blocks are run from a wrapper, or share a graph of torch.compile.
+        """
+        said, is_index, calls = self._last.get(kind, (None, None, 0))
+        if index != said:
+            is_index, calls = index, 0
+        elif calls >= self._sequence.calls_of_block.get(is_index, 1):
+            is_index, calls = is_index + 1, 0
+        self._last[kind] = index, is_index, calls + 1
+        return is_index
+
+    def place_of(self, kind: str | None, index: int) -> int:
+        """The place in the model of a block of a kind."""
+        return index + (kind == "single") * self._sequence.double_blocks
+
+
+# Arguments of a call on the hook: what radial attention does as they say.
+DONE = {
+    "mask",
+    "skip_reshape",
+    "skip_output_reshape",
+    "scale",
+    "transformer_options",
+    "_inside_attn_wrapper",
+}
+
+
+def why_not_arguments(kwargs: dict) -> str | None:
+    """Why a call's arguments keep it dense; None if what they ask for is done, or is nothing."""
+    asked = {name for name, x in kwargs.items() if x is not None and x is not False}
+    if unknown := sorted(asked - DONE):
+        return f"attention with {', '.join(unknown)}"
+    return None
 
 
 def why_not_call(layout: VideoLayout, absent: tuple[int, ...] | None, q, k, v) -> str | None:

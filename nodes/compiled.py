@@ -5,37 +5,25 @@ baked into the graph, for every step and every conditioning. Hence nothing is de
 an attention call becomes one op (compiled_op.py), which asks each time it runs.
 """
 
-import threading
 from collections.abc import Callable
-from contextlib import contextmanager
 from functools import partial
 
-import comfy.ldm.modules.attention as comfy_attention
 import torch
 from comfy.patcher_extension import WrappersMP
-from comfy_api.torch_helpers.torch_compile import COMPILE_KEY
 
 from ..radial_core.call import wants_gradients
+from .attention_functions import is_comfyuis
+from .block_hooks import IN_PARTS, hooked_blocks
+from .calls import DONE
+from .current_pass import THREAD
 from .models import unwrapped
 from .names import KEY
 
-# ComfyUI's attention functions as the hook gets them. A graph knows its own by name.
-FUNCTIONS = {
-    name: function.__wrapped__
-    for name, function in vars(comfy_attention).items()
-    if name.startswith("attention") and hasattr(function, "__wrapped__")
-}
-IN_PARTS = f"{KEY}_in_parts"  # in transformer_options: see wrap_model
+try:
+    from comfy_api.torch_helpers.torch_compile import COMPILE_KEY
+except ImportError:
+    COMPILE_KEY = "torch.compile"  # as it was when this was written
 RUNS_AGAIN = f"{KEY}_runs_again"  # in transformer_options: see mark
-ARGUMENTS = {
-    "mask",
-    "attn_precision",
-    "skip_reshape",
-    "skip_output_reshape",
-    "scale",
-    "transformer_options",
-    "_inside_attn_wrapper",
-}
 
 
 # Within an op torch records nothing for gradients, whatever enable_grad says. Its own operators
@@ -51,39 +39,12 @@ except AttributeError:  # private names: a torch without them trains outside of 
     outside_of_ops = None
 
 
-class Thread(threading.local):
-    """The forward pass that a thread is in."""
-
-    forward = None  # a `Forward`
-    options = None  # its transformer_options
-    in_parts = False  # whether the options are those that the model writes into
-    last_block = None  # block_type -> index of the last self-attention call: as traced, and true
-
-
-THREAD = Thread()
-
-
-@contextmanager
-def in_pass(forward, options: dict):
-    """Compiled calls of this thread belong to this forward pass until it ends."""
-    outer = dict(vars(THREAD))
-    vars(THREAD).update(forward=forward, options=options, in_parts=False, last_block={})
-    try:
-        yield
-    finally:
-        vars(THREAD).clear()
-        vars(THREAD).update(outer)
-
-
 def is_compiled(diffusion_model, options: dict) -> bool:
     """Whether a forward pass runs under ComfyUI's torch.compile, all of it or parts."""
     wrappers = options.get("wrappers", {}).get(WrappersMP.APPLY_MODEL, {})
-    return COMPILE_KEY in wrappers or unwrapped(diffusion_model) is not diffusion_model
-
-
-def is_comfyuis(func: Callable) -> bool:
-    """Whether an attention function is one that ComfyUI ships."""
-    return FUNCTIONS.get(getattr(func, "__name__", "")) is func
+    is_wrapped = unwrapped(diffusion_model) is not diffusion_model
+    compiles_its_calls = getattr(diffusion_model, "_compiled_call_impl", None) is not None
+    return COMPILE_KEY in wrappers or is_wrapped or compiles_its_calls
 
 
 def mark(options: dict, diffusion_model) -> str:
@@ -110,21 +71,25 @@ def wrap_model(executor, *args, **kwargs):
     """Wrapper of a diffusion model's forward (WrappersMP.DIFFUSION_MODEL) that is compiled.
 
     If it runs, only parts of the model are compiled, such as its blocks. They share one graph, so
-    their index must not be baked into it; but then the options can be read as they stand.
+    their index must not be baked into it: the hooks on the blocks tell the op which one it is in.
     """
-    if not torch.compiler.is_compiling():
-        for options in (*args, *kwargs.values()):
-            if isinstance(options, dict) and KEY in options:
-                options[IN_PARTS] = True
-                THREAD.options, THREAD.in_parts = options, True
-    return executor(*args, **kwargs)
+    if torch.compiler.is_compiling():
+        return executor(*args, **kwargs)
+    for options in (*args, *kwargs.values()):
+        if isinstance(options, dict) and options.get(KEY) is THREAD.forward is not None:
+            options[IN_PARTS] = True
+            THREAD.options, THREAD.in_parts = options, True
+    if not THREAD.in_parts:
+        return executor(*args, **kwargs)
+    with hooked_blocks(THREAD.forward, executor.class_obj):
+        return executor(*args, **kwargs)
 
 
 def why_not(func: Callable, q, k, v, kwargs: dict) -> str | None:
     """Why a call must leave the graph that is being traced; None if the op can take it."""
     if not is_comfyuis(func):
         return "not a function of ComfyUI's: the graph has no name for it"
-    if kwargs["attn_precision"] is not None or not ARGUMENTS.issuperset(kwargs):
+    if kwargs["attn_precision"] is not None or kwargs.keys() - DONE - {"attn_precision"}:
         return "it has arguments that the op doesn't"
     if not wants_gradients(q, k, v):
         return None

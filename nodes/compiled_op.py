@@ -19,7 +19,11 @@ from itertools import count
 import torch
 
 from ..radial_core.call import wants_gradients
-from .compiled import FUNCTIONS, IN_PARTS, THREAD, outside_of_ops
+from .attention_functions import FUNCTIONS
+from .block_hooks import IN_PARTS
+from .compiled import outside_of_ops
+from .current_pass import THREAD
+from .names import BLOCK
 
 log = logging.getLogger("radial_attention")
 
@@ -201,17 +205,17 @@ def _update(options: dict, forward, is_self_attention: bool, written: dict) -> N
     """Bring the options up to what the model wrote into them, as far as the trace knew it.
 
     Where something breaks the graph, the blocks become graphs of their own and share them: then
-    what was traced for one is what all of them say. So the grid is that of the pass; and a block
-    that says it is the last one again is the one behind it.
+    what was traced for one is what all of them say. So the grid is that of the pass, and the index
+    is what `BlockNumbers.announced` makes of it.
     """
     options.update((name, value) for name, value in written.items() if value is not None)
+    options.pop(BLOCK, None)
     if written["grid_sizes"] is not None:
         options["grid_sizes"] = forward.sequence.grid
     if is_self_attention and written["block_index"] is not None:
-        traced, kind = written["block_index"], written["block_type"]
-        last_traced, last = THREAD.last_block.get(kind, (None, None))
-        options["block_index"] = last + 1 if traced == last_traced else traced
-        THREAD.last_block[kind] = traced, options["block_index"]
+        kind, numbers = written["block_type"], forward.numbers
+        options["block_index"] = numbers.announced(kind, written["block_index"])
+        options[BLOCK] = numbers.place_of(kind, options["block_index"])
 
 
 @cache

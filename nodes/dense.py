@@ -3,9 +3,9 @@
 from collections.abc import Callable
 
 import torch
-from comfy.cli_args import args
 
 from ..radial_core.dense import dense_attention, fastest_dense
+from .comfyui import has_option
 
 AUTO, COMFYUI, FASTEST = "auto", "comfyui", "fastest"
 CHOICES = (AUTO, COMFYUI, FASTEST)
@@ -26,7 +26,7 @@ def wants_fastest(choice: str, previous: Callable | None) -> bool:
     is on the hook as `previous`.
     """
     if choice == AUTO:
-        return previous is None and not any(getattr(args, name, False) for name in OPTIONS)
+        return previous is None and not has_option(*OPTIONS)
     return choice == FASTEST
 
 

@@ -5,11 +5,14 @@ sequence of its self-attention, its authors' settings, and how much work its blo
 """
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+
+import torch
 
 from ..radial_core import VideoLayout
 from ..radial_core.estimate import ModelSize
+from .names import BLOCK
 from .settings import (
     HUMO,
     HUNYUAN_VIDEO,
@@ -34,7 +37,8 @@ class Sequence:
     the video and behind it; None for all that is left, as is text of any length. others: lengths of
     the sequences that the video attends to besides itself. announced: whether the model says which
     block it is in; else its calls are counted, which is right as long as no block is skipped.
-    double_blocks: how many of those come before the single-stream ones.
+    double_blocks: how many of those come before the single-stream ones. calls_of_block: index ->
+    self-attention calls over the video, of blocks that make more than one.
 
     Raises ValueError if before and after are both None.
     """
@@ -45,6 +49,7 @@ class Sequence:
     others: frozenset[int] = frozenset()
     announced: bool = True
     double_blocks: int = 0
+    calls_of_block: Mapping[int, int] = field(default_factory=dict)
 
     def __post_init__(self):
         if self.before is None and self.after is None:
@@ -106,6 +111,14 @@ def _wan_in_context(model, x, c_crossattn, conditions: dict) -> Sequence:
     context = conditions.get("context_latents") or ()
     after = sum(_tokens(latent, model.patch_size) for latent in context)
     return _wan(model, x, c_crossattn, conditions, after=after)
+
+
+def _wan_vace(model, x, c_crossattn, conditions: dict) -> Sequence:
+    """VACE: blocks beside the main ones run with the index of the one before, once a context."""
+    contexts = conditions.get("vace_context")
+    contexts = 1 if contexts is None else contexts.shape[1]
+    calls = {index: 1 + contexts for index in model.vace_layers_mapping}
+    return replace(_wan(model, x, c_crossattn, conditions), calls_of_block=calls)
 
 
 def _wan_s2v(model, x, c_crossattn, conditions: dict) -> Sequence:
@@ -175,19 +188,21 @@ class Family:
     """What there is to know of a class of models.
 
     sequence: (model, x, c_crossattn, conditions) -> Sequence. authors: model -> Authors. size:
-    model -> transformer blocks, and weights of one that a video token passes.
+    model -> transformer blocks, and weights of one that a video token passes. blocks: their
+    classes, in the order in which they run.
     """
 
     sequence: Callable
     authors: Callable
     head_dim: Callable = lambda model: model.dim // model.num_heads
     size: Callable = _wan_size
+    blocks: tuple[str, ...] = ("WanAttentionBlock",)
 
 
 _WAN, _GENMO = "comfy.ldm.wan", "comfy.ldm.genmo.joint_model"
 FAMILIES = {
     f"{_WAN}.model.WanModel": Family(_wan_in_context, _wan_authors),
-    f"{_WAN}.model.VaceWanModel": Family(_wan, lambda model: WAN_21),
+    f"{_WAN}.model.VaceWanModel": Family(_wan_vace, lambda model: WAN_21),
     f"{_WAN}.model.CameraWanModel": Family(_wan, _wan_authors),
     f"{_WAN}.model.WanModel_S2V": Family(_wan_s2v, lambda model: WAN_22),
     f"{_WAN}.model.HumoWanModel": Family(_humo, lambda model: HUMO),
@@ -201,9 +216,14 @@ FAMILIES = {
         lambda model: HUNYUAN_VIDEO if model.vision_in is None else HUNYUAN_VIDEO_15,
         lambda model: model.hidden_size // model.num_heads,
         _hunyuan_size,
+        ("DoubleStreamBlock", "SingleStreamBlock"),
     ),
     f"{_GENMO}.asymm_models_joint.AsymmDiTJoint": Family(
-        _mochi, lambda model: MOCHI, lambda model: model.head_dim, _mochi_size
+        _mochi,
+        lambda model: MOCHI,
+        lambda model: model.head_dim,
+        _mochi_size,
+        ("AsymmetricJointBlock",),
     ),
 }
 
@@ -216,6 +236,36 @@ def class_name(diffusion_model) -> str:
 
 def family_of(diffusion_model) -> Family | None:
     return FAMILIES.get(class_name(diffusion_model))
+
+
+BESIDE = "vace_blocks"  # blocks of the same classes that are none of the main ones
+
+
+def transformer_blocks(diffusion_model) -> Iterator[tuple[int | None, torch.nn.Module]]:
+    """The transformer blocks of a known model, and their places among the main ones, if they are.
+
+    They are found by their class: another pack may have put a module that runs them in the place of
+    the list they were in. What torch.compile wrapped comes in its wrapping.
+    """
+    model = unwrapped(diffusion_model)
+    found = [[] for _ in family_of(model).blocks] + [[]]
+    _collect_blocks(model, family_of(model).blocks, found, seen=set(), beside=False)
+    *main, beside = found
+    yield from enumerate(block for blocks in main for block in blocks)
+    yield from ((None, block) for block in beside)
+
+
+def _collect_blocks(module, classes: tuple[str, ...], found: list[list], seen: set, beside: bool):
+    for name, child in module.named_children():
+        if id(child) in seen:
+            continue
+        seen.add(id(child))
+        ancestors = {kind.__name__ for kind in type(unwrapped(child)).__mro__}
+        place = next((i for i, each in enumerate(classes) if each in ancestors), None)
+        if place is None:
+            _collect_blocks(child, classes, found, seen, beside or name == BESIDE)
+        else:
+            found[-1 if beside else place].append(child)
 
 
 def head_dim_of(diffusion_model) -> int | None:
@@ -276,7 +326,8 @@ def self_attention_layout(
 
     options: the call's transformer_options.
     """
-    if sequence.announced and options.get("block_index") is None:
+    is_told = options.get(BLOCK) is not None or options.get("block_index") is not None
+    if sequence.announced and not is_told:
         return OUTSIDE_BLOCKS  # HunyuanVideo's text refiner
     # Wan's cross-attention comes with the same options: the video asks, the text answers.
     if query_tokens != key_tokens:

@@ -5,6 +5,7 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 
 import torch
 from comfy.patcher_extension import WrappersMP
@@ -15,9 +16,11 @@ from ..radial_core.call import SIGNALS
 from ..radial_core.padding import closed_up, opened_up
 from ..radial_core.plan import MOST_DENSITY
 from ..radial_core.schedule import step_of
-from . import compiled, compiled_op
-from .blocks import fused_blocks
-from .calls import Dense, Forward, block_of, why_not_call
+from . import features
+from .attention_functions import is_comfyuis
+from .block_hooks import PREVIOUS, hooked_blocks
+from .calls import Dense, Forward, why_not_arguments, why_not_call
+from .current_pass import in_pass
 from .dense import AUTO, attend_fast, wants_fastest
 from .models import OTHERS, authors_of, self_attention_layout, sequence_of, why_not_forward
 from .names import KEY, SLOT
@@ -25,6 +28,10 @@ from .readings import Readings
 from .run.record import Record, Span
 from .run.tally import Tally
 from .settings import QUARTER, Settings, runs_all
+
+# Loaded here, since what torch.compile traces can't import.
+compiled = features.load("torch.compile support", ".compiled")
+compiled_op = compiled and features.load("torch.compile support", ".compiled_op")
 
 
 class RadialOverride:
@@ -74,24 +81,33 @@ class RadialOverride:
             if options.get(SLOT) is not self:  # a pass within a pass, which is timed
                 span.mark = self.tally.record.start(x.device)
             forward = self._take_the_hook(span, base, x, options, c_crossattn, conditions)
-            if forward is not None and compiled.is_compiled(base.diffusion_model, options):
+            if forward is not None and _is_compiled(base.diffusion_model, options):
                 conditions[KEY] = compiled.mark(options, base.diffusion_model)
+                self.tally.record.compiled = True
         except Exception as error:
             span.failed(self._fail(error))
+        hooked = self._hooked(forward, base, conditions)
         fused = self._fused(forward, base, x, conditions)
         try:
-            with compiled.in_pass(forward, options), fused as span.fused:
+            with in_pass(forward, options), hooked, fused as span.fused:
                 return executor(x, t, c_concat, c_crossattn, control, options, **conditions)
         finally:
             if forward is not None:
                 forward.ended = True
             self.tally.end_forward(span)
 
+    def _hooked(self, forward: Forward | None, base, conditions: dict):
+        """Hooks on the blocks of a pass that is ours; compiled.py has those of a compiled model."""
+        if forward is None or KEY in conditions:
+            return nullcontext()
+        return hooked_blocks(forward, base.diffusion_model)
+
     def _fused(self, forward: Forward | None, base, x, conditions: dict):
         """On a GPU the blocks of a pass that is ours are fused, unless torch.compile does that."""
         if forward is None or KEY in conditions or x.device.type != "cuda":
             return nullcontext()
-        return fused_blocks(base.diffusion_model)
+        blocks = features.load("fused blocks", ".blocks")
+        return nullcontext() if blocks is None else blocks.fused_blocks(base.diffusion_model)
 
     def _take_the_hook(
         self, span: Span, base, x, options: dict, c_crossattn, conditions: dict
@@ -154,7 +170,7 @@ class RadialOverride:
             skip_output_reshape=skip_output_reshape,
         )
         if torch.compiler.is_compiling():
-            if compiled.why_not(func, q, k, v, kwargs) is None:
+            if compiled_op is not None and compiled.why_not(func, q, k, v, kwargs) is None:
                 return compiled_op.traced(func, q, k, v, heads, **kwargs)
             return self._outside_the_graph(func, q, k, v, heads, kwargs)
         forward = (kwargs.get("transformer_options") or {}).get(KEY)
@@ -179,10 +195,10 @@ class RadialOverride:
         except Exception as error:
             out = None
             span.failed(self._fail(error))
-        if out is None and forward is not None and forward.previous is not None:
-            out = forward.previous(func, q, k, v, heads, **kwargs)
-        elif out is None:
-            out = func(q, k, v, heads, **kwargs)
+        if out is None:
+            previous = _previous(forward, kwargs.get("transformer_options") or {})
+            run = func if previous is None else partial(previous, func)
+            out = run(q, k, v, heads, **kwargs)
         if forward is None or not forward.ended:
             self.tally.end_call(span)
         return out
@@ -226,7 +242,7 @@ class RadialOverride:
 
     def _may_be_fast(self, forward: Forward, func: Callable) -> bool:
         """Whether a dense call of the video may run another exact kernel than ComfyUI's."""
-        if self.dense_choice == AUTO and not compiled.is_comfyuis(func):
+        if self.dense_choice == AUTO and not is_comfyuis(func):
             return False  # some pack put an attention of its own in the place of ComfyUI's
         return self.fast_dense_works and forward.fast_dense
 
@@ -244,13 +260,14 @@ class RadialOverride:
         if layout in OTHERS:
             return Dense(layout), 0, ()
         span.shape, span.mark = (len(q), q.shape[tokens]), self.tally.record.start(q.device)
+        forward.self_attention_calls += 1
         is_ours = not isinstance(layout, str)
         if is_ours or forward.sequence.announced:
-            span.block = block_of(forward.sequence, options, forward.blocks)
+            span.block = forward.numbers.of_call(options, again=forward.ended)
         if not is_ours:
             return Dense(layout), 0, ()
         absent = self.readings.absent(kwargs["mask"], layout.tokens)
-        reason = why_not_call(layout, absent, q, k, v)
+        reason = why_not_arguments(kwargs) or why_not_call(layout, absent, q, k, v)
         if reason is not None:
             return Dense(reason), 0, ()
         there = replace(layout, prefix=layout.prefix - len(absent))
@@ -270,10 +287,20 @@ class RadialOverride:
             return Dense(f"{plan.density:.0%} of the blocks would be kept", plain=True)
         return plan
 
+    def did_not_reach(self, forward: Forward, reason: str) -> None:
+        """A block of a pass has run, and no self-attention of it came to us."""
+        self.tally.end_call(Span(step=forward.step, block=forward.block, dense=reason))
+
+    def hook_failed(self, error: Exception) -> None:
+        """A hook on a block did: the block runs as it would have."""
+        message = "Radial attention: a hook on a transformer block failed. %s"
+        self.tally.say_once("block hook", logging.WARNING, message, error, exc_info=True)
+
     def report(self, _model_patcher):
         """Callback at the end of a sampler run (CallbacksMP.ON_CLEANUP)."""
         self.tally.report()
-        compiled_op.forget(self)
+        if compiled_op is not None:
+            compiled_op.forget(self)
         self.start_anew()
 
     def _quarter(self, base) -> float:
@@ -284,6 +311,15 @@ class RadialOverride:
         except Exception as error:
             self.tally.say_once("quarter", logging.INFO, "No noise schedule to go by: %s", error)
             return 0.0
+
+
+def _is_compiled(diffusion_model, options: dict) -> bool:
+    return compiled is not None and compiled.is_compiled(diffusion_model, options)
+
+
+def _previous(forward: Forward | None, options: dict) -> Callable | None:
+    """The override that a call would have met without ours."""
+    return None if forward is None else options.get(PREVIOUS, forward.previous)
 
 
 def override_of(model) -> RadialOverride | None:

@@ -7,6 +7,7 @@ from ..radial_core.attention import check_backend_name, choose_backend
 from ..radial_core.backends import BACKENDS
 from ..radial_core.call import Call
 from ..radial_core.pattern import MAX_DECAY
+from . import features
 from .dense import AUTO, CHOICES
 from .inputs import (
     BLOCK_SIZE_CHOICES,
@@ -19,7 +20,6 @@ from .models import head_dim_of
 from .names import KEY
 from .override import RadialOverride
 from .settings import AUTOMATIC, MOST, Settings
-from .training import prepare_for_training
 
 
 class RadialAttentionPatch(io.ComfyNode):
@@ -171,6 +171,8 @@ class RadialAttentionPatch(io.ComfyNode):
         model = model.clone()
         model.remove_wrappers_with_key(WrappersMP.APPLY_MODEL, KEY)
         model.add_wrapper_with_key(WrappersMP.APPLY_MODEL, KEY, override.wrap_forward)
-        prepare_for_training(model, KEY)
+        training = features.load("training", ".training")
+        if training is not None:
+            training.prepare_for_training(model, KEY)
         model.add_callback_with_key(CallbacksMP.ON_CLEANUP, KEY, override.report)
         return io.NodeOutput(model)

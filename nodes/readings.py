@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 
 from ..radial_core.padding import absent_tokens
-from .training import is_training
+from .comfyui import is_training
 
 
 class Readings:

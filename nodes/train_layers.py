@@ -6,13 +6,13 @@ from collections.abc import Iterator
 
 import torch
 from comfy.patcher_extension import CallbacksMP, WrappersMP
-from comfy.weight_adapter.bypass import BypassForwardHook
 from comfy_api.latest import io
-from comfy_api.torch_helpers.torch_compile import COMPILE_KEY
 
+from . import features
+from .comfyui import is_training
 from .inputs import check_model, check_plain
 from .layers import chosen_weights
-from .training import is_training, prepare_for_training
+from .training import prepare_for_training
 
 KEY = "radial_attention_train_layers"
 
@@ -66,8 +66,11 @@ def check_not_compiled(patcher) -> None:
     From some version on it trains a model that it loads anew, and what is compiled is the one
     before: no gradient reaches the adapters.
     """
+    compiled = features.load("torch.compile support", ".compiled")
     loads_anew = "force_deepcopy" in inspect.signature(patcher.clone).parameters
-    if loads_anew and patcher.get_wrappers(WrappersMP.APPLY_MODEL, COMPILE_KEY):
+    if not loads_anew or compiled is None:
+        return
+    if patcher.get_wrappers(WrappersMP.APPLY_MODEL, compiled.COMPILE_KEY):
         raise RuntimeError(
             "Radial Train Layers: take out the node that compiles the model. Train LoRA loads the "
             "model anew, and what is compiled is the one before: nothing would be trained."
@@ -104,6 +107,11 @@ def _adapters(patcher) -> Iterator[tuple[str, torch.nn.Module]]:
     """
     for key, functions in patcher.weight_wrapper_patches.items():
         yield from ((key, each) for each in functions if isinstance(each, torch.nn.Module))
+    try:
+        from comfy.weight_adapter.bypass import BypassForwardHook
+    except ImportError as error:
+        features.is_missing("LoRA layers in bypass mode", error)
+        return
     for name, module in patcher.model.named_modules():
         hook = getattr(module.forward, "__self__", None)
         while isinstance(hook, BypassForwardHook):

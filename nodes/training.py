@@ -9,17 +9,16 @@ its own, and inputs that += does not change.
 
 from functools import partial
 
-import comfy.model_management
 import torch
-from comfy.ldm.flux.layers import DoubleStreamBlock, SingleStreamBlock
 from comfy.patcher_extension import CallbacksMP
 
+from .comfyui import is_training
 from .layers import blocks_of
 from .models import family_of
 from .names import KEY
 
 HOOKS = f"{KEY}_hooks"
-CHANGES = (DoubleStreamBlock, SingleStreamBlock)  # blocks that change their inputs: their tokens,
+CHANGES = ("double_blocks.", "single_blocks.")  # blocks that change their inputs: their tokens,
 TOKENS = ("img", "txt", "x")  # which go by these names, or come first
 
 
@@ -34,10 +33,6 @@ def prepare_for_training(model, key: str) -> None:
     model.add_callback_with_key(CallbacksMP.ON_CLEANUP, key, _end)
 
 
-def is_training() -> bool:
-    return getattr(comfy.model_management, "in_training", False)
-
-
 def _begin(patcher):
     """Before a sampler run, which training is one of."""
     _end(patcher)  # the patch and Radial Train Layers may both have asked
@@ -45,9 +40,9 @@ def _begin(patcher):
     if not is_training() or family_of(model) is None:
         return
     hooks = [_hook(module, _own_options) for _, module in model.named_children()]
-    for _, index, block in blocks_of(model):
+    for path, index, block in blocks_of(model):
         hooks.append(_hook(block, partial(_own_options, index=index)))
-        if isinstance(block, CHANGES):
+        if path.startswith(CHANGES):
             hooks.append(_hook(block, _unchanged_inputs))
     patcher.set_attachments(HOOKS, hooks)
 

@@ -3,25 +3,24 @@
 To keep what it measures would take gigabytes: q, k and v of one call of Wan 14B at 720p are 2.3 GB.
 """
 
-import itertools
 import logging
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
-from comfy.patcher_extension import WrapperExecutor, WrappersMP
+from comfy.patcher_extension import WrappersMP
 
 from ...radial_core import VideoLayout
 from ...radial_core.measure import Rows, choose_rows, measure
 from ...radial_core.measurements import Measured, Measurements
 from ...radial_core.padding import closed_up
 from ...radial_core.schedule import step_of
-from ..calls import block_of, why_not_call
-from ..compiled import is_compiled
+from .. import features
+from ..calls import BlockNumbers, why_not_arguments, why_not_call
 from ..models import (
     OTHERS,
     Sequence,
@@ -57,7 +56,7 @@ class Pass:
     sequence: Sequence
     step: int
     chunk: tuple[int, int]
-    blocks: Iterator[int] = field(default_factory=itertools.count)  # for models that don't count
+    numbers: BlockNumbers
 
 
 class Run:
@@ -101,10 +100,19 @@ class Probe:
         It takes the hook behind all other wrappers, wherever this node is in the graph: what Radial
         Attention Patch takes from the hook never reaches those that had it before.
         """
+        try:
+            executor = self._behind_others(executor)
+        except Exception as error:
+            self._fail(error)
+        return executor(*args, **kwargs)
+
+    def _behind_others(self, executor):
+        """The wrappers that come after ours, with our own part behind them."""
+        from comfy.patcher_extension import WrapperExecutor
+
         base = executor.class_obj
         last = partial(self._pass, base, executor.original)
-        others = WrapperExecutor.new_class_executor(last, base, executor.wrappers, executor.idx)
-        return others(*args, **kwargs)
+        return WrapperExecutor.new_class_executor(last, base, executor.wrappers, executor.idx)
 
     def _pass(
         self,
@@ -141,7 +149,8 @@ class Probe:
             return None
         run.seen.add(step)
         reason = why_not_forward(model, x, options)
-        if reason is None and is_compiled(model, options):
+        compiled = features.load("torch.compile support", ".compiled")
+        if reason is None and compiled is not None and compiled.is_compiled(model, options):
             reason = "the model runs under torch.compile: bypass the node that compiles to measure"
         if reason is not None:
             run.reasons[reason] += 1
@@ -150,7 +159,8 @@ class Probe:
         if not run.about:
             run.about = _about(base, options, sequence.grid[0], sigmas)
         place = prompts.index(POSITIVE) if POSITIVE in prompts else 0
-        return Pass(options.get(SLOT), sequence, step, (place, len(prompts)))
+        numbers = BlockNumbers(sequence)
+        return Pass(options.get(SLOT), sequence, step, (place, len(prompts)), numbers)
 
     def _fail(self, error: Exception):
         """Whatever goes wrong in ours, the render goes on."""
@@ -192,16 +202,18 @@ class Probe:
         """Measure a call if it is to be: q, k, v are (b, h, s, d) if skip_reshape, else
         (b, s, h * d)."""
         run, options = self.run, kwargs["transformer_options"]
+        asked = {**kwargs, "attn_precision": attn_precision}
         tokens = -2 if skip_reshape else 1
         layout = self_attention_layout(here.sequence, options, q.shape[tokens], k.shape[tokens])
         if layout in OTHERS:
             return
-        block = None if isinstance(layout, str) else block_of(here.sequence, options, here.blocks)
+        block = None if isinstance(layout, str) else here.numbers.of_call(options)
         if block is not None:
             if not self.choice.has_block(block) or (here.step, block) in run.calls:
                 return
         absent = () if block is None else self.readings.absent(mask, layout.tokens)
         reason = layout if block is None else self._why_not(layout, absent, q, k, v)
+        reason = reason or why_not_arguments(asked)
         if reason is not None:
             run.reasons[reason] += 1
             return

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, replace
 import torch
 
 from ...radial_core import RadialPattern, Schedule
+from ..features import missing
 from ..models import OTHERS
 from .saving import saving, typical
 from .stopwatch import Mark, Stopwatch
@@ -61,6 +62,7 @@ class Record:
         self.settings = {}
         self.authors = None
         self._fused = Counter()  # whether a block had fused norms -> calls of it
+        self.compiled = False  # whether torch.compile has any part of the model
         self.failures = set()  # the reasons that are one
         self._blocks = Counter()  # (step, block or None, what it ran as) -> calls
         self._seconds = defaultdict(float)  # (step, what it ran as, or PASS for all) -> seconds
@@ -149,6 +151,8 @@ class Record:
             "dense_backends": dict(self.dense_backends),
             "fused_blocks": self._fused[True],
             "blocks_not_fused": self._fused[False],
+            "compiled": self.compiled,
+            "missing_features": missing(),
             "failures": sorted(self.failures),
             "blocks": 1 + max((b for _, b, _ in self._blocks if b is not None), default=-1),
             "totals": {

@@ -16,22 +16,41 @@ def summary(run: dict) -> str:
         text += f" ({', '.join(f'{why}: {n}' for why, n in most_first)})"
     if run["dense_backends"]:
         text += f", dense by {', '.join(run['dense_backends'])}"
-    if not reached(run):
-        text += f": {NOT_REACHED}"
+    if nothing := not_reached(run):
+        text += f": {nothing}"
     if radial:
         text += f"; {run['density']:.1%} of the blocks kept, backend {run['backend']}"
     if run["settings_of"]:
         text += f"; settings for {run['settings_of']}: {settings(run)}"
-    return text
+    return "; ".join((text, *_idle(run), *_missing(run)))
 
 
-NOT_REACHED = "no call reached this node. torch.compile may have kept a graph from before it"
-
-
-def reached(run: dict) -> bool:
-    """Whether any attention call came to us."""
+def not_reached(run: dict) -> str | None:
+    """Why no attention call of a run came to this node; None if any did."""
     totals = run["totals"]
-    return bool(totals["radial_calls"] or totals["dense_calls"] or totals["other_calls"])
+    if totals["radial_calls"] or totals["dense_calls"] or totals["other_calls"]:
+        return None
+    if run["compiled"]:
+        return "no call reached this node. torch.compile may have kept a graph from before it"
+    return (
+        "no call reached this node. Another node keeps the model's transformer blocks from running "
+        "or runs others"
+    )
+
+
+def _idle(run: dict) -> list[str]:
+    """The steps in which no block ran, as a step cache has it, if calls of other steps came."""
+    steps = [place for place, step in enumerate(run["steps"]) if not step["blocks"]]
+    if not steps or not_reached(run):
+        return []
+    return [
+        f"no self-attention ran: {_some(steps, run['totals']['steps'], 'step')} (a step cache?)"
+    ]
+
+
+def _missing(run: dict) -> list[str]:
+    """What this version of ComfyUI or torch lacks something for."""
+    return [f"no {', no '.join(run['missing_features'])} here"] if run["missing_features"] else []
 
 
 def settings(run: dict) -> str:
@@ -40,15 +59,16 @@ def settings(run: dict) -> str:
 
 def status(run: dict) -> str:
     """For the patch node: a line."""
-    if not reached(run):
-        return NOT_REACHED
-    if not run["totals"]["radial_calls"]:
-        text = headline(run)
-        if not reasons(run):
-            return f"{text}: no self-attention over a video"
-    else:
-        text = f"{headline(run)}, {kept(run)}"
-    return f"{text}; dense: {', '.join(reasons(run))}" if reasons(run) else text
+    if nothing := not_reached(run):
+        return nothing
+    parts = [headline(run)]
+    if run["totals"]["radial_calls"]:
+        parts[0] += f", {kept(run)}"
+    elif not reasons(run):
+        parts[0] += ": no self-attention over a video"
+    if reasons(run):
+        parts.append(f"dense: {', '.join(reasons(run))}")
+    return "; ".join((*parts, *_idle(run), *_missing(run)))
 
 
 def headline(run: dict) -> str:
@@ -128,14 +148,15 @@ def _some(numbers: list[int], of: int, what: str) -> str:
 
 def report(run: dict) -> str:
     """For the report node: some lines."""
-    if not reached(run):
-        return f"Nothing to report: {NOT_REACHED}."
+    if nothing := not_reached(run):
+        return f"Nothing to report: {nothing}."
     lines = [sentence(headline(run))]
     if run["totals"]["radial_calls"]:
         lines.append(sentence(kept(run)))
     if reasons(run):
         by = f", by {', '.join(run['dense_backends'])}" if run["dense_backends"] else ""
         lines.append(f"Dense{by}: {'; '.join(reasons(run))}.")
+    lines += [sentence(said) for said in (*_idle(run), *_missing(run))]
     lines += _times(run)
     fused, not_fused = run["fused_blocks"], run["blocks_not_fused"]
     if fused or not_fused:

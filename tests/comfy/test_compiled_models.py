@@ -1,0 +1,65 @@
+"""Every model of the zoo with torch.compile: of its blocks, and of all of it."""
+
+import pytest
+import torch
+import zoo
+from comfy_api.torch_helpers import set_torch_compile_wrapper
+from conftest import difference, patch
+from zoo import sample
+
+BLOCKS = ("blocks", "double_blocks", "single_blocks", "vace_blocks")
+
+
+def with_blocks_compiled(model):
+    """As KJNodes' compile nodes do by default, through ComfyUI's own wrapper."""
+    net = model.get_model_object("diffusion_model")
+    lists = {name: getattr(net, name) for name in BLOCKS if hasattr(net, name)}
+    keys = [f"diffusion_model.{name}.{i}" for name, each in lists.items() for i in range(len(each))]
+    return compiled(model, keys)
+
+
+def whole_model_compiled(model):
+    return compiled(model, ["diffusion_model"])
+
+
+def compiled(model, keys):
+    model = model.clone()
+    set_torch_compile_wrapper(model, "eager", keys=keys)
+    return model
+
+
+def unless_absent(cases):
+    return [
+        pytest.param(case, id=case.name)
+        for case in cases
+        if case.is_there  # in this ComfyUI
+    ]
+
+
+@pytest.mark.parametrize("case", unless_absent(zoo.CASES))
+def test_compiled_as_eager(case, summaries):
+    model, inputs = case.model(), case.inputs()
+    settings = {"dense_blocks": len(case.calls) - 1}  # so that blocks must be told apart
+    expected = sample(patch(model, **settings), inputs, steps=1)
+    (eager,) = summaries
+    assert eager["radial_calls"]
+    for both in (
+        with_blocks_compiled(patch(model, **settings)),
+        patch(whole_model_compiled(model), **settings),
+    ):
+        torch._dynamo.reset()
+        out = sample(both, inputs, steps=1)
+        assert difference(out, expected) < 1e-5
+        for counted in ("radial_calls", "dense_calls"):
+            assert summaries[-1][counted] == eager[counted]
+
+
+@pytest.mark.parametrize("name", ["hunyuan t2v", "wan vace", "mochi"])
+def test_in_the_other_order(name, summaries):
+    case = next(case for case in zoo.CASES if case.name.startswith(name))
+    model, inputs, settings = case.model(), case.inputs(), {"dense_blocks": 1}
+    for compile_it in (with_blocks_compiled, whole_model_compiled):
+        torch._dynamo.reset()
+        sample(compile_it(patch(model, **settings)), inputs, steps=1)
+        sample(patch(compile_it(model), **settings), inputs, steps=1)
+    assert all(summary == summaries[0] for summary in summaries)

@@ -1,6 +1,8 @@
 """The real ComfyUI in this process: its loader loads the pack, its sampler runs the models.
 
-RADIAL_ATTENTION_COMFYUI_VERSION chooses the ComfyUI; without it, it is the newest.
+RADIAL_ATTENTION_COMFYUI_VERSION chooses the ComfyUI; without it, it is the newest. In place of that
+RADIAL_ATTENTION_COMFYUI may be the folder of another, such as its master: it runs in the Python of
+the newest.
 """
 
 import asyncio
@@ -23,6 +25,8 @@ from headless.environment import NEWEST, OLDEST, ensure_environment  # noqa: E40
 
 VERSION = os.environ.get("RADIAL_ATTENTION_COMFYUI_VERSION", NEWEST.version)
 ENVIRONMENT = ensure_environment({each.version: each for each in (NEWEST, OLDEST)}[VERSION])
+if folder := os.environ.get("RADIAL_ATTENTION_COMFYUI"):
+    ENVIRONMENT = dataclasses.replace(ENVIRONMENT, comfyui=Path(folder))
 sys.path.insert(0, str(ENVIRONMENT.comfyui))
 
 from comfy.cli_args import args  # noqa: E402
@@ -49,6 +53,18 @@ NEWEST_ONLY = {  # file -> why
     "test_quality_model.py": LAB,
     "test_training_benchmark.py": LAB,
 }
+# What another ComfyUI may change: how it calls the hook, our blocks and our nodes, and trains.
+# The rest of the pack is proven on the newest; on the oldest those tests count as slow.
+ON_THE_OLDEST_TOO = (
+    "test_blocks.py",
+    "test_company_compile.py",
+    "test_compile.py",
+    "test_models.py",
+    "test_patch.py",
+    "test_server.py",
+    "test_train_layers.py",
+    "test_training.py",
+)
 
 
 def newest_only(reason):
@@ -56,10 +72,13 @@ def newest_only(reason):
     return pytest.mark.skipif(VERSION != NEWEST.version, reason=f"ComfyUI {VERSION}: {reason}")
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest deselects by marks
 def pytest_collection_modifyitems(items):
     for item in items:
         if reason := NEWEST_ONLY.get(item.path.name):
             item.add_marker(newest_only(reason))
+        if VERSION == OLDEST.version and item.path.name not in ON_THE_OLDEST_TOO:
+            item.add_marker("slow")
 
 
 @pytest.fixture(scope="session")

@@ -64,6 +64,7 @@ def test_fused_blocks_compute_what_comfyuis_do(case, ran):
     assert not any("forward" in vars(module) for module in net.modules())
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason="runs the kernels in Triton's interpreter")
 @pytest.mark.parametrize("name", ["wan i2v", "hunyuan padded prompt", "hunyuan 1.5 i2v"])
 def test_the_kernels_in_their_blocks(name, ran, monkeypatch):

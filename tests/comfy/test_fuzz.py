@@ -19,6 +19,8 @@ from whole_graph import OURS, SAMPLER, SMALL, around, our_nodes, sockets_and_wid
 NAN, INFINITY = float("nan"), float("inf")
 LONG = "../" * 30_000
 
+pytestmark = pytest.mark.slow
+
 # No number, choice, or link, however it is read.
 BROKEN = [
     *("abc", "../../x", "NaN%", LONG, "\0", None),

@@ -22,6 +22,7 @@ PACK = Path(__file__).parents[2]
 sys.path.insert(0, str(PACK / "workflows"))
 
 from headless.environment import NEWEST, OLDEST, ensure_environment  # noqa: E402
+from headless.server import standin_server  # noqa: E402
 
 VERSION = os.environ.get("RADIAL_ATTENTION_COMFYUI_VERSION", NEWEST.version)
 ENVIRONMENT = ensure_environment({each.version: each for each in (NEWEST, OLDEST)}[VERSION])
@@ -53,18 +54,6 @@ NEWEST_ONLY = {  # file -> why
     "test_quality_model.py": LAB,
     "test_training_benchmark.py": LAB,
 }
-# What another ComfyUI may change: how it calls the hook, our blocks and our nodes, and trains.
-# The rest of the pack is proven on the newest; on the oldest those tests count as slow.
-ON_THE_OLDEST_TOO = (
-    "test_blocks.py",
-    "test_company_compile.py",
-    "test_compile.py",
-    "test_models.py",
-    "test_patch.py",
-    "test_server.py",
-    "test_train_layers.py",
-    "test_training.py",
-)
 
 
 def newest_only(reason):
@@ -77,7 +66,8 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if reason := NEWEST_ONLY.get(item.path.name):
             item.add_marker(newest_only(reason))
-        if VERSION == OLDEST.version and item.path.name not in ON_THE_OLDEST_TOO:
+        # The pack's own logic is proven on the newest.
+        if VERSION == OLDEST.version and not item.get_closest_marker("oldest"):
             item.add_marker("slow")
 
 
@@ -95,6 +85,14 @@ def stand_ins():
 
 
 @pytest.fixture(scope="session")
+def server(environment, stand_ins):
+    """A ComfyUI with the pack in it. Tests of all files share it: it takes seconds to start."""
+    with standin_server(environment, stand_ins) as server:
+        yield server
+        server.check()
+
+
+@pytest.fixture(scope="session")
 def wan_weights(stand_ins):
     """State dict and metadata of the stand-in Wan 2.1 T2V."""
     import comfy.utils
@@ -107,6 +105,13 @@ def wan_weights(stand_ins):
 def wan(wan_weights):
     """A MODEL of the stand-in Wan 2.1 T2V, 3 blocks."""
     return load(*wan_weights)
+
+
+def with_blocks(number, weights, metadata):
+    """A MODEL of the first blocks of the stand-in alone: quicker to compile, for one."""
+    index = {name: int(name.split(".")[1]) for name in weights if name.startswith("blocks.")}
+    kept = {name: x for name, x in weights.items() if index.get(name, 0) < number}
+    return load(kept, metadata)
 
 
 def load(weights, metadata):

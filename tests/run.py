@@ -1,19 +1,23 @@
 """Sets up whatever is missing and runs the checks: lint, the core, the pack in the real ComfyUI.
 
-python tests/run.py                 all of them
+python tests/run.py                 all of them but the slow tests; this is what CI runs
+python tests/run.py --all           the slow ones too: before a release, and weekly
 python tests/run.py core            one or more of: lint, core, comfy (the newest), comfy-0.16.3,
                                     browser (ComfyUI's page in your Chromium, Chrome or Edge)
 python tests/run.py core -- -k odd  what follows -- goes to pytest
+python tests/run.py comfy --comfyui DIR   in a ComfyUI that you have, such as its master
 python tests/run.py --gpu           the kernels on this machine's GPU, in the Python that runs this:
                                     its torch, and every kernel library that it has
 """
 
-import contextlib
+import argparse
 import os
 import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -23,21 +27,38 @@ from chromium import HOW_TO_GET_ONE, find_chromium  # noqa: E402
 from headless.environment import NEWEST, OLDEST, ensure_environment  # noqa: E402
 from headless.signals import end_on_signals  # noqa: E402
 
-COMFYUI = {"comfy": NEWEST, f"comfy-{OLDEST.version}": OLDEST}
-PARTS = ("lint", "core", *COMFYUI, "browser")
+OLD = f"comfy-{OLDEST.version}"
+COMFYUI = {"comfy": NEWEST, OLD: OLDEST}
+PARTS = ("lint", "core", "comfy", OLD, "browser")  # as their output is printed
+LONGEST_FIRST = ("comfy", "browser", OLD, "core", "lint")
+EVERY_TEST = ["-m", ""]  # in place of the mark expression in pyproject.toml
+
+
+def read_arguments() -> tuple[argparse.Namespace, list[str]]:
+    """Options, and what goes to pytest."""
+    words = sys.argv[1:]
+    at = words.index("--") if "--" in words else len(words)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("parts", nargs="*", metavar="PART")
+    parser.add_argument("--all", action="store_true")
+    parser.add_argument("--comfyui", type=Path, metavar="DIR")
+    parser.add_argument("--gpu", action="store_true")
+    options = parser.parse_args(words[:at])
+    if unknown := set(options.parts) - set(PARTS):
+        parser.error(f"expected any of {', '.join(PARTS)}; got {', '.join(unknown)}")
+    if options.comfyui:
+        if options.parts != ["comfy"]:
+            parser.error("--comfyui is for the part comfy alone")
+        if not (options.comfyui / "main.py").is_file():
+            parser.error(f"--comfyui: expected ComfyUI's folder, {options.comfyui} has no main.py")
+    return options, (EVERY_TEST if options.all else []) + words[at + 1 :]
 
 
 def lacks(part: str) -> str | None:
     """What a part needs that can't be set up here and that this machine lacks."""
     return HOW_TO_GET_ONE if part == "browser" and find_chromium() is None else None
-
-
-def commands(part: str, pytest_arguments: list[str]) -> list[list[str]]:
-    if part == "lint":
-        return [["ruff", "check", "."], ["ruff", "format", "--check", "."]]
-    # One process each: with ours on sys.path, `import nodes` would not be ComfyUI's. -P keeps the
-    # current folder off it.
-    return [["pytest", "tests/comfy" if part in COMFYUI else f"tests/{part}", *pytest_arguments]]
 
 
 def test_gpu(pytest_arguments: list[str]):
@@ -54,64 +75,100 @@ def test_gpu(pytest_arguments: list[str]):
     )
 
 
-def start(part: str, pytest_arguments: list[str], python: Path, log) -> list[subprocess.Popen]:
-    """The processes of a part, which write into the file `log`."""
-    variables = {
-        # Tiny models: more threads than this only get in each other's way.
-        "OMP_NUM_THREADS": str(min(os.cpu_count() or 1, 2)),
-        **os.environ,
-        "PYTHONUNBUFFERED": "1",
-    }
-    if part in COMFYUI:
-        variables["RADIAL_ATTENTION_COMFYUI_VERSION"] = COMFYUI[part].version
-    processes = []
-    for command in commands(part, pytest_arguments):
-        print(f"{part} $ {' '.join(command)}", file=log, flush=True)
-        command = [python, "-P", "-m", *command]
-        options = {"stdout": log, "stderr": subprocess.STDOUT}
-        processes.append(subprocess.Popen(command, cwd=ROOT, env=variables, **options))
-    return processes
+@dataclass
+class Part:
+    """A part of the checks: its commands, and the process of the one that runs."""
+
+    name: str
+    python: Path
+    log: Path
+    comfyui: Path | None
+    pytest_arguments: list[str]
+    process: subprocess.Popen | None = None
+    seconds: float = field(default=0.0)
+
+    def commands(self) -> list[list[str]]:
+        if self.name == "lint":
+            return [["ruff", "check", "."], ["ruff", "format", "--check", "."]]
+        # One process each: with ours on sys.path, `import nodes` would not be ComfyUI's.
+        folder = "tests/comfy" if self.name in COMFYUI else f"tests/{self.name}"
+        return [["pytest", folder, *self.pytest_arguments]]
+
+    def variables(self) -> dict[str, str]:
+        # Parts run beside each other, a core each. OpenMP's threads wait for each other by
+        # spinning, so more threads than cores take many times as long.
+        variables = {"OMP_NUM_THREADS": "1", **os.environ, "PYTHONUNBUFFERED": "1"}
+        if self.name in COMFYUI:
+            variables["RADIAL_ATTENTION_COMFYUI_VERSION"] = COMFYUI[self.name].version
+        if self.comfyui:
+            variables["RADIAL_ATTENTION_COMFYUI"] = str(self.comfyui.resolve())
+        return variables
+
+    def run(self) -> bool:
+        """Returns whether all commands succeeded."""
+        start, codes = time.monotonic(), []
+        with open(self.log, "a", encoding="utf-8") as log:
+            for command in self.commands():
+                print(f"{self.name} $ {' '.join(command)}", file=log, flush=True)
+                # -P keeps the current folder off sys.path.
+                command = [self.python, "-P", "-m", *command]
+                outputs = {"stdout": log, "stderr": subprocess.STDOUT}
+                self.process = subprocess.Popen(command, cwd=ROOT, env=self.variables(), **outputs)
+                codes.append(self.process.wait())
+        self.seconds = time.monotonic() - start
+        return not any(codes)
 
 
-def follow(processes: list[subprocess.Popen], log: Path) -> bool:
-    """Print what the processes write until they end. Returns whether all of them succeeded."""
+def follow(log: Path, done: Future) -> bool:
+    """Print what a part writes until it ends. Returns whether it succeeded."""
     with open(log, encoding="utf-8", errors="replace") as lines:
         running = True
         while running:
-            running = any(process.poll() is None for process in processes)
+            running = not done.done()
             print(lines.read(), end="", flush=True)
             time.sleep(0.2)
-    return not any(process.returncode for process in processes)
+    return done.result()
+
+
+def run_all(parts: list[Part]) -> list[Part]:
+    """Run the parts, as many at a time as there are cores. Returns those that failed."""
+    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+        in_turn = sorted(parts, key=lambda part: LONGEST_FIRST.index(part.name))
+        done = {part.name: pool.submit(part.run) for part in in_turn}
+        try:
+            return [part for part in parts if not follow(part.log, done[part.name])]
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            for part in parts:
+                if part.process is not None:
+                    part.process.terminate()
+            raise
 
 
 def main():
-    words = sys.argv[1:]
-    at = words.index("--") if "--" in words else len(words)
-    parts, pytest_arguments = words[:at] or PARTS, words[at + 1 :]
-    if parts == ["--gpu"]:
+    options, pytest_arguments = read_arguments()
+    if options.gpu:
         return test_gpu(pytest_arguments)
-    if unknown := set(parts) - set(PARTS):
-        raise SystemExit(f"Expected any of {', '.join(PARTS)}; got {', '.join(unknown)}\n{__doc__}")
-    not_run = {part: why for part in parts if (why := lacks(part))}
-    for part, why in not_run.items():
-        if part in words[:at]:
-            raise SystemExit(f"{part}: {why}.")
-        print(f"Not run: {part}: {why}.")
-    parts = [part for part in parts if part not in not_run]
+    names = options.parts or PARTS
+    not_run = {name: why for name in names if (why := lacks(name))}
+    for name, why in not_run.items():
+        if name in options.parts:
+            raise SystemExit(f"{name}: {why}.")
+        print(f"Not run: {name}: {why}.")
     end_on_signals()
-    for part in parts:
-        python = ensure_environment(COMFYUI.get(part, NEWEST)).python
-    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
-        logs, started = {part: Path(folder, part) for part in parts}, {}
-        for part, path in logs.items():  # all at once: one by one they take twice the time
-            log = stack.enter_context(open(path, "w", encoding="utf-8"))
-            started[part] = start(part, pytest_arguments, python, log)
-            for process in started[part]:
-                stack.callback(process.terminate)
-        failed = [part for part in logs if not follow(started[part], logs[part])]
+    with tempfile.TemporaryDirectory() as folder:
+        parts = []
+        for name in names:
+            if name not in not_run:
+                python = ensure_environment(COMFYUI.get(name, NEWEST)).python
+                log = Path(folder, name)
+                log.touch()
+                parts.append(Part(name, python, log, options.comfyui, pytest_arguments))
+        failed = run_all(parts)
+    print("Took: " + ", ".join(f"{part.name} {part.seconds:.0f} s" for part in parts))
     if failed:
-        raise SystemExit(f"Failed: {', '.join(failed)}")
-    but = ", ".join(f"{part} ({why})" for part, why in not_run.items())
+        raise SystemExit(f"Failed: {', '.join(part.name for part in failed)}")
+    but = ", ".join(f"{name} ({why})" for name, why in not_run.items())
     print(f"All passed, but not run: {but}." if but else "All passed.")
 
 

@@ -8,11 +8,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from chromium import HOW_TO_GET_ONE, find_chromium
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = Path(os.environ.get("RADIAL_ATTENTION_SCREENSHOTS") or ROOT / "output/browser")
-# Only drawing and dialogs differ from what a user gets. The server keeps them from page to page.
+# How long to wait for what should come, in seconds: a limit, so that a slow machine fails no test.
+PATIENCE = 120
+expect.set_options(timeout=PATIENCE * 1000)
+# Only drawing, dialogs and the time of a double click differ from what a user gets. The server
+# keeps them from page to page.
 SETTINGS = {
     "Comfy.TutorialCompleted": True,
     "Comfy.Notification.ShowVersionUpdates": False,
@@ -21,6 +25,8 @@ SETTINGS = {
     "Comfy.RightSidePanel.IsOpen": False,
     "Comfy.Minimap.Visible": False,  # it hides the corner of the graph
     "Comfy.Graph.CanvasInfo": False,
+    # A busy page is long about two clicks. So two clicks in one place are always a double click.
+    "Comfy.Pointer.DoubleClickTime": PATIENCE * 1000,
     "LiteGraph.Node.TooltipDelay": 100,
     "LiteGraph.Canvas.MinFontSizeForLOD": 0,  # a screenshot of a whole graph can be read
 }
@@ -84,6 +90,7 @@ def comfyui_page(browser: Browser, url: str, mode: str = "canvas") -> Iterator[P
                 watch.errors.append(f"{message.text} ({address})")
 
     with browser.new_context(viewport=SIZE) as context:
+        context.set_default_timeout(PATIENCE * 1000)
         page = context.new_page()
         WATCHES[page] = watch
         context.route("**/*", only_the_server)

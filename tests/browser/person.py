@@ -1,14 +1,17 @@
-"""What a person does on ComfyUI's page, by mouse and keyboard, and what is then on it."""
+"""What a person does on ComfyUI's page, by mouse and keyboard, and what is then on it.
 
-import contextlib
+Each step waits until the page shows what comes of it. None waits for a time, and none is repeated:
+two clicks in one place are a double click.
+"""
+
 import json
 import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from frontend import READY
-from playwright.sync_api import Locator, Page, TimeoutError, expect
+from frontend import PATIENCE, READY
+from playwright.sync_api import Locator, Page, expect
 
 NOWHERE = (960, 1040)  # on the canvas, below every graph
 
@@ -53,24 +56,24 @@ def only(page: Page, kind: str) -> str:
 
 
 def point(page: Page, node: str, place: str) -> tuple[float, float]:
-    """Where on the screen: a node's "title", the dot of an "input NAME" or "output NAME", or the
-    middle of a "widget NAME" as the canvas draws it."""
+    """Where on the screen: the dot of an "input NAME" or "output NAME", or the middle of a
+    "widget NAME" as the canvas draws it."""
     what, _, name = place.partition(" ")
-    x, y = page.evaluate(
+    drawn = page.wait_for_function(
         """([id, what, name]) => {
             const n = app.graph.getNodeById(id)
             const named = list => list.findIndex(x => x.name === name)
             const w = n.widgets?.find(w => w.name === name)
             const at = {
-                title: () => [n.pos[0] + n.size[0] / 2, n.pos[1] - 15],
                 input: () => n.getInputPos(named(n.inputs)),
                 output: () => n.getOutputPos(named(n.outputs)),
                 widget: () => [n.pos[0] + n.size[0] / 2, n.pos[1] + w.y + 10],
             }[what]()
-            return app.canvasPosToClientPos([at[0], at[1]])
+            return isFinite(at[1]) && app.canvasPosToClientPos([at[0], at[1]])
         }""",
-        [node, what, name],
+        arg=[node, what, name],
     )
+    x, y = drawn.json_value()
     return x, y
 
 
@@ -82,32 +85,26 @@ def blank(page: Page):
 def search(page: Page, words: str, at: tuple[float, float]) -> Locator:
     """Double-click the canvas and type; what is found."""
     field = page.get_by_role("combobox", name="Add a node")
-    press_until(page, lambda: page.mouse.dblclick(*at), field.is_visible)
+    page.mouse.dblclick(*at)
     field.fill(words)
     return page.get_by_test_id("result-item")
 
 
-def press_until(page: Page, press: Callable[[], None], done: Callable[[], bool]):
-    """Click until something is so: a busy page misses a click now and then."""
-    for _ in range(5):
-        with contextlib.suppress(TimeoutError):
-            press()
-        deadline = time.monotonic() + 3
-        while time.monotonic() < deadline:
-            if done():
-                return
-            page.wait_for_timeout(50)
-    raise AssertionError("five clicks did nothing")
+def press(button: Locator):
+    """Click it at once: what moves between the mouse's down and its up, as lists do while they
+    load, gets no click."""
+    button.evaluate("e => e.click()")
 
 
 def drop(page: Page, name: str, at: tuple[float, float]):
     """Search a node by its whole name and put it there."""
     found = search(page, name, at).filter(has_text=name).first
-    found.click()
+    press(found)
     found.wait_for(state="detached")
     hangs = "() => app.graph.nodes.some(n => n.flags.ghost)"  # on the mouse, until a click
     page.wait_for_function(hangs)
-    press_until(page, lambda: page.mouse.click(*at), lambda: not page.evaluate(hangs))
+    page.mouse.click(*at)
+    page.wait_for_function(f"() => !({hangs})()")
 
 
 def add(page: Page, kind: str) -> str:
@@ -123,9 +120,20 @@ def add(page: Page, kind: str) -> str:
     )
 
 
+def select(page: Page, node: str):
+    page.evaluate("id => app.canvas.selectItems([app.graph.getNodeById(id)])", node)
+
+
 def connect(page: Page, start: tuple[str, str], end: tuple[str, str]):
     """Drag a link from the output of a node, (id, name), to the input of another."""
     drag(page, point(page, start[0], f"output {start[1]}"), point(page, end[0], f"input {end[1]}"))
+    page.wait_for_function(
+        """([from, to, name]) => {
+            const input = app.graph.getNodeById(to).inputs.find(i => i.name === name)
+            return String(app.graph.links.get(input.link)?.origin_id) === from
+        }""",
+        arg=[start[0], *end],
+    )
 
 
 def drag(page: Page, start: tuple[float, float], end: tuple[float, float]):
@@ -145,9 +153,10 @@ def look_at(page: Page, *nodes: str):
             app.canvas.deselectAll()
             const {ds} = app.canvas
             let before
-            do {  // it glides there
+            const frame = () => new Promise(requestAnimationFrame)
+            do {  // it glides there, a bit in each frame
                 before = [ds.scale, ...ds.offset].join()
-                await new Promise(done => setTimeout(done, 100))
+                await frame(), await frame(), await frame()
             } while (before !== [ds.scale, ...ds.offset].join())
         }""",
         nodes,
@@ -176,43 +185,34 @@ def complaints(page: Page) -> list[str]:
 
 @dataclass(frozen=True)
 class Run:
-    """How a run from the page went: its error or None, the titles of the tab meanwhile, and the
-    nodes that had a bar of progress on them."""
+    """How a run from the page went: its error or None, and what it heard of each node's progress,
+    such as ["1/6", "2/6"]."""
 
     error: str | None
-    titles: list[str]
-    bars: set[str]
+    progress: dict[str, list[str]]
 
 
-def run(page: Page, seconds: float = 90) -> Run:
+def run(page: Page, seconds: float = PATIENCE) -> Run:
     """Press Run and wait for the end. Raises AssertionError if the server refuses the graph."""
     page.evaluate(
         """() => {
-            const seen = window.seen = {done: false, error: null, titles: [], bars: {}}
+            const seen = window.seen = {done: false, error: null, progress: {}}
             const listen = (event, f) => app.api.addEventListener(event, f)
             listen('execution_success', () => seen.done = true)
             for (const event of ['execution_error', 'execution_interrupted'])
                 listen(event, e => { seen.done = true; seen.error = JSON.stringify(e.detail) })
-            const look = () => {
-                if (seen.titles.at(-1) !== document.title) seen.titles.push(document.title)
-                for (const n of app.graph.nodes) {
-                    const html = document.querySelector(`[data-node-id="${n.id}"]`)
-                    const bar = html?.querySelector('.bg-primary-500[style*=width]')
-                    if (html ? bar : n.progress) seen.bars[n.id] = true
-                }
-                if (!seen.done) setTimeout(look, 50)
-            }
-            look()
+            listen('progress', ({detail: {node, value, max}}) =>
+                (seen.progress[node] ??= []).push(`${value}/${max}`))
         }"""
     )
     with page.expect_response(lambda answer: answer.url.endswith("/prompt")) as answer:
-        page.get_by_test_id("queue-button").click()
+        press(page.get_by_test_id("queue-button"))
     assert answer.value.ok, answer.value.text()
     page.wait_for_function("() => seen.done", timeout=seconds * 1000)
     idle = re.compile(r"^\s*0 active")
-    expect(page.get_by_test_id("queue-overlay-toggle")).to_have_text(idle, timeout=15_000)
+    expect(page.get_by_test_id("queue-overlay-toggle")).to_have_text(idle)
     seen = page.evaluate("() => seen")
-    return Run(seen["error"], seen["titles"], set(seen["bars"]))
+    return Run(seen["error"], seen["progress"])
 
 
 def type_number(page: Page, node: str, widget: str, value: float):
@@ -223,8 +223,7 @@ def type_number(page: Page, node: str, widget: str, value: float):
         page.keyboard.press("Enter")
     else:
         field = page.locator(".graphdialog input")
-        at = point(page, node, f"widget {widget}")
-        press_until(page, lambda: page.mouse.dblclick(*at), field.is_visible)
+        page.mouse.dblclick(*point(page, node, f"widget {widget}"))
         field.fill(str(value))
         page.keyboard.press("Enter")
     eventually(page, lambda: widgets_on(page)[node][widget], value)
@@ -246,9 +245,9 @@ def drawn_as_html(page: Page) -> bool:
     return page.evaluate("() => LiteGraph.vueNodesMode")
 
 
-def eventually(page: Page, read: Callable, wanted, seconds: float = 10):
+def eventually(page: Page, read: Callable, wanted):
     """Assert that `read()` gives what is wanted, now or soon."""
-    deadline = time.monotonic() + seconds
+    deadline = time.monotonic() + PATIENCE
     while (got := read()) != wanted and time.monotonic() < deadline:
         page.wait_for_timeout(100)
     assert got == wanted

@@ -4,7 +4,20 @@ import re
 
 import pytest
 from frontend import screenshot
-from person import add, blank, choose, drop, only, open_file, point, press_until, search, widgets_on
+from person import (
+    add,
+    blank,
+    choose,
+    drop,
+    eventually,
+    only,
+    open_file,
+    point,
+    press,
+    search,
+    select,
+    widgets_on,
+)
 from playwright.sync_api import expect
 
 MIDDLE = (900, 500)
@@ -37,7 +50,7 @@ def test_a_node_that_is_dropped_has_its_widgets_and_defaults(page, definitions):
         defaults = {k: default(*spec) for k, spec in inputs.items() if is_widget(*spec)}
         shown = widgets_on(page)[node]
         assert {name: shown.get(name) for name in defaults} == defaults, kind
-        assert has_room(page, node), f"{kind}: widgets reach over the edge of the node"
+        eventually(page, lambda node=node: has_room(page, node), True)
         screenshot(page, f"node-{kind}")
 
 
@@ -56,6 +69,7 @@ def default(kind, options=None):
 
 
 def has_room(page, node):
+    """Whether its widgets, once they are drawn, end above its lower edge."""
     return page.evaluate(
         """id => {
             const n = app.graph.getNodeById(id)
@@ -94,18 +108,15 @@ def test_the_help_page_opens_with_its_picture(page, definitions):
         node = add(page, kind)
         panel = page.get_by_test_id("properties-panel")
         title = panel.get_by_role("heading", name=definition["display_name"]).first
-        press_until(page, lambda node=node: ask_for_help(page, node), title.is_visible)
+        select(page, node)
+        press(page.get_by_test_id("info-button"))
+        expect(title).to_be_visible()
         picture = panel.locator("img").first
         expect(picture).to_have_attribute("src", re.compile("/extensions/radial-attention/docs/"))
         picture.scroll_into_view_if_needed()
         page.wait_for_function("e => e.complete", arg=picture.element_handle())
         assert picture.evaluate("e => e.naturalWidth") > 0, f"{kind}: the picture is not there"
         screenshot(page, f"help-{kind}")
-
-
-def ask_for_help(page, node):
-    page.mouse.click(*point(page, node, "title"))
-    page.get_by_test_id("info-button").click(timeout=3000)
 
 
 def test_html_nodes_take_every_choice(html_page, definitions):
@@ -115,9 +126,10 @@ def test_html_nodes_take_every_choice(html_page, definitions):
         page.evaluate("() => app.graph.clear()")
         node = add(page, kind)
         html = page.locator(f'[data-node-id="{node}"]')
+        expect(html).to_be_visible()
         more = html.get_by_test_id("advanced-inputs-button")
         if more.count():
-            more.click()
+            press(more)
         for widget, choices in page.evaluate(CHOICES, node).items():
             for choice in (choices[-1], choices[0]):
                 choose(page, node, widget, str(choice))

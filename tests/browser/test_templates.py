@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, check_watch, take_watch
 from frontend import READY, comfyui_page, screenshot
-from person import complaints, eventually, graph_on, open_file, overlaps, words_on
+from person import complaints, eventually, graph_on, open_file, overlaps, press, words_on
 from playwright.sync_api import expect
 
 FILES = sorted((ROOT / "workflows").glob("*.json"))
@@ -53,7 +53,7 @@ def without_files(value):
 
 
 def test_the_gallery_shows_each_with_its_picture(page):
-    page.get_by_role("button", name="Templates").first.click()
+    press(page.get_by_role("button", name="Templates").first)
     for path in FILES:
         card = page.get_by_test_id(f"template-workflow-{path.stem}")
         card.scroll_into_view_if_needed()
@@ -75,15 +75,15 @@ def test_complaints_of_the_page_are_heard(used_page):
     open_file(used_page, graph)
     overlay = used_page.get_by_test_id("error-overlay")
     expect(overlay).to_be_visible()
-    assert "node NoSuchNode" in complaints(used_page)
+    eventually(used_page, lambda: "node NoSuchNode" in complaints(used_page), True)
     assert used_page.evaluate(IMPOSSIBLE_VALUES) == ["VAELoader.vae_name = nowhere.safetensors"]
     take_watch(used_page)  # the page asks the registry of nodes
 
 
 def open_template(page, path: Path):
     page.keyboard.press("Escape")  # out of what a test before this one left open
-    page.get_by_role("button", name="Templates").first.click()
-    page.get_by_test_id(f"template-workflow-{path.stem}").click()
+    press(page.get_by_role("button", name="Templates").first)
+    press(page.get_by_test_id(f"template-workflow-{path.stem}"))
     page.wait_for_function(
         "name => app.extensionManager.workflow.activeWorkflow.filename === name", arg=path.stem
     )
@@ -101,7 +101,7 @@ def test_it_opens_whole_and_tidy(gallery, mode, path):
     assert links(shown) == links(saved)
     assert contents(shown) == contents(saved)
     assert gallery.evaluate(IMPOSSIBLE_VALUES) == []
-    assert overlaps(gallery) == []
+    eventually(gallery, lambda: overlaps(gallery), [])
     tell_of_a_run(gallery)
     eventually(gallery, lambda: overlaps(gallery), [])
     screenshot(gallery, f"{name}-ran")
@@ -118,7 +118,7 @@ def tell_of_a_run(page):
         STATUS,
     )
     for node in patches(page):
-        assert "radial" in words_on(page, node)
+        eventually(page, lambda node=node: "radial" in words_on(page, node), True)
 
 
 def patches(page) -> list[str]:
@@ -164,9 +164,9 @@ def test_missing_models_are_offered_with_their_place_and_address(without_models,
     }
     assert files == set(wanted) != set()
     expect(page.get_by_test_id("error-overlay")).to_be_visible()
-    assert offered(page) == wanted
+    eventually(page, lambda: offered(page), wanted)
     if path == FILES[0]:
-        page.get_by_test_id("error-overlay-see-errors").click()
+        press(page.get_by_test_id("error-overlay-see-errors"))
         screenshot(page, "missing-models")
     errors, _ = take_watch(page)  # the page itself asks how large they are
     assert not errors, errors

@@ -64,7 +64,7 @@ def queue(server, graph: dict) -> str | Outcome:
     return Outcome("refused", "\n".join(f"{e['message']}: {e.get('details', '')}" for e in errors))
 
 
-def wait(server, prompt_id: str, seconds: float = 60) -> Outcome:
+def wait(server, prompt_id: str, seconds: float = 180) -> Outcome:
     """What became of a prompt in the queue."""
     deadline = time.monotonic() + seconds
     while not (history := get(server, f"/history/{prompt_id}")):

@@ -1,6 +1,8 @@
 """The real ComfyUI in this process: its loader loads the pack, its sampler runs the models.
 
-RADIAL_ATTENTION_COMFYUI_VERSION chooses the ComfyUI; without it, it is the newest.
+RADIAL_ATTENTION_COMFYUI_VERSION chooses the ComfyUI; without it, it is the newest. In place of that
+RADIAL_ATTENTION_COMFYUI may be the folder of another, such as its master: it runs in the Python of
+the newest.
 """
 
 import asyncio
@@ -20,9 +22,12 @@ PACK = Path(__file__).parents[2]
 sys.path.insert(0, str(PACK / "workflows"))
 
 from headless.environment import NEWEST, OLDEST, ensure_environment  # noqa: E402
+from headless.server import standin_server  # noqa: E402
 
 VERSION = os.environ.get("RADIAL_ATTENTION_COMFYUI_VERSION", NEWEST.version)
 ENVIRONMENT = ensure_environment({each.version: each for each in (NEWEST, OLDEST)}[VERSION])
+if folder := os.environ.get("RADIAL_ATTENTION_COMFYUI"):
+    ENVIRONMENT = dataclasses.replace(ENVIRONMENT, comfyui=Path(folder))
 sys.path.insert(0, str(ENVIRONMENT.comfyui))
 
 from comfy.cli_args import args  # noqa: E402
@@ -56,10 +61,14 @@ def newest_only(reason):
     return pytest.mark.skipif(VERSION != NEWEST.version, reason=f"ComfyUI {VERSION}: {reason}")
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest deselects by marks
 def pytest_collection_modifyitems(items):
     for item in items:
         if reason := NEWEST_ONLY.get(item.path.name):
             item.add_marker(newest_only(reason))
+        # The pack's own logic is proven on the newest.
+        if VERSION == OLDEST.version and not item.get_closest_marker("oldest"):
+            item.add_marker("slow")
 
 
 @pytest.fixture(scope="session")
@@ -76,6 +85,14 @@ def stand_ins():
 
 
 @pytest.fixture(scope="session")
+def server(environment, stand_ins):
+    """A ComfyUI with the pack in it. Tests of all files share it: it takes seconds to start."""
+    with standin_server(environment, stand_ins) as server:
+        yield server
+        server.check()
+
+
+@pytest.fixture(scope="session")
 def wan_weights(stand_ins):
     """State dict and metadata of the stand-in Wan 2.1 T2V."""
     import comfy.utils
@@ -88,6 +105,13 @@ def wan_weights(stand_ins):
 def wan(wan_weights):
     """A MODEL of the stand-in Wan 2.1 T2V, 3 blocks."""
     return load(*wan_weights)
+
+
+def with_blocks(number, weights, metadata):
+    """A MODEL of the first blocks of the stand-in alone: quicker to compile, for one."""
+    index = {name: int(name.split(".")[1]) for name in weights if name.startswith("blocks.")}
+    kept = {name: x for name, x in weights.items() if index.get(name, 0) < number}
+    return load(kept, metadata)
 
 
 def load(weights, metadata):

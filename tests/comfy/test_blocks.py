@@ -7,6 +7,7 @@ run on, before their first use.
 import functools
 from collections import Counter
 
+import comfy.model_management
 import pytest
 import torch
 import zoo
@@ -64,6 +65,7 @@ def test_fused_blocks_compute_what_comfyuis_do(case, ran):
     assert not any("forward" in vars(module) for module in net.modules())
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason="runs the kernels in Triton's interpreter")
 @pytest.mark.parametrize("name", ["wan i2v", "hunyuan padded prompt", "hunyuan 1.5 i2v"])
 def test_the_kernels_in_their_blocks(name, ran, monkeypatch):
@@ -191,6 +193,43 @@ class Another(torch.nn.Module):
         return self.inner(x)
 
 
-def test_gradients_are_not_cut():
-    fused = pack_module("radial_core.fused")
-    assert fused.why_not(torch.zeros(1, dtype=torch.bfloat16)) == "gradients"
+def as_a_kernel(run, ran):
+    """What it writes has no history."""
+
+    @torch.no_grad()
+    def operation(*arguments, **named):
+        ran.append(run)
+        return run(*arguments, **named)
+
+    return operation
+
+
+OPERATIONS = ("rms_norm_rope", "layer_norm_modulate", "add_gated", "beside_gelu")
+
+
+def test_gradients_are_not_cut(wan, monkeypatch):
+    """The fused operations have none, so with gradients the blocks are ComfyUI's own."""
+    fused, blocks = pack_module("radial_core.fused"), pack_module("nodes.blocks")
+    monkeypatch.setattr(comfy.model_management, "in_training", True)
+    monkeypatch.setattr(fused, "capability", lambda device: (9, 0))
+    monkeypatch.setattr(fused, "DTYPES", (torch.float32,))
+    monkeypatch.setattr(fused, "_first_wrong", lambda *kind: None)
+    monkeypatch.setattr(fused, "_launched", lambda *arguments, **options: False)
+    ran = []
+    for name in OPERATIONS:
+        monkeypatch.setattr(fused, name, as_a_kernel(getattr(fused, name), ran))
+    net = wan.clone().model.diffusion_model
+    x, time, text = torch.randn(1, 16, 3, 8, 8), torch.tensor([500.0]), torch.randn(1, 20, 16)
+
+    def gradient():
+        x.grad = None
+        net(x.requires_grad_(), time, text).square().sum().backward()
+        return x.grad
+
+    with torch.enable_grad():
+        plain = gradient()
+        with blocks.fused_blocks(net):
+            assert difference(gradient(), plain) < 1e-6 and not ran
+    with torch.no_grad(), blocks.fused_blocks(net):
+        net(x.detach(), time, text)
+    assert ran

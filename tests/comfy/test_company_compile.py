@@ -8,7 +8,14 @@ from comfy.ldm.modules.attention import attention_pytorch
 from comfy_extras.nodes_context_windows import ContextWindowsManualNode
 from comfy_extras.nodes_easycache import EasyCacheNode
 from comfy_extras.nodes_torch_compile import TorchCompileModel
-from conftest import difference, lora, patch, prompt, sample
+from conftest import difference, lora, patch, prompt, sample, with_blocks
+
+BLOCKS = 2
+
+
+@pytest.fixture(scope="module")
+def wan(wan_weights):
+    return with_blocks(BLOCKS, *wan_weights)
 
 
 @pytest.fixture(autouse=True)

@@ -10,7 +10,6 @@ from comfy.nested_tensor import NestedTensor
 from conftest import BLOCKS, pack_module, patch, sample
 from headless.client import run_graph
 from headless.graph import load_graph, set_inputs
-from headless.server import standin_server
 from probing import measured, probe
 
 import nodes
@@ -182,9 +181,7 @@ def test_every_input_and_output_says_what_it_is(node):
     assert all(each.tooltip for each in (*schema.inputs, *schema.outputs))
 
 
-def test_a_graph_that_measures_and_then_samples_with_what_it_found(
-    environment, stand_ins, tmp_path
-):
+def test_a_graph_that_measures_and_then_samples_with_what_it_found(server, tmp_path):
     """A short run behind the probe, then the real one: two samplers, in a real server."""
     small = {"width": 128, "height": 128, "length": 65, "steps": 2}
     graph = set_inputs(load_graph("wan21_t2v"), small)
@@ -207,8 +204,7 @@ def test_a_graph_that_measures_and_then_samples_with_what_it_found(
     graph["4"]["inputs"] |= {**found, "dense_steps": 0, "dense_last_steps": 0}
     del graph["10"], graph["11"], graph["12"]
     graph["24"] = node("PreviewAny", source=["9", 0])
-    with standin_server(environment, stand_ins) as server:
-        result = asyncio.run(run_graph(server.url, graph, tmp_path, server.check))
+    result = asyncio.run(run_graph(server.url, graph, tmp_path, server.check))
     texts = dict(result.texts)
     assert "Measured: 3 of 3 blocks in steps 0, 1 of 2" in texts["RadialAttentionCompare"]
     words = texts["RadialSettingsSearch"].partition(": ")[2]

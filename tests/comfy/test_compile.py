@@ -11,11 +11,32 @@ from comfy.ldm.modules.attention import attention_pytorch
 from comfy_api.torch_helpers import set_torch_compile_wrapper
 from comfy_extras import nodes_train
 from comfy_extras.nodes_torch_compile import TorchCompileModel, skip_torch_compile_dict
-from conftest import BLOCKS, ask_the_hook, difference, pack_module, patch, sample, with_override
+from conftest import (
+    ask_the_hook,
+    difference,
+    pack_module,
+    patch,
+    sample,
+    with_blocks,
+    with_override,
+)
 from torch._dynamo.backends.common import aot_autograd
 
 SETTINGS = {"dense_steps": 1, "dense_last_steps": 1, "dense_blocks": 1}
 STEPS = 4
+BLOCKS = 2  # tracing them takes most of the time
+
+pytestmark = pytest.mark.oldest
+
+
+@pytest.fixture(scope="module")
+def wan(wan_weights):
+    return with_blocks(BLOCKS, *wan_weights)
+
+
+@pytest.fixture(scope="module")
+def one_block(wan_weights):
+    return with_blocks(1, *wan_weights)
 
 
 @pytest.fixture
@@ -82,7 +103,7 @@ def test_settings_and_the_lack_of_any_are_not_baked_in(wan, graphs, summaries):
     """One compiled model, with this node and without, as for comparing."""
     model, dense = compiled(wan, graphs), sample(wan)
     assert difference(sample(model), dense) < 1e-6
-    for settings in ({}, {"decay": 1.0}, {"dense_blocks": 2}):
+    for settings in ({}, {"decay": 1.0}, {"dense_blocks": 1}):
         plain = sample(patch(wan, **settings))
         assert difference(sample(patch(model, **settings)), plain) < 1e-6
         assert difference(sample(model), dense) < 1e-6
@@ -90,10 +111,10 @@ def test_settings_and_the_lack_of_any_are_not_baked_in(wan, graphs, summaries):
     assert (len(graphs), graph_breaks()) == (2, 0)
 
 
-def test_another_prompt_and_another_size(wan, graphs, summaries):
-    model = compiled(patch(wan), graphs)
+def test_another_prompt_and_another_size(one_block, graphs, summaries):
+    model = compiled(patch(one_block), graphs)
     for case in ({}, {"text_tokens": 33}, {"text_tokens": 47}, {"frames": 13}):
-        assert difference(sample(model, **case), sample(patch(wan), **case)) < 1e-6
+        assert difference(sample(model, **case), sample(patch(one_block), **case)) < 1e-6
         assert summaries[-2] == summaries[-1]
     assert (len(graphs), graph_breaks()) == (3, 0)  # as many as without this node
 
@@ -102,9 +123,9 @@ def test_another_prompt_and_another_size(wan, graphs, summaries):
 @ORDERS
 def test_only_the_blocks_are_compiled(wan, graphs, summaries, options, order):
     """As some nodes do: then the blocks share graphs, but not their index."""
-    settings = {"dense_steps": 1, "dense_blocks": 2}
+    settings = {"dense_steps": 1, "dense_blocks": 1}
 
-    def with_blocks(model):
+    def with_compiled_blocks(model):
         model = model.clone()
         keys = [f"diffusion_model.blocks.{i}" for i in range(BLOCKS)]
         set_torch_compile_wrapper(model, graphs, options=options, keys=keys)
@@ -112,13 +133,14 @@ def test_only_the_blocks_are_compiled(wan, graphs, summaries, options, order):
 
     plain = sample(patch(wan, **settings), steps=3)
     if order == "patched, then compiled":
-        model = with_blocks(patch(wan, **settings))
+        model = with_compiled_blocks(patch(wan, **settings))
     else:
-        model = patch(with_blocks(wan), **settings)
+        model = patch(with_compiled_blocks(wan), **settings)
     assert difference(sample(model, steps=3), plain) < 1e-6
     assert graph_breaks() == 0 and len(graphs) <= 2  # the first block's input has other strides
     assert summaries[0] == summaries[1]
-    assert summaries[0]["dense_calls"]["dense block"] == 4
+    assert summaries[0]["dense_calls"]["dense block"] == 2
+    assert summaries[0]["radial_calls"] == 2 * (BLOCKS - 1)
 
 
 def test_no_cuda_graph_replays_a_decision():
@@ -270,7 +292,7 @@ def gradient(model):
     return weight.grad
 
 
-@pytest.mark.parametrize("depth", [1, 2])
+@pytest.mark.parametrize("depth", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_checkpoints_leave_the_graph_and_gradients_are_right(
     wan, graphs, summaries, monkeypatch, depth
 ):
@@ -283,10 +305,10 @@ def test_checkpoints_leave_the_graph_and_gradients_are_right(
 
 
 def test_a_torch_without_gradients_in_ops_trains_outside_of_the_graph(
-    wan, graphs, summaries, monkeypatch
+    one_block, graphs, summaries, monkeypatch
 ):
     monkeypatch.setattr(comfy.model_management, "in_training", True)
-    model = patch(wan)
+    model = patch(one_block)
     eager = gradient(model)
     monkeypatch.setattr(pack_module("nodes.compiled"), "outside_of_ops", None)
     assert difference(gradient(compiled(model, graphs)), eager) < 1e-5
@@ -307,38 +329,35 @@ def test_training_is_one_graph(wan, graphs, summaries, monkeypatch):
     assert not pack_module("nodes.compiled_op")._calls  # let go of when the run ended
 
 
-@pytest.fixture
-def with_a_break(wan):
-    """A model with a patch in each block that no graph can hold: the blocks share their graphs."""
-    model = wan.clone()
+def with_a_break(model):
+    """With a patch in each block that no graph can hold: the blocks share their graphs."""
+    model = model.clone()
     model.set_model_attn1_patch(torch.compiler.disable(lambda arguments: arguments["x"]))
     return model
 
 
-@pytest.mark.parametrize("dense_blocks", [0, 1, 2])
-def test_blocks_are_told_apart_where_the_graph_breaks(
-    with_a_break, graphs, summaries, dense_blocks
-):
-    settings = {"dense_steps": 1, "dense_blocks": dense_blocks}
-    plain = sample(patch(with_a_break, **settings), steps=STEPS)
-    model = compiled(patch(with_a_break, **settings), graphs)
-    assert difference(sample(model, steps=STEPS), plain) < 1e-6
+@pytest.mark.parametrize("dense_blocks", [pytest.param(0, marks=pytest.mark.slow), 1])
+def test_blocks_are_told_apart_where_the_graph_breaks(wan, graphs, summaries, dense_blocks):
+    settings, broken = {"dense_steps": 1, "dense_blocks": dense_blocks}, with_a_break(wan)
+    plain = sample(patch(broken, **settings), steps=2)
+    model = compiled(patch(broken, **settings), graphs)
+    assert difference(sample(model, steps=2), plain) < 1e-6
     assert graph_breaks() > 0
-    assert summaries[0]["radial_calls"] == (STEPS - 1) * (BLOCKS - dense_blocks)
+    assert summaries[0]["radial_calls"] == BLOCKS - dense_blocks
     assert summaries[0]["dense_calls"] == summaries[1]["dense_calls"]
 
 
-def test_sizes_are_told_apart_where_the_graph_breaks(with_a_break, graphs, summaries):
+def test_sizes_are_told_apart_where_the_graph_breaks(one_block, graphs, summaries):
     """Both have 540 tokens."""
-    wide = {"frames": 5, "height": 12, "width": 36}
-    model = compiled(patch(with_a_break), graphs)
+    wide, broken = {"frames": 5, "height": 12, "width": 36}, with_a_break(one_block)
+    model = compiled(patch(broken), graphs)
     sample(model)
-    assert difference(sample(model, **wide), sample(patch(with_a_break), **wide)) < 1e-6
+    assert difference(sample(model, **wide), sample(patch(broken), **wide)) < 1e-6
     assert summaries[1]["density"] == summaries[2]["density"] != summaries[0]["density"]
 
 
-def test_says_when_a_graph_from_before_the_node_ran(with_a_break, graphs, summaries, caplog):
-    model = compiled(with_a_break, graphs)
+def test_says_when_a_graph_from_before_the_node_ran(one_block, graphs, summaries, caplog):
+    model = compiled(with_a_break(one_block), graphs)
     sample(model)
     caplog.set_level("WARNING", "radial_attention")
     sample(patch(model))
@@ -385,6 +404,7 @@ def test_the_op_is_one_to_the_compiler():
         torch.library.opcheck(op, (on_the_cpu, *arguments), test_utils=tests)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("g++"), reason="inductor needs a C++ compiler")
 def test_by_inductor(wan, graphs, summaries):
     model = compiled(patch(wan, **SETTINGS), "inductor")

@@ -1,4 +1,4 @@
-"""The sentences, on measurements made up so that each has something to say."""
+"""What is found in measurements made up so that there is something: the figures, not the words."""
 
 from conftest import pack_module
 
@@ -27,64 +27,62 @@ def lines(error, sink=1, dense_blocks=1, steps=(3, 6)):
     return findings(found.Measurements(*everything)).split("\n")
 
 
+def line_with(text, *facts):
+    """The only line that has all of them."""
+    (line,) = (line for line in text if all(fact in line for fact in facts))
+    return line
+
+
 def test_where_it_stands_and_what_was_measured():
     first, *_, last = lines(lambda decay, sink, step, block: 0.1)
-    assert first.startswith("Now (decay 0.5, 1 sink frame, 1 dense block; the settings of nobody):")
-    assert "error 0.097, 90 % of the attention kept; by estimate attention is " in first
-    assert last.startswith(
-        "Measured: 20 of 20 blocks in steps 3, 6 of 9 (from 0), 21 latent frames"
-    )
+    for fact in ("decay 0.5", "1 sink frame", "1 dense block", "nobody", "error 0.097", "90 %"):
+        assert fact in first
+    for fact in ("20 of 20 blocks", "steps 3, 6 of 9", "21 latent frames"):
+        assert fact in last
 
 
 def test_a_wider_mask_that_halves_the_error_or_the_best_there_is():
     text = lines(lambda decay, sink, step, block: 0.05 / decay)
-    assert any(x.startswith("Decay 1 in place of 0.5: error 0.097 -> 0.049, att") for x in text)
+    line_with(text, "Decay 1 ", "error 0.097 -> 0.049")
     text = lines(lambda decay, sink, step, block: 0.1 * decay**-0.2)
-    assert any(x.startswith("Decay 4 in place of 0.5: error 0.11 -> 0.074, att") for x in text)
-    assert "A larger decay would change little." in lines(lambda decay, sink, step, block: 0.1)
+    line_with(text, "Decay 4 ", "error 0.11 -> 0.074")
+    line_with(lines(lambda decay, sink, step, block: 0.1), "larger decay", "little")
 
 
 def test_a_narrower_mask_is_faster():
-    (line,) = (x for x in lines(lambda *_: 0.1) if x.startswith("Decay 0.2 in place of 0.5"))
+    line = line_with(lines(lambda *_: 0.1), "Decay 0.2 ")
     assert line.count("shorter") == 2 and "longer" not in line
 
 
 def test_first_blocks_that_stand_out():
     text = lines(lambda decay, sink, step, block: 0.5 if block < 3 else 0.05)
-    assert any(x.startswith("With the first 2 blocks dense: error ") for x in text)
+    line_with(text, "first 2 blocks dense", "error")
     text = lines(lambda decay, sink, step, block: 0.1 if block else 0.0)
-    less = "The dense blocks have less error than the others: radial, error 0.097 -> 0.097, att"
-    assert any(x.startswith(less) for x in text)
-    assert "More dense blocks would change little." in lines(lambda *_: 0.1)
+    line_with(text, "dense blocks", "less error", "error 0.097 -> 0.097")
+    line_with(lines(lambda *_: 0.1), "More dense blocks", "little")
     text = lines(lambda decay, sink, step, block: (0.14 if block < 5 else 0.1) / decay**2)
-    assert "More dense blocks do less than a larger decay does in the same time." in text
+    line_with(text, "More dense blocks", "larger decay")
 
 
 def test_the_sink():
     text = lines(lambda decay, sink, step, block: (0.3, 0.1, 0.1)[sink])
-    assert any(
-        x.startswith("Keep the sink: with no sink frames, error 0.097 -> 0.29") for x in text
-    )
+    line_with(text, "no sink frames", "Keep", "error 0.097 -> 0.29")
     text = lines(lambda decay, sink, step, block: (0.1, 0.1, 0.05)[sink])
-    assert any(x.startswith("With no sink frames: error 0.097 -> 0.097") for x in text)
+    assert "Keep" not in line_with(text, "no sink frames", "error 0.097 -> 0.097")
     text = lines(lambda decay, sink, step, block: (0.1, 0.05, 0.04)[sink], sink=0)
-    assert any(x.startswith("With 1 sink frame: error 0.097 -> 0.049") for x in text)
+    line_with(text, "1 sink frame", "error 0.097 -> 0.049")
 
 
 def test_steps_that_stand_out():
     text = lines(lambda decay, sink, step, block: 0.6 / step)
-    assert (
-        "Step 3 has 2.0 times the error of step 6: dense_steps help more than dense_last_steps."
-        in text
-    )
+    line = line_with(text, "Step 3 has 2.0 times", "step 6")
+    assert line.index("dense_steps") < line.index("dense_last_steps")  # these help more
     text = lines(lambda decay, sink, step, block: 0.01 * step)
-    assert (
-        "Step 6 has 2.0 times the error of step 3: dense_last_steps help more than dense_steps."
-        in text
-    )
-    assert not any("times the error of step" in line for line in lines(lambda *_: 0.1))
+    line = line_with(text, "Step 6 has 2.0 times", "step 3")
+    assert line.index("dense_last_steps") < line.index("dense_steps")
+    assert not any("dense_last_steps" in line for line in lines(lambda *_: 0.1))
 
 
 def test_a_mask_that_drops_nothing():
     text = lines(lambda *_: 0.0)
-    assert text[1] == "The mask drops nothing: the video is too short." and len(text) == 3
+    assert "drops nothing" in text[1] and len(text) == 3

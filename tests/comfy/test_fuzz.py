@@ -13,11 +13,12 @@ from pathlib import Path
 import pytest
 from api import ask, get, post
 from headless.graph import load_graph, set_inputs
-from headless.server import standin_server
 from whole_graph import OURS, SAMPLER, SMALL, around, our_nodes, sockets_and_widgets, whole_graph
 
 NAN, INFINITY = float("nan"), float("inf")
 LONG = "../" * 30_000
+
+pytestmark = pytest.mark.slow
 
 # No number, choice, or link, however it is read.
 BROKEN = [
@@ -80,13 +81,6 @@ PYTHONS = re.compile(
 )
 # ComfyUI's own checks of where links go, some of them in Python's words. No node has a say in them.
 COMFYUIS = re.compile(r"^Exception when validating (inner )?node: |^Dependency cycle detected: ")
-
-
-@pytest.fixture(scope="module")
-def server(environment, stand_ins):
-    with standin_server(environment, stand_ins) as server:
-        yield server
-        assert get(server, "/queue") == {"queue_running": [], "queue_pending": []}
 
 
 @pytest.fixture(scope="module")
@@ -304,6 +298,7 @@ def test_no_video_leaves_the_output_folder(server, prefix):
 
 def test_after_all_that(server, graph):
     assert_the_next_one_works(server, graph)
+    assert get(server, "/queue") == {"queue_running": [], "queue_pending": []}
 
 
 def assert_the_next_one_works(server, graph):

@@ -8,12 +8,14 @@ import pytest
 import torch
 from conftest import (
     BLOCKS,
+    EVERYTHING,
     SLOT,
     ask_the_hook,
     difference,
     pack_module,
     patch,
     sample,
+    with_lora,
     with_override,
     with_wrapper,
 )
@@ -94,24 +96,10 @@ def test_a_model_serves_many_prompts_and_sizes(wan, summaries):
 
 
 def test_lora_before_and_after(wan, summaries, any_density):
-    import comfy.sd
-
-    generator = torch.Generator().manual_seed(3)
-    lora = {}
-    for block in range(BLOCKS):
-        for name in "qkvo":
-            key = f"diffusion_model.blocks.{block}.self_attn.{name}"
-            lora[f"{key}.lora_A.weight"] = torch.randn(8, 256, generator=generator) / 16
-            lora[f"{key}.lora_B.weight"] = torch.randn(256, 8, generator=generator) / 3
-
-    def with_lora(model):
-        return comfy.sd.load_lora_for_models(model, None, lora, 1.0, 0)[0]
-
     before, after = sample(patch(with_lora(wan))), sample(with_lora(patch(wan)))
     assert torch.equal(before, after)
     assert difference(before, sample(patch(wan))) > 1e-3
-    everything = {"sink_frames": 100, "decay": 4.0}
-    assert difference(sample(patch(with_lora(wan), **everything)), sample(with_lora(wan))) < 1e-4
+    assert difference(sample(patch(with_lora(wan), **EVERYTHING)), sample(with_lora(wan))) < 1e-4
     assert all(s["radial_calls"] == BLOCKS * s["model_calls"] for s in summaries)
 
 

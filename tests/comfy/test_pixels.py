@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import difference, load, pack_module, patch, sample
+from conftest import difference, load, pack_module, patch, sample, with_blocks
 
 CASES = {
     "cfg in one batch": {},
@@ -106,9 +106,7 @@ def test_image_to_video(summaries, any_density):
 def test_what_a_token_sees_in_the_models_own_output(wan_weights):
     """Change one patch of one frame: in a one-block model just those patches of the output may
     change that see it. This ties the mask to the pixels, whatever the code thinks of the layout."""
-    weights, metadata = wan_weights
-    weights = {k: v for k, v in weights.items() if not k.startswith(("blocks.1.", "blocks.2."))}
-    model = load(weights, metadata)
+    model = with_blocks(1, *wan_weights)
     radial_core, _ = core()
     grid = frames, rows, columns = 9, 6, 10
     model = patch(model, sink_frames=0, decay=0.05)

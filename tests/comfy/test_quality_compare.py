@@ -24,6 +24,8 @@ from lab import record
 
 from radial_core import Schedule, VideoLayout
 
+pytestmark = pytest.mark.slow
+
 SIZE = replace(lab_model.TINY, frames=8, height=16, width=32)  # 8 frames of 8 x 16 tokens
 EVERYTHING = Row("", Mask("everything"))
 RADIAL = Row("", Mask("radial", 64, decay=0.2, sink_frames=1))

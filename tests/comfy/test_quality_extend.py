@@ -20,6 +20,8 @@ import model as lab_model
 import video
 from lab import record
 
+pytestmark = pytest.mark.slow
+
 CPU = torch.device("cpu")
 SIZE = lab_model.Size(layers=2, dim=256, frames=4, height=8, width=16)  # 32 tokens a frame
 RADIAL = extend_tune.Attention(radial=True, block_size=64)

@@ -16,6 +16,8 @@ import muon
 import train
 import video
 
+pytestmark = pytest.mark.slow
+
 CPU = torch.device("cpu")
 SMALL = model.Size(layers=2, dim=128, frames=3, height=8, width=12)
 

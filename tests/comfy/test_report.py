@@ -10,7 +10,6 @@ from comfy_api.latest import io
 from conftest import BLOCKS, pack_module, patch, sample
 from headless.client import run_graph
 from headless.graph import load_graph, set_inputs
-from headless.server import standin_server
 
 import nodes
 
@@ -147,12 +146,6 @@ def test_the_patch_node_knows_its_id(wan, summaries):
     sample(patch(wan))
     assert [summary["node"] for summary in summaries] == ["5:3", None]
     assert all(summary["status"].startswith("radial 100 %") for summary in summaries)
-
-
-@pytest.fixture(scope="module")
-def server(environment, stand_ins):
-    with standin_server(environment, stand_ins) as server:
-        yield server
 
 
 def test_in_a_server_a_report_that_is_added_later_finds_the_run(server, tmp_path, monkeypatch):

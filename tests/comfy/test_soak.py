@@ -14,7 +14,7 @@ from conftest import newest_only
 from headless.server import standin_server
 from whole_graph import OURS, SAMPLER, around, whole_graph
 
-pytestmark = newest_only("once is enough")
+pytestmark = [newest_only("once is enough"), pytest.mark.slow]
 
 PROMPTS = 200
 MOST_GROWTH = 12 * 2**20  # bytes, of medians: they stay within 1 MiB

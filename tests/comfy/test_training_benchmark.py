@@ -11,6 +11,8 @@ sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
 
 from end_to_end_models import load, override_of  # noqa: E402
 
+pytestmark = pytest.mark.slow
+
 CPU = torch.device("cpu")
 RANK = 4
 

@@ -1,4 +1,4 @@
-"""What is said of a run, and what it saved."""
+"""What is said of a run, and what it saved: the figures and the reasons, in whatever words."""
 
 import pytest
 from conftest import pack_module
@@ -54,51 +54,44 @@ MIXED = ["dense block", "radial", "radial", "radial"]
 
 
 @pytest.mark.parametrize(
-    "run, status",
+    "run, facts",
     [
-        (run_of("radial"), "radial 100 %: 1 step, 27.5 % of the map kept, triton"),
-        (
-            run_of("radial", "radial"),
-            "radial 100 %: all 2 steps, 27.5 % of the map kept, triton",
-        ),
+        (run_of("radial"), ["100 %", "1 step", "27.5 %", "triton"]),
+        (run_of("radial", "radial"), ["100 %", "2 steps"]),
         (
             run_of("dense step", "dense step", MIXED, MIXED, "dense step"),
-            "radial 30 %: 2 of 5 steps, 27.5 % of the map kept, triton; "
-            "dense: first 2 steps and last step, first block",
+            ["30 %", "2 of 5 steps", "first 2 steps", "last step", "first block"],
         ),
         (
             run_of("radial", "OutOfMemoryError", "OutOfMemoryError", "OutOfMemoryError"),
-            "radial 25 %: 1 of 4 steps, 27.5 % of the map kept, triton; "
-            "dense: OutOfMemoryError (last 3 steps)",
+            ["25 %", "1 of 4 steps", "OutOfMemoryError (last 3 steps)"],
         ),
         (
             run_of("radial", "no", "radial", "no", "no", "radial", "no", "radial"),
-            "radial 50 %: 4 of 8 steps, 27.5 % of the map kept, triton; "
-            "dense: no (4 of steps 1 to 6)",
+            ["50 %", "4 of 8 steps", "no (4 of steps 1 to 6)"],
         ),
-        (run_of("single frame", "single frame"), "nothing radial in 2 steps; dense: single frame"),
-        (run_of("dense step"), "nothing radial in 1 step; dense: first step"),
-        (run_of(*["dense step"] * 5), "nothing radial in 5 steps; dense: all 5 steps"),
-        (run_of(["radial", *["no"] * 999], blocks=1000), "radial 1 %: 1 step,"),
-        (run_of(["no", *["radial"] * 999], blocks=1000), "radial 99 %: 1 step,"),
+        (run_of("single frame", "single frame"), ["nothing radial", "2 steps", "single frame"]),
+        (run_of("dense step"), ["nothing radial", "first step"]),
+        (run_of(*["dense step"] * 5), ["nothing radial", "all 5 steps"]),
+        (run_of(["radial", *["no"] * 999], blocks=1000), [" 1 %"]),  # neither none nor all
+        (run_of(["no", *["radial"] * 999], blocks=1000), [" 99 %"]),
     ],
 )
-def test_the_status_line(run, status):
+def test_the_status_line(run, facts):
     said = pack_module("nodes.run.words").status(run)
-    assert said == status if not status.endswith(",") else said.startswith(status)
+    assert [fact for fact in facts if fact not in said] == [] and "\n" not in said
 
 
 def test_the_report_says_whether_the_saving_is_measured():
     words = pack_module("nodes.run.words")
     saving = {"seconds": 369.2, "speedup": 1.561, "how": "measured"}
     text = words.report(run_of("dense step", MIXED, saving=saving))
-    assert "Time: 4 s in the model, 50% of it self-attention." in text
-    assert "Saved: about 369 s; with dense self-attention throughout it would have taken" in text
-    assert "1.56 times as long (measured" in text
+    for fact in ("4 s in the model", "50%", "369 s", "1.56 times", "measured"):
+        assert fact in text
     text = words.report(run_of("radial", saving={**saving, "how": "estimated"}))
-    assert "(estimated from the kept share" in text
+    assert "estimated" in text and "measured" not in text
     text = words.report(run_of("radial", saving={**saving, "seconds": -2.0}))
-    assert "Saved: nothing, radial calls took 2 s more" in text
+    assert "2 s more" in text
 
 
 def test_a_report_without_times():
@@ -110,7 +103,7 @@ def test_a_report_without_times():
 def test_a_run_that_never_came_to_us():
     run, words = run_of(), pack_module("nodes.run.words")
     for said in (words.status(run), words.report(run), words.summary(run)):
-        assert "torch.compile may have kept a graph from before" in said
+        assert "torch.compile" in said
 
 
 SIZE = (2, 100)

@@ -11,7 +11,6 @@ import pytest
 from conftest import PACK, newest_only
 from headless.client import run_graph
 from headless.graph import load_graph, names, set_inputs
-from headless.server import standin_server
 from headless.small import stand_in_size
 from safetensors.torch import load_file
 
@@ -45,12 +44,6 @@ SPOKEN = {
     "train_length_lora": {"Radial Trim LoRA"},
 }
 NEEDS_NEWEST = {"train_length_lora": newest_only("no node that loads videos from a folder")}
-
-
-@pytest.fixture(scope="module")
-def server(environment, stand_ins):
-    with standin_server(environment, stand_ins) as server:
-        yield server
 
 
 @pytest.fixture(scope="module")

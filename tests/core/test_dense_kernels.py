@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
-from radial_core import dense, failures, proof
+from radial_core import VideoLayout, dense, failures, proof
 from radial_core.dense import dense_attention, fastest_dense
 
 
@@ -32,6 +32,8 @@ def kernels(monkeypatch):
     for module, name in ((failures, "_lasting"), (proof, "_verdicts"), (failures, "_said")):
         monkeypatch.setattr(module, name, type(getattr(module, name))())
     monkeypatch.setattr(proof, "_tries", type(proof._tries)())
+    # How exact the real proof is: tests/core/test_dispatch.py.
+    monkeypatch.setattr(proof, "LAYOUT", VideoLayout(3, 5, 9, prefix=7, suffix=5))
     return made
 
 

@@ -7,6 +7,12 @@ from released_rule import released_block_map, token_mask
 from radial_core import RadialPattern, VideoLayout, make_plan
 
 
+def seeds(quick, all_of_them):
+    """Numbers for a test, of which those beyond the first are slow."""
+    more = (pytest.param(seed, marks=pytest.mark.slow) for seed in range(quick, all_of_them))
+    return pytest.mark.parametrize("seed", [*range(quick), *more])
+
+
 def draw(seed):
     """Settings of one case whose frames are whole blocks, drawn anew from the seed."""
     rng = random.Random(seed)
@@ -17,7 +23,7 @@ def draw(seed):
     return VideoLayout(frames, height, width), RadialPattern(decay, sink, rng.choice([64, 128]))
 
 
-@pytest.mark.parametrize("seed", range(240))
+@seeds(60, 240)
 def test_equals_the_released_rule_on_whole_block_frames(seed):
     layout, pattern = draw(seed)
     expected = released_block_map(
@@ -69,7 +75,7 @@ def odd_layout(rng, frames=None):
     )
 
 
-@pytest.mark.parametrize("seed", range(60))
+@seeds(25, 60)
 def test_a_token_keeps_its_own_place_in_every_frame_the_rule_keeps(seed):
     rng = random.Random(seed)
     layout = odd_layout(rng)
@@ -85,7 +91,7 @@ def test_a_token_keeps_its_own_place_in_every_frame_the_rule_keeps(seed):
                 assert mask[query, key].all(), (layout, pattern, i, j)
 
 
-@pytest.mark.parametrize("seed", range(60))
+@seeds(25, 60)
 def test_keeps_no_block_beyond_the_rule(seed):
     """A kept block holds a pair of tokens of two kept frames, whose blocks' places are in reach."""
     rng = random.Random(seed)

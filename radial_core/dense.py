@@ -59,15 +59,21 @@ def fastest_dense(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> str | No
         return chosen
     call, sure = Call(*kind), True
     for name in RANKING.get(capability(call.device)[0], ()):
-        reason = why_not(name, call)
-        if reason is None:
+        if why_not(name, call) is None:
             break
-        sure = sure and not may_pass(reason)
+        sure = sure and not may_pass(f"dense {name}", call)
     else:
         name = None
     if sure:
         _choices[kind] = name
     return name
+
+
+def forget_choices() -> None:
+    """Choose anew from now on. What is the choice until now works, or it would not be."""
+    for kind, name in list(_choices.items()):
+        failures.worked(f"dense {name}", Call(*kind))
+    _choices.clear()
 
 
 def why_not(kernel: str, call: Call) -> str | None:

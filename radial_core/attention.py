@@ -76,8 +76,8 @@ def _choose(backend: str, call: Call, tokens: int, key: tuple) -> str:
         check_backend_name(backend)
         names = ranking(call, tokens) if backend == "auto" else (backend,)
     name, reasons = _first_that_can(names, call)
-    if name == "sdpa" and backend == "auto" and call.device.type == "cuda":
-        _warn_that_it_is_slow(tuple(reasons))
+    if name == "sdpa" and backend == "auto" and call.device.type != "cpu":
+        _warn_that_it_is_slow("; ".join(reasons) or _no_kernel_for(call.device))
     if not any(may_pass(declined, call) for declined in names[: len(reasons)]):
         _choices[key] = name
     return name
@@ -121,9 +121,15 @@ def why_not(name: str, call: Call) -> str | None:
 
 
 @cache
-def _warn_that_it_is_slow(reasons: tuple[str, ...]) -> None:
-    text = "; ".join(reasons) or "there is none for this GPU"
-    log.warning("Radial attention runs without a sparse kernel, and may gain nothing: %s", text)
+def _warn_that_it_is_slow(reason: str) -> None:
+    log.warning("Radial attention runs without a sparse kernel, and may gain nothing: %s", reason)
+
+
+def _no_kernel_for(device: torch.device) -> str:
+    """Torch calls AMD's GPUs "cuda", too."""
+    if device.type == "cuda":
+        return f"there is none for {'this GPU' if torch.version.cuda else 'AMD GPUs'}"
+    return f"there is none for devices of the type {device.type}"
 
 
 def check_backend_name(backend: str) -> None:

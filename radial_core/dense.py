@@ -9,7 +9,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from . import failures
 from .backends import backend_module
-from .call import SIGNALS, Call, capability, kind_of, on_device, wants_gradients
+from .call import SIGNALS, Call, capability, kind_of, on_device, readable, wants_gradients
 from .pattern import RadialPattern
 from .proof import LAYOUT, may_pass, verdict
 
@@ -110,8 +110,6 @@ def _cudnn(q, k, v, softmax_scale) -> torch.Tensor:
     Making it choose sets flags of the whole process, which other threads' attention would obey.
     """
     keeps_lse = wants_gradients(q, k, v)  # the backward pass needs it
-    # A head's values must lie together.
-    q, k, v = (x if x.stride(-1) == 1 else x.contiguous() for x in (q, k, v))
-    q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+    q, k, v = (readable(x).transpose(1, 2) for x in (q, k, v))
     attend = getattr(torch.ops.aten, CUDNN)
     return attend(q, k, v, None, keeps_lse, scale=softmax_scale)[0].transpose(1, 2)

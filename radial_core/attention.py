@@ -13,7 +13,8 @@ from .proof import may_pass, proof_failure
 
 log = logging.getLogger("radial_attention")
 
-_choices: dict[tuple, str] = {}  # by the backend asked for and the kind of call
+# By the backend asked for, the length and the kind of call: until one fails, or the run ends.
+_choices: dict[tuple, str] = {}
 
 
 def radial_attention(
@@ -75,17 +76,24 @@ def _choose(backend: str, call: Call, tokens: int, key: tuple) -> str:
         check_backend_name(backend)
         names = ranking(call, tokens) if backend == "auto" else (backend,)
     name, reasons = _first_that_can(names, call)
-    if name == "sdpa" and backend == "auto" and call.device.type == "cuda":
-        _warn_that_it_is_slow(tuple(reasons))
-    if not any(may_pass(reason) for reason in reasons):
+    if name == "sdpa" and backend == "auto" and call.device.type != "cpu":
+        _warn_that_it_is_slow("; ".join(reasons) or _no_kernel_for(call.device))
+    if not any(may_pass(declined, call) for declined in names[: len(reasons)]):
         _choices[key] = name
     return name
+
+
+def forget_choices() -> None:
+    """Choose anew from now on. What is the choice until now works, or it would not be."""
+    for (_, _, kind), name in list(_choices.items()):
+        failures.worked(name, Call(*kind))
+    _choices.clear()
 
 
 def _next_after(name: str, call: Call, tokens: int, error: Exception) -> str:
     """The backend to run in place of one that failed. Raises its error if there is none.
 
-    What ran out of memory is asked again at the next call; all else would happen again.
+    What ran out of memory is asked again at the next call, all else in the next run.
     """
     if failures.remember(name, call, error):
         _choices.clear()
@@ -113,9 +121,15 @@ def why_not(name: str, call: Call) -> str | None:
 
 
 @cache
-def _warn_that_it_is_slow(reasons: tuple[str, ...]) -> None:
-    text = "; ".join(reasons) or "there is none for this GPU"
-    log.warning("Radial attention runs without a sparse kernel, and may gain nothing: %s", text)
+def _warn_that_it_is_slow(reason: str) -> None:
+    log.warning("Radial attention runs without a sparse kernel, and may gain nothing: %s", reason)
+
+
+def _no_kernel_for(device: torch.device) -> str:
+    """Torch calls AMD's GPUs "cuda", too."""
+    if device.type == "cuda":
+        return f"there is none for {'this GPU' if torch.version.cuda else 'AMD GPUs'}"
+    return f"there is none for devices of the type {device.type}"
 
 
 def check_backend_name(backend: str) -> None:

@@ -45,6 +45,12 @@ def wants_gradients(*tensors: torch.Tensor) -> bool:
     return torch.is_grad_enabled() and any(x.requires_grad for x in tensors)
 
 
+def readable(x: torch.Tensor) -> torch.Tensor:
+    """x, copied if most kernels can't read it as it lies: a head's values together, on 16 bytes."""
+    aligned = x.data_ptr() % 16 == 0 and all(stride % 8 == 0 for stride in x.stride()[:-1])
+    return x if x.stride(-1) == 1 and aligned else x.clone(memory_format=torch.contiguous_format)
+
+
 @cache
 def capability(device: torch.device) -> tuple[int, int]:
     """Compute capability of an NVIDIA GPU, (9, 0) for an H100; (0, 0) for anything else."""

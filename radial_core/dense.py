@@ -4,15 +4,12 @@ ComfyUI's default asks torch for its FlashAttention-2, which reaches half of wha
 do. Where a faster kernel is there and proves itself, it takes the call.
 """
 
-import threading
-
 import torch
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
 from . import failures
 from .backends import backend_module
-from .call import SIGNALS, Call, capability, kind_of, on_device
+from .call import SIGNALS, Call, capability, kind_of, on_device, readable, wants_gradients
 from .pattern import RadialPattern
 from .proof import LAYOUT, may_pass, verdict
 
@@ -20,10 +17,10 @@ BLOCK_SIZE = 128  # of the plan that keeps everything, which the proof uses
 # Fastest first, as measured (benchmarks/results/attention-h100.json). On other GPUs torch's own
 # choice is not known to be beaten.
 RANKING = {9: ("flash_attention", "triton", "cudnn"), 10: ("flash_attention", "cudnn")}
+CUDNN = "_scaled_dot_product_cudnn_attention"  # of torch.ops.aten
 
 UNKNOWN = object()
 _choices: dict[tuple, str | None] = {}
-_cudnn_lock = threading.Lock()
 
 
 def dense_attention(
@@ -59,15 +56,21 @@ def fastest_dense(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> str | No
         return chosen
     call, sure = Call(*kind), True
     for name in RANKING.get(capability(call.device)[0], ()):
-        reason = why_not(name, call)
-        if reason is None:
+        if why_not(name, call) is None:
             break
-        sure = sure and not may_pass(reason)
+        sure = sure and not may_pass(f"dense {name}", call)
     else:
         name = None
     if sure:
         _choices[kind] = name
     return name
+
+
+def forget_choices() -> None:
+    """Choose anew from now on. What is the choice until now works, or it would not be."""
+    for kind, name in list(_choices.items()):
+        failures.worked(f"dense {name}", Call(*kind))
+    _choices.clear()
 
 
 def why_not(kernel: str, call: Call) -> str | None:
@@ -83,6 +86,11 @@ def why_not(kernel: str, call: Call) -> str | None:
 
 
 def _why_not_cudnn(call: Call) -> str | None:
+    if not hasattr(torch.ops.aten, CUDNN):
+        return "this torch has no cuDNN attention"
+    if torch.are_deterministic_algorithms_enabled():
+        if not torch.is_deterministic_algorithms_warn_only_enabled():
+            return "cuDNN's attention is not deterministic"
     if call.dtype not in (torch.float16, torch.bfloat16):
         return f"cuDNN's attention needs float16 or bfloat16, got {call.dtype}"
     if call.head_dim > 128 or call.head_dim % 8:
@@ -93,7 +101,15 @@ def _why_not_cudnn(call: Call) -> str | None:
 def _run(name, q, k, v, softmax_scale) -> tuple[torch.Tensor, None]:
     if name != "cudnn":
         return backend_module(name).dense(q, k, v, softmax_scale, False)
-    q, k, v = (x.transpose(1, 2) for x in (q, k, v))
-    # The choice is the whole process's, and another GPU's thread may be here, too.
-    with _cudnn_lock, sdpa_kernel(SDPBackend.CUDNN_ATTENTION):
-        return scaled_dot_product_attention(q, k, v, scale=softmax_scale).transpose(1, 2), None
+    return _cudnn(q, k, v, softmax_scale), None
+
+
+def _cudnn(q, k, v, softmax_scale) -> torch.Tensor:
+    """What scaled_dot_product_attention calls when it has chosen cuDNN.
+
+    Making it choose sets flags of the whole process, which other threads' attention would obey.
+    """
+    keeps_lse = wants_gradients(q, k, v)  # the backward pass needs it
+    q, k, v = (readable(x).transpose(1, 2) for x in (q, k, v))
+    attend = getattr(torch.ops.aten, CUDNN)
+    return attend(q, k, v, None, keeps_lse, scale=softmax_scale)[0].transpose(1, 2)

@@ -1,33 +1,73 @@
-"""Kernels that failed in a call: logged once, and asked no more unless they only lacked memory."""
+"""Kernels that failed: logged once, not asked again in the same run, and tried again in the next.
+
+Most errors pass: a file that another process had locked, a hiccup of the driver, a full GPU. What
+fails in several runs in a row is none of these, and would cost its seconds of compiling each time.
+"""
 
 import logging
 import traceback
+from collections import Counter
 from collections.abc import Callable
 
 from .call import Call, is_out_of_memory
 
+MOST_RUNS = 3  # in a row in which a kernel may fail before it stays off
+
 log = logging.getLogger("radial_attention")
 
-_lasting: dict[tuple[str, Call], str] = {}
-_said: set[tuple[str, Call]] = set()
+_lasting: dict[tuple[str, Call], str] = {}  # why it is off now
+_runs: Counter[tuple[str, Call]] = Counter()  # in a row in which it failed
+_said: set[tuple[str, Call, type]] = set()
 
 
 def remember(name: str, call: Call, error: Exception) -> bool:
-    """Whether it will happen again. Takes from the error what keeps the kernel's tensors alive."""
-    if (name, call) not in _said:
-        _said.add((name, call))
+    """Whether a kernel that failed in a call is off now; it is not if it only lacked memory.
+
+    Takes from the error what keeps the kernel's tensors alive.
+    """
+    if is_new(name, call, error):
         details = "".join(traceback.format_exception(error))
         log.warning("Backend %s failed on %s\n%s", name, call, details)
     error.__traceback__ = error.__context__ = error.__cause__ = None
     if is_out_of_memory(error):
         return False
-    _lasting[name, call] = f"{name} failed: {type(error).__name__}: {error}"
+    turn_off(name, call, f"{name} failed: {type(error).__name__}: {error}")
     return True
 
 
+def is_new(name: str, call: Call, error: Exception) -> bool:
+    """Whether the log has yet to say that something failed in this way."""
+    key = (name, call, type(error))
+    new = key not in _said
+    _said.add(key)
+    return new
+
+
+def turn_off(name: str, call: Call, reason: str, passes: bool = False) -> None:
+    """For the rest of the run, or for good if it failed in too many: unless it is known to pass."""
+    key = (name, call)
+    if key not in _lasting and not passes:
+        _runs[key] += 1
+        if _runs[key] == MOST_RUNS:
+            log.warning("%s in %d runs in a row: it stays off until a restart", reason, MOST_RUNS)
+    _lasting[key] = reason
+
+
 def earlier(name: str, call: Call) -> str | None:
-    """How a kernel failed in such a call before; None if it did not, or lacked memory only."""
+    """Why something that failed in such a call is off; None if it is not."""
     return _lasting.get((name, call))
+
+
+def worked(name: str, call: Call) -> None:
+    """Its failures in earlier runs count no more."""
+    _runs.pop((name, call), None)
+
+
+def next_run() -> None:
+    """A run has ended: what failed in it may be tried again, unless it failed in too many."""
+    for key in list(_lasting):
+        if _runs[key] < MOST_RUNS:
+            _lasting.pop(key, None)
 
 
 def ask(name: str, why_not: Callable[[Call], str | None], call: Call) -> str | None:

@@ -14,6 +14,7 @@ from dataclasses import replace
 
 import torch
 
+from . import failures
 from .backends import backend_module
 from .call import Call, is_out_of_memory, on_device
 from .layout import VideoLayout
@@ -30,8 +31,7 @@ LARGE = 30.0  # q and k times this: logits in the thousands
 
 log = logging.getLogger("radial_attention")
 
-NO_MEMORY = "has no memory for its proof"
-MOST_TRIES = 3  # of a proof that runs out of memory, which costs time in the middle of a render
+MOST_TRIES = 3  # in a run, of a proof that has no memory: each costs time in the middle of a render
 
 _verdicts: dict[tuple[str, Call], str | None] = {}
 _tries: Counter[tuple[str, Call]] = Counter()
@@ -50,31 +50,25 @@ def verdict(
 ) -> str | None:
     """`fault_of`, once per process for a name and a kind of call, as a sentence; logged.
 
-    Out of memory is no verdict, until it was the answer some times: see `may_pass`.
+    An error is no verdict: it is the answer for the rest of the run. One of memory may be another
+    the next time, until it was the answer some times: see `may_pass`.
     """
     key = (name, call)
     if key not in _verdicts:
         with _lock:
             if key not in _verdicts:
-                try:
-                    _verdicts[key] = _prove(name, call, run, pattern)
-                except Exception as error:
-                    return _not_now(key, error)
+                return _prove(name, call, run, pattern)
     return _verdicts[key]
 
 
-def may_pass(reason: str | None) -> bool:
-    """Whether a verdict may be another one the next time."""
-    return reason is not None and reason.endswith(NO_MEMORY)
+def may_pass(name: str, call: Call) -> bool:
+    """Whether a verdict may be another one the next time it is asked for, in the same run."""
+    return (name, call) not in _verdicts and 0 < _tries[name, call] < MOST_TRIES
 
 
-def _not_now(key: tuple[str, Call], error: Exception) -> str:
-    _tries[key] += 1
-    log.info("Backend %s %s: %s", key[0], NO_MEMORY, error)
-    if _tries[key] < MOST_TRIES:
-        return f"{key[0]} {NO_MEMORY}"
-    _verdicts[key] = f"{key[0]} had no memory for its proof, {MOST_TRIES} times"
-    return _verdicts[key]
+def forget_tries() -> None:
+    """In the next run there may be memory."""
+    _tries.clear()
 
 
 def tolerance(dtype: torch.dtype) -> float:
@@ -83,20 +77,42 @@ def tolerance(dtype: torch.dtype) -> float:
 
 
 def _prove(name: str, call: Call, run: Callable, pattern: RadialPattern | None) -> str | None:
+    proof = f"proof of {name}"
+    if _tries[name, call] >= MOST_TRIES:
+        return f"{name} had no memory for its proof, {MOST_TRIES} times"
+    if failed := failures.earlier(proof, call):
+        return failed
     start = time.perf_counter()
     try:
         fault = fault_of(run, call, pattern)
     except Exception as error:
-        if is_out_of_memory(error):
-            raise
-        log.debug("Backend %s failed its proof", name, exc_info=True)
-        fault = f"{type(error).__name__}: {error}"
+        return _not_proven(name, call, proof, error)
     seconds = time.perf_counter() - start
+    failures.worked(proof, call)
     if fault is None:
         log.info("Backend %s is exact on %s (%.1f s)", name, call, seconds)
-        return None
-    log.warning("Backend %s is not used on %s: %s (%.1f s)", name, call, fault, seconds)
-    return f"{name} failed its proof on {call}: {fault}"
+    else:
+        log.warning("Backend %s is not used on %s: %s (%.1f s)", name, call, fault, seconds)
+        fault = f"{name} failed its proof on {call}: {fault}"
+    _verdicts[name, call] = fault
+    return fault
+
+
+def _not_proven(name: str, call: Call, proof: str, error: Exception) -> str:
+    """Why a backend is not used, as its proof raised an error."""
+    new = failures.is_new(proof, call, error)
+    if is_out_of_memory(error):
+        _tries[name, call] += 1
+        if new:
+            log.info("Backend %s has no memory for its proof: %s", name, error)
+        return f"{name} has no memory for its proof"
+    fault = f"{type(error).__name__}: {error}"
+    if new:
+        log.warning("Backend %s is not used on %s: %s", name, call, fault)
+        log.debug("Backend %s failed its proof", name, exc_info=error)
+    reason = f"{name} failed its proof on {call}: {fault}"
+    failures.turn_off(proof, call, reason)
+    return reason
 
 
 def fault_of(run: Callable, call: Call, pattern: RadialPattern | None = None) -> str | None:

@@ -16,7 +16,7 @@ from weakref import WeakKeyDictionary
 
 import torch
 
-from ..call import Call, capability
+from ..call import Call, capability, readable
 from ..plan import Plan
 
 LEAST_VERSION = [0, 7, 2]  # the one whose source was read: what older ones do with pages is unknown
@@ -45,7 +45,7 @@ def run(q, k, v, plan: Plan, softmax_scale: float, return_lse: bool):
     planned, key = _planned.setdefault(plan, {}), (*q.shape[2:], q.dtype, softmax_scale)
     if key not in planned:
         planned[key] = _plan_wrapper(plan, *key)
-    q, k, v = _readable(q), _readable(k), _readable(v)
+    q, k, v = readable(q), readable(k), readable(v)
     if k.stride()[1:] != v.stride()[1:]:  # one set of strides serves both
         k, v = k.contiguous(), v.contiguous()
     out = torch.empty(q.shape, dtype=q.dtype, device=q.device)  # fa2 ignores the strides of out
@@ -94,12 +94,6 @@ def _plan_wrapper(plan: Plan, heads, head_dim, dtype, scale):
     options = {"sm_scale": scale, "non_blocking": False, "disable_split_kv": True}
     wrapper.plan(*rows, heads, heads, head_dim, page_size(plan), **types, **options)
     return wrapper
-
-
-def _readable(x: torch.Tensor) -> torch.Tensor:
-    """x, copied if the kernels can't read it in place: a head's values together, on 16 bytes."""
-    aligned = x.data_ptr() % 16 == 0 and all(stride % 8 == 0 for stride in x.stride()[:-1])
-    return x if x.stride(-1) == 1 and aligned else x.clone(memory_format=torch.contiguous_format)
 
 
 @cache

@@ -3,7 +3,7 @@
 import logging
 import os
 import re
-from functools import cache
+from functools import cache, lru_cache
 from importlib.util import find_spec
 from itertools import count
 from shutil import which
@@ -16,11 +16,14 @@ from ..plan import Plan
 
 LEAST_TORCH = (2, 9)  # has AuxRequest and USE_TMA
 LARGEST_HEAD_DIM = 256
+# Compiled functions: the last used. A prompt's length is a shape of its own, and HunyuanVideo and
+# Mochi have 256 of them for each size of video. The bound is far above that: to compile again costs
+# seconds, and 1 to 2 MiB that torch never gives back.
+KERNELS_KEPT = 1024
 
 log = logging.getLogger("radial_attention")
 
 _masks: WeakKeyDictionary[Plan, dict] = WeakKeyDictionary()  # block masks, by "with gradients"
-_kernels: WeakKeyDictionary[Plan, dict] = WeakKeyDictionary()  # compiled functions, by kind of call
 _number = count()
 
 
@@ -86,13 +89,23 @@ def _block_mask(plan: Plan, grad: bool):
 
 
 def _kernel(plan: Plan, scale: float, lse: bool, grad: bool, tma: bool, *tensors: torch.Tensor):
-    """The compiled function for such a call: one a length: whole blocks need no bounds checks."""
-    key = scale, lse, grad, tensors[0].dtype, *((x.shape, x.stride()) for x in tensors)
-    kernels = _kernels.setdefault(plan, {})
-    if key not in kernels:
-        log.info("Compiling flex attention for %d tokens", plan.tokens)
-        kernels[key] = _compile(scale, lse, _options(plan.block_size, tma))
-    return kernels[key]
+    """The compiled function for such a call.
+
+    One for each shape, as whole blocks need no bounds checks: of q, k and v, and of the plan's
+    tables, which torch.compile guards on too. Not one for each plan: those come and go.
+    """
+    tables = (plan.table, plan.columns) if grad else (plan.table,)
+    widths = tuple(table.shape[1] for _, table in tables)
+    kinds = tuple(
+        (x.shape, x.stride(), x.dtype, x.device, x.requires_grad, x.is_inference()) for x in tensors
+    )
+    return _kernel_for(scale, lse, grad, tma, plan.block_size, plan.tokens, widths, kinds)
+
+
+@lru_cache(maxsize=KERNELS_KEPT)
+def _kernel_for(scale: float, lse: bool, grad: bool, tma: bool, block_size, tokens, widths, kinds):
+    log.info("Compiling flex attention for %d tokens", tokens)
+    return _compile(scale, lse, _options(block_size, tma))
 
 
 def _options(block_size: int, tma: bool) -> dict:

@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 import triton
 
+from .. import failures
 from ..call import Call, capability, is_out_of_memory
 from ..layout import VideoLayout
 from ..pattern import RadialPattern
@@ -33,6 +34,7 @@ HOPPER = "hopper"
 # About half a TFLOP: 1 ms on an H100, 20 ms on the smallest cards.
 LAYOUT, HEADS, PATTERN_DECAY = VideoLayout(16, 32, 32), 8, 0.2
 RUNS = 3
+TUNING = "tuning of triton"
 
 log = logging.getLogger("radial_attention")
 
@@ -43,18 +45,30 @@ _lock = threading.Lock()
 def best_config(
     device: torch.device, dtype: torch.dtype, head_dim: int, block_size: int
 ) -> str | Tiles:
-    """HOPPER, or the tiles of the portable kernel. Takes some seconds, once for a GPU."""
+    """HOPPER, or the tiles of the portable kernel. Takes some seconds, once for a GPU.
+
+    Where it fails, SAFE serves for the rest of the run.
+    """
     key = (device, dtype, head_dim, block_size)
     if key not in _chosen:
         with _lock:
             if key not in _chosen:
-                try:
-                    _chosen[key] = _load_or_measure(*key)
-                except Exception as error:
-                    log.warning("Triton kernel not tuned, using a safe configuration: %s", error)
-                    if is_out_of_memory(error):  # which may pass
-                        return SAFE
-                    _chosen[key] = SAFE
+                return _choose(key)
+    return _chosen[key]
+
+
+def _choose(key: tuple) -> str | Tiles:
+    call = Call(*key)
+    if failures.earlier(TUNING, call):
+        return SAFE
+    try:
+        _chosen[key] = _load_or_measure(*key)
+    except Exception as error:
+        if failures.is_new(TUNING, call, error):
+            log.warning("Triton kernel not tuned, using a safe configuration: %s", error)
+        failures.turn_off(TUNING, call, f"{TUNING} failed: {error}", is_out_of_memory(error))
+        return SAFE
+    failures.worked(TUNING, call)
     return _chosen[key]
 
 

@@ -5,6 +5,8 @@ import json
 import pytest
 import torch
 
+from radial_core import failures
+
 pytest.importorskip("triton")
 from radial_core.kernels import tuning  # noqa: E402
 from radial_core.kernels.tuning import CANDIDATES, HOPPER, SAFE, best_config  # noqa: E402
@@ -26,12 +28,13 @@ def gpu(monkeypatch, tmp_path):
     monkeypatch.setattr(tuning, "capability", lambda device: (8, 6))
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "RTX 3060")
     monkeypatch.setattr(tuning, "_measure", measure)
-    monkeypatch.setattr(tuning, "_chosen", {})
+    new_process(monkeypatch)
     return measured
 
 
 def new_process(monkeypatch):
     monkeypatch.setattr(tuning, "_chosen", {})
+    monkeypatch.setattr(failures, "_lasting", {})
 
 
 def test_measures_once_and_keeps_the_best_on_disk(gpu, monkeypatch, tmp_path):

@@ -6,7 +6,7 @@ from torch.nn.functional import pad
 
 from radial_core import RadialPattern, VideoLayout, make_plan
 from radial_core.backends import flashinfer, flex
-from radial_core.call import Call
+from radial_core.call import Call, readable
 
 HALF, BRAIN, FULL, DOUBLE = torch.float16, torch.bfloat16, torch.float32, torch.float64
 # capability, dtype, head_dim, block_size, grad -> None, or how the reason begins
@@ -144,10 +144,10 @@ def test_pages_and_row_lengths_hold_the_keys_of_each_query_block(layout, block_s
 
 def test_what_the_kernels_can_not_read_is_copied():
     x = torch.zeros(2, 10, 3, 3, 64, dtype=torch.bfloat16)
-    for readable in (x[:, :, 0], x[:, :, 2], x[:, :, 1].transpose(1, 2)):
-        assert flashinfer._readable(readable) is readable
+    for same in (x[:, :, 0], x[:, :, 2], x[:, :, 1].transpose(1, 2)):
+        assert readable(same) is same
     for other in (x[:, :, 0].transpose(2, 3), x[:, :, 0, :, 1:]):
-        copy = flashinfer._readable(other)
+        copy = readable(other)
         assert copy.is_contiguous() and torch.equal(copy, other)
 
 

@@ -217,6 +217,34 @@ def test_dense_gradients(monkeypatch, name):
         assert ours <= 1.5 * theirs
 
 
+@pytest.mark.parametrize("grad", [False, True], ids=["forward", "backward"])
+@pytest.mark.parametrize("head_dim", [64, 128])
+@pytest.mark.parametrize("change", STRIDES.values(), ids=STRIDES)
+def test_dense_cudnn_reads_any_strides_and_sets_no_flag(monkeypatch, change, head_dim, grad):
+    call = Call(DEVICE, torch.bfloat16, head_dim, dense.BLOCK_SIZE, grad=grad)
+    if reason := dense.why_not("cudnn", call):
+        assert "failed" not in reason, reason
+        pytest.skip(reason)
+    q, k, v = (change(x) for x in draw(LAYOUTS["both"], (2, 3, head_dim), torch.bfloat16))
+    exact, of_torch = exact_dense(q, k, v), sdpa(q, k, v)
+
+    def cudnn(*qkv):
+        return dense._run("cudnn", *qkv, head_dim**-0.5)[0]
+
+    def refuse(*_):
+        raise AssertionError("set for the whole process")
+
+    for flag in ("flash", "mem_efficient", "math", "cudnn"):
+        monkeypatch.setattr(torch._C, f"_set_sdp_use_{flag}", refuse)
+    assert relative_rms(cudnn(q, k, v), exact) <= 1.5 * relative_rms(of_torch, exact)
+    if grad:
+        weight = torch.randn_like(exact)
+        fast = gradient_errors(cudnn, exact_dense, q, k, v, weight)
+        slow = gradient_errors(sdpa, exact_dense, q, k, v, weight)
+        for ours, theirs in zip(fast, slow, strict=True):
+            assert ours <= 1.5 * theirs
+
+
 @pytest.mark.parametrize("head_dim", [64, 128])
 @pytest.mark.parametrize(
     "name", sorted({name for names in dense.RANKING.values() for name in names})

@@ -1,0 +1,14 @@
+"""What the core remembers of a sampler run, and forgets when it has ended."""
+
+from . import attention, dense, failures, proof
+
+
+def next_run() -> None:
+    """To be called when a sampler run has ended: what failed in it may work in the next.
+
+    Plans, compiled kernels and proofs that ended, well or not, stay.
+    """
+    attention.forget_choices()
+    dense.forget_choices()
+    proof.forget_tries()
+    failures.next_run()

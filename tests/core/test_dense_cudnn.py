@@ -1,0 +1,93 @@
+"""cuDNN's attention, asked for without a flag that other threads see. Played by torch's math."""
+
+import threading
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch.nn.functional import scaled_dot_product_attention
+
+from radial_core import dense
+from radial_core.call import Call
+
+OPERATOR = "_scaled_dot_product_cudnn_attention"
+FLAGS = ("flash", "mem_efficient", "math", "cudnn")
+
+
+def flags():
+    return [getattr(torch.backends.cuda, f"{name}_sdp_enabled")() for name in FLAGS]
+
+
+@pytest.fixture
+def gpu():
+    """The operator as a GPU has it, here: what it was asked for, and the flags meanwhile."""
+    seen = SimpleNamespace(asked=[], flags=[])
+
+    def forward(q, k, v, bias, keeps_lse, *rest, scale=None):
+        seen.asked.append(((q, k, v), bias, keeps_lse, rest))
+        elsewhere = threading.Thread(target=lambda: seen.flags.append(flags()))
+        elsewhere.start()
+        elsewhere.join()
+        scores, none = q @ k.transpose(-1, -2) * scale, torch.empty(0)
+        out, lse = scores.softmax(-1) @ v, scores.logsumexp(-1, keepdim=True)
+        return out, lse, none, none, q.shape[2], k.shape[2], none, none, none
+
+    def backward(weight, q, k, v, out, lse, *rest, scale=None):
+        share = (q @ k.transpose(-1, -2) * scale - lse).exp()
+        inner = share * (weight @ v.transpose(-1, -2) - (weight * out).sum(-1, keepdim=True))
+        by_q, by_k = inner @ k * scale, inner.transpose(-1, -2) @ q * scale
+        return by_q, by_k, share.transpose(-1, -2) @ weight
+
+    library = torch.library.Library("aten", "IMPL", "CPU")
+    library.impl(OPERATOR, forward)
+    library.impl(f"{OPERATOR}_backward", backward)
+    yield seen
+    library._destroy()
+
+
+def draw(requires_grad):
+    q, k, v = torch.randn(3, 2, 21, 3, 16).unbind(0)
+    return [x.requires_grad_(requires_grad) for x in (q, k, v)]
+
+
+def truth(q, k, v):
+    q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+    return scaled_dot_product_attention(q, k, v, scale=0.3).transpose(1, 2)
+
+
+@pytest.mark.parametrize("grad", [False, True])
+def test_sets_no_flag_and_has_the_lse_where_gradients_need_it(gpu, grad):
+    before, qkv = flags(), draw(grad)
+    out, lse = dense._run("cudnn", *qkv, 0.3)
+    assert lse is None and torch.allclose(out, truth(*qkv), atol=1e-6)
+    assert [call[1:] for call in gpu.asked] == [(None, grad, ())]
+    assert gpu.flags == [before] and flags() == before
+    if grad:
+        weight = torch.randn_like(out)
+        found = torch.autograd.grad(out, qkv, weight)
+        expected = torch.autograd.grad(truth(*qkv), qkv, weight)
+        assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(found, expected, strict=True))
+
+
+def test_copies_only_what_it_can_not_read(gpu):
+    q, k, v = draw(False)
+    scattered = torch.stack([q, q], dim=-1)[..., 0]
+    out, _ = dense._run("cudnn", scattered, k, v, 0.3)
+    assert torch.allclose(out, truth(q, k, v), atol=1e-6)
+    read_q, read_k, _ = gpu.asked[0][0]
+    assert read_q.stride(-1) == 1 and read_k.data_ptr() == k.data_ptr()
+
+
+def test_a_torch_without_it_is_a_reason(monkeypatch):
+    call = Call(torch.device("cuda", 0), torch.bfloat16, 128, dense.BLOCK_SIZE)
+    assert dense._why_not_cudnn(call) is None
+    monkeypatch.setattr(dense, "CUDNN", "_an_operator_of_tomorrow")
+    assert dense._why_not_cudnn(call) == "this torch has no cuDNN attention"
+
+
+def test_it_is_not_deterministic(monkeypatch):
+    call = Call(torch.device("cuda", 0), torch.bfloat16, 128, dense.BLOCK_SIZE)
+    monkeypatch.setattr(torch, "are_deterministic_algorithms_enabled", lambda: True)
+    assert dense._why_not_cudnn(call) == "cuDNN's attention is not deterministic"
+    monkeypatch.setattr(torch, "is_deterministic_algorithms_warn_only_enabled", lambda: True)
+    assert dense._why_not_cudnn(call) is None

@@ -1,0 +1,55 @@
+"""Whoever runs row by row, and not on a CPU, is told so, once, and why."""
+
+import logging
+
+import pytest
+import torch
+
+from radial_core import attention, call, failures, proof
+from radial_core.call import Call
+
+TOKENS = 75_600
+CUDA = torch.device("cuda", 0)
+# Device, torch.version.cuda, compute capability -> what the warning ends with; None: no warning.
+DEVICES = {
+    "cpu": (torch.device("cpu"), None, None, None),
+    "mps": (torch.device("mps"), None, None, "there is none for devices of the type mps"),
+    "xpu": (torch.device("xpu", 0), None, None, "there is none for devices of the type xpu"),
+    "hip": (CUDA, None, (9, 4), "there is none for AMD GPUs"),
+    "an old cuda": (CUDA, "12.8", (7, 5), "flex needs an NVIDIA GPU of compute capability 8.0"),
+}
+
+
+@pytest.fixture
+def machine(request, monkeypatch):
+    """A device of DEVICES, which no kernel touches, and what the log has to say of it."""
+    device, cuda, capability, expected = request.param
+    monkeypatch.setattr(torch.version, "cuda", cuda)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    memories = attention._choices, failures._lasting, failures._said, proof._verdicts
+
+    def forget():
+        call.capability.cache_clear()
+        attention._warn_that_it_is_slow.cache_clear()
+        for memory in memories:
+            memory.clear()
+
+    forget()
+    yield device, expected
+    forget()
+
+
+@pytest.mark.parametrize("machine", DEVICES.values(), ids=DEVICES, indirect=True)
+def test_all_but_a_cpu_warn_once_and_say_why(machine, caplog):
+    device, expected = machine
+    kind = Call(device, torch.bfloat16, 128, 128)
+    with caplog.at_level(logging.WARNING, "radial_attention"):
+        for tokens in (TOKENS, 2 * TOKENS):
+            assert attention._choose("auto", kind, tokens, (tokens,)) == "sdpa"
+    said = [r.getMessage() for r in caplog.records]
+    if expected is None:
+        assert said == []
+    else:
+        (warning,) = said
+        assert warning.startswith("Radial attention runs without a sparse kernel")
+        assert expected in warning

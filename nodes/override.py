@@ -10,7 +10,7 @@ from functools import partial
 import torch
 from comfy.patcher_extension import WrappersMP
 
-from ..radial_core import Plan, make_plan
+from ..radial_core import Plan, make_plan, runs
 from ..radial_core.attention import attend
 from ..radial_core.call import SIGNALS
 from ..radial_core.padding import closed_up, opened_up
@@ -302,6 +302,7 @@ class RadialOverride:
         if compiled_op is not None:
             compiled_op.forget(self)
         self.start_anew()
+        runs.next_run()
 
     def _quarter(self, base) -> float:
         """The noise level a quarter down the model's schedule; 0 where nobody asks or can tell."""

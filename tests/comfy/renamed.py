@@ -1,0 +1,98 @@
+"""Loads the pack, and samples with it, in a ComfyUI that lacks a name: a line of JSON for each.
+
+python renamed.py COMFYUI PACK MODEL NAME ...
+
+A NAME is module:name, or a module, of ComfyUI's; or a file of the pack's, such as nodes.training,
+whose import fails. ComfyUI is imported once: each NAME has a fork of that process.
+"""
+
+import asyncio
+import importlib
+import json
+import logging
+import os
+import sys
+import types
+
+comfyui, pack, model_file, *names = sys.argv[1:]
+sys.argv[1:] = ["--cpu"]
+sys.path.insert(0, comfyui)
+
+import torch  # noqa: E402
+from comfy.cli_args import args  # noqa: E402
+
+args.cpu = args.disable_api_nodes = True
+
+import comfy.sd  # noqa: E402
+
+import nodes  # noqa: E402  (ComfyUI's)
+
+
+def rename(name: str):
+    """For what is imported from now on: ComfyUI's own code keeps what it has."""
+    module, _, name = name.partition(":")
+    if name:
+        real = importlib.import_module(module)
+        moved = types.ModuleType(module)
+        vars(moved).update((key, value) for key, value in vars(real).items() if key != name)
+        sys.modules[module] = moved
+    elif module.startswith("comfy"):
+        sys.modules[module] = None
+    else:
+        sys.meta_path.insert(0, Fails(module))
+
+
+class Fails:
+    """A finder: a file of the pack's can't be imported."""
+
+    def __init__(self, file: str):
+        self.file = file
+
+    def find_spec(self, name, path=None, target=None):
+        if name.endswith(f".{self.file}"):
+            raise ImportError(f"{self.file} needs what has moved")
+
+
+def sampled() -> dict:
+    """A video with the pack's patch: what the log says, and what ran."""
+    lines, handler = [], logging.Handler()
+    handler.emit = lambda record: lines.append(record.getMessage())
+    logging.getLogger("radial_attention").addHandler(handler)
+    loads = asyncio.run(nodes.load_custom_node(pack))
+    found = sorted(name for name in nodes.NODE_CLASS_MAPPINGS if name.startswith("Radial"))
+    if not loads or "RadialAttentionPatch" not in found:
+        return {"nodes": found}
+    node = nodes.NODE_CLASS_MAPPINGS["RadialAttentionPatch"]
+    settings = dict(dense_steps=0, dense_last_steps=0, dense_blocks=1, sink_frames=1, decay=0.2)
+    model = comfy.sd.load_diffusion_model(model_file)
+    patched = node.execute(model, **settings, block_size="64", backend="auto").args[0]
+    prompt = [[torch.randn(1, 20, 16), {}]]
+    latent = {"samples": torch.zeros(1, 16, 9, 12, 20)}
+    sampler = ("euler", "simple", prompt, prompt, latent)
+    for _ in range(2):
+        nodes.common_ksampler(patched, 1, 1, 1.0, *sampler)
+    override = importlib.import_module(f"{node.__module__.removesuffix('.patch')}.override")
+    words = importlib.import_module(f"{node.__module__.removesuffix('.patch')}.run.words")
+    run = override.override_of(patched).runs[-1].read()
+    return {
+        "nodes": found,
+        "radial_calls": run["totals"]["radial_calls"],
+        "status": words.status(run),
+        "log": lines,
+    }
+
+
+torch.set_num_threads(1)
+for name in names:
+    sys.stdout.flush()
+    child = os.fork()
+    if child:
+        os.waitpid(child, 0)
+        continue
+    try:
+        rename(name)
+        print(json.dumps({"name": name, **sampled()}))
+    except BaseException as error:
+        print(json.dumps({"name": name, "error": f"{type(error).__name__}: {error}"}))
+    sys.stdout.flush()
+    os._exit(0)

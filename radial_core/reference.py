@@ -1,5 +1,7 @@
 """The oracle: masked attention in float64, in the plainest code. Slow; memory in tokens squared."""
 
+from itertools import product
+
 import torch
 
 from .plan import Plan
@@ -16,10 +18,9 @@ def reference_attention(
 
     q, k, v: (b, s, h, d). Returns float64 (b, s, h, d). The scale is d ** -0.5 if None.
     """
-    v = v.double()
-    out = torch.empty_like(v)
+    out = torch.empty(v.shape, dtype=torch.float64, device=v.device)
     for b, h, scores in _scores_of_each_head(q, k, plan, softmax_scale):
-        out[b, :, h] = scores.softmax(dim=-1) @ v[b, :, h]
+        out[b, :, h] = scores.softmax(dim=-1) @ v[b, :, h].double()
     return out
 
 
@@ -37,10 +38,8 @@ def reference_lse(
 def _scores_of_each_head(q, k, plan, softmax_scale):
     """Batch index, head, and the scores (query tokens, key tokens), -inf where dropped."""
     scale = q.shape[-1] ** -0.5 if softmax_scale is None else softmax_scale
-    q, k = q.double(), k.double()
     block = torch.arange(plan.tokens, device=q.device) // plan.block_size
-    keep = plan.block_mask()[block[:, None], block]
-    for b in range(q.shape[0]):
-        for h in range(q.shape[2]):
-            scores = q[b, :, h] @ k[b, :, h].T * scale
-            yield b, h, scores.masked_fill(~keep, -torch.inf)
+    dropped = ~plan.block_mask()[block[:, None], block]
+    for b, h in product(range(q.shape[0]), range(q.shape[2])):
+        scores = q[b, :, h].double() @ k[b, :, h].double().T
+        yield b, h, scores.mul_(scale).masked_fill_(dropped, -torch.inf)

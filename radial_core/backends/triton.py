@@ -2,13 +2,13 @@
 
 import re
 from contextlib import suppress
-from functools import cache
+from functools import cache, lru_cache
 from importlib.metadata import PackageNotFoundError, version
 
 import torch
 
 from ..call import Call, capability
-from ..plan import Plan
+from ..plan import PLANS_KEPT, Plan
 
 HEAD_DIMS = (64, 80, 96, 128)
 DENSE_BLOCK = 128
@@ -63,7 +63,7 @@ def dense(
     return hopper_launch.run(q, k, v, *lists, DENSE_BLOCK, softmax_scale, return_lse)
 
 
-@cache
+@lru_cache(maxsize=PLANS_KEPT)
 def _all_blocks(count: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
     indptr = torch.tensor([0, count], dtype=torch.int32, device=device)
     return indptr, torch.arange(count, dtype=torch.int32, device=device)

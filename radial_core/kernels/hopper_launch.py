@@ -1,5 +1,6 @@
 """Launches radial_core/kernels/hopper.py."""
 
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -7,7 +8,7 @@ from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
 from .hopper import attend
-from .launch import LOG2_E, launch, outputs
+from .launch import LOG2_E, SHAPES_KEPT, launch, outputs
 
 DTYPES = {torch.float16: gl.float16, torch.bfloat16: gl.bfloat16}
 MAX_REGISTERS = 168  # of a thread when the program starts: 384 threads share 65,536
@@ -34,17 +35,11 @@ class Loads(NamedTuple):
     steps: tuple[int, ...]
 
 
-_loads: dict[tuple, Loads | None] = {}
-
-
 def loads(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, block_size: int) -> Loads | None:
     """How the copy engine loads these (b, s, h, d) tensors as they lie in memory; None if not."""
-    key = (q.dtype, q.shape, q.stride(), k.stride(), v.stride(), block_size)
-    if key not in _loads:
-        _loads[key] = _find_loads(*key)
     if (q.data_ptr() | k.data_ptr() | v.data_ptr()) % 16:
         return None
-    return _loads[key]
+    return _find_loads(q.dtype, q.shape, q.stride(), k.stride(), v.stride(), block_size)
 
 
 def run(
@@ -105,6 +100,7 @@ def _descriptor(x: torch.Tensor, matrix: Matrix, box: tuple[int, int], layout) -
     return made
 
 
+@lru_cache(maxsize=SHAPES_KEPT)
 def _find_loads(dtype, shape, q_stride, k_stride, v_stride, block_size) -> Loads | None:
     matrices = tuple(_matrix(shape, s, block_size) for s in (q_stride, k_stride, v_stride))
     if None in matrices or dtype not in DTYPES:

@@ -6,6 +6,10 @@ import torch
 
 LOG2_E = math.log2(math.e)  # the kernels take the softmax to base 2
 
+# Shapes whose launch is remembered. Each length of prompt is one, and a server runs for weeks; to
+# find one anew costs microseconds.
+SHAPES_KEPT = 4096
+
 _compiled: dict[tuple, object] = {}
 
 
@@ -27,6 +31,8 @@ def launch(key: tuple, kernel, grid: tuple[int, int, int], arguments: tuple, **o
     key = (kernel, *key)
     ready = _compiled.get(key)
     if ready is None:
+        if len(_compiled) >= SHAPES_KEPT:
+            _compiled.clear()
         _compiled[key] = kernel[grid](*arguments, **options)
     else:
         ready[grid](*arguments)

@@ -6,6 +6,7 @@ At real sizes the norms, rotations, modulations and gates of a block are bound b
 """
 
 import logging
+from collections import Counter
 
 import torch
 import torch.nn.functional as F
@@ -18,7 +19,20 @@ DTYPES = (torch.bfloat16, torch.float16)
 COLUMNS = 4096  # of a row that a program of beside_gelu takes
 
 
+RUNS = 3  # in which an operation may fail before it is tried no more
+
 _verdicts: dict[tuple, str | None] = {}  # (device, dtype) -> why not
+_failed: set[tuple] = set()  # in this run; wrong results are no failure, and last
+_failed_runs: Counter[tuple] = Counter()
+_said: set[str] = set()
+
+
+def next_run() -> None:
+    """What failed is tried again in the next run, RUNS times in all."""
+    for key in _failed:
+        if _failed_runs[key] < RUNS:
+            _verdicts.pop(key, None)
+    _failed.clear()
 
 
 def why_not(*tensors: torch.Tensor) -> str | None:
@@ -35,13 +49,12 @@ def why_not(*tensors: torch.Tensor) -> str | None:
     key = (x.device, x.dtype)
     if key not in _verdicts:
         try:
-            _verdicts[key] = _first_wrong(*key)
+            _say_once(wrong := _first_wrong(*key))
+            _verdicts.setdefault(key, wrong)  # a kernel that can't start has put its reason there
         except Exception as error:
             if is_out_of_memory(error):
                 return "no memory to prove them"  # next time, perhaps
-            _verdicts[key] = f"{type(error).__name__}: {error}"
-        if _verdicts[key]:
-            log.info("No fused norms on %s: %s", x.device, _verdicts[key])
+            _remember(key, f"{type(error).__name__}: {error}")
     return _verdicts[key]
 
 
@@ -121,11 +134,22 @@ def _launched(name: str, grid: tuple, arguments: tuple, out: torch.Tensor, **opt
     except Exception as error:
         if is_out_of_memory(error):
             raise
-        failure = f"{name} failed: {type(error).__name__}: {error}"
-        if _verdicts.get((out.device, out.dtype)) is None:
-            log.warning("Fused norms: %s", failure)
-        _verdicts[out.device, out.dtype] = failure
+        _remember((out.device, out.dtype), f"{name} failed: {type(error).__name__}: {error}")
         return False
+
+
+def _remember(key: tuple, failure: str) -> None:
+    _verdicts[key] = failure
+    if key not in _failed:
+        _failed.add(key)
+        _failed_runs[key] += 1
+        _say_once(failure)
+
+
+def _say_once(why: str | None) -> None:
+    if why is not None and why not in _said:
+        _said.add(why)
+        log.warning("No fused norms: %s", why)
 
 
 def _power_of_2(n: int) -> int:

@@ -1,6 +1,6 @@
 """What the core remembers of a sampler run, and forgets when it has ended."""
 
-from . import attention, dense, failures, proof
+from . import attention, dense, failures, fused, proof
 
 
 def next_run() -> None:
@@ -12,3 +12,4 @@ def next_run() -> None:
     dense.forget_choices()
     proof.forget_tries()
     failures.next_run()
+    fused.next_run()

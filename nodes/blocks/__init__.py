@@ -1,62 +1,53 @@
 """Transformer blocks with fused norms, for the time of a forward pass.
 
 A block or an attention of a class named here gets a `forward` of ours, which computes the same in
-fewer passes over memory (radial_core/fused.py), and loses it when the pass ends. Whatever is not as
-it was when that was written is left alone: another version of ComfyUI's code, blocks and norms that
-other packs changed or watch, patches inside the attention, torch.compile, tensors that the fused
-operations don't take.
+fewer passes over memory (radial_core/fused.py), and loses it when the pass ends. That it computes
+the same is proven on the block itself (proof.py). Whatever differs runs as it is, and is counted
+with its reason: blocks and norms that other packs changed or watch, patches inside the attention,
+torch.compile, tensors that the fused operations don't take.
 """
 
-import hashlib
 import inspect
 import logging
+import sys
 import types
 from collections import Counter
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache, partial
 
 import torch
 
 from . import hunyuan, wan
-from .fits import Declined
+from .fits import Form, is_cancel, require, words_of
+from .proof import require_proven
 
 log = logging.getLogger("radial_attention")
 
-FORWARDS = {
-    ("comfy.ldm.wan.model", "WanAttentionBlock"): wan.block,
-    ("comfy.ldm.wan.model", "WanSelfAttention"): wan.self_attention,
-    ("comfy.ldm.flux.layers", "DoubleStreamBlock"): hunyuan.double_block,
-    ("comfy.ldm.flux.layers", "SingleStreamBlock"): hunyuan.single_block,
-}
-# ComfyUI's code that they stand for, by its hash: that of 0.30.0, and of 0.16.3 where it differs.
-KNOWN = {
-    wan.block: {"8b8ef25ffb2df635"},
-    wan.self_attention: {"e57709825263ea24"},
-    hunyuan.double_block: {"f091194357cad435", "bd854ccb381d9c7e"},
-    hunyuan.single_block: {"8c3933bfdc75a72a", "b420335c6ddde73a"},
+FORMS = {
+    ("comfy.ldm.wan.model", "WanAttentionBlock"): wan.BLOCK,
+    ("comfy.ldm.wan.model", "WanSelfAttention"): wan.SELF_ATTENTION,
+    ("comfy.ldm.flux.layers", "DoubleStreamBlock"): hunyuan.DOUBLE_BLOCK,
+    ("comfy.ldm.flux.layers", "SingleStreamBlock"): hunyuan.SINGLE_BLOCK,
 }
 
 
 @contextmanager
 def fused_blocks(diffusion_model):
-    """For the time of a forward pass, the blocks of a model that are known are fused.
+    """For the time of a forward pass, the blocks of a model that can be are fused.
 
-    Yields a Counter that grows with the pass: whether a block was fused -> calls.
+    Yields a Counter that grows with the pass: None for a fused block, or why it was not -> calls.
+    Blocks that are never fused count as called once.
     """
-    changed = []  # (block, our forward, what it had of its own)
-    calls = Counter()
+    this_pass = _Pass()
+    changed = []  # (module, our forward, what it had of its own)
     try:
-        for module in _blocks_and_attentions(diffusion_model):
-            theirs = vars(module).get("forward")
-            if (forward := _forward_for(module, theirs)) is not None:
-                counter = Counter() if forward is wan.self_attention else calls
-                ours = partial(_run, counter, forward, module)
-                module.forward = ours
-                changed.append((module, ours, theirs))
+        for block in _blocks(diffusion_model):
+            changed += _install(this_pass, block)
     except Exception as error:
-        log.warning("Not all norms are fused. %s: %s", type(error).__name__, error)
+        _say_once(f"Norms are not fused. {words_of(error)}")
     try:
-        yield calls
+        yield this_pass.calls
     finally:
         for module, ours, theirs in changed:
             if vars(module).get("forward") is not ours:
@@ -66,56 +57,113 @@ def fused_blocks(diffusion_model):
                 module.forward = theirs
 
 
-def _blocks_and_attentions(diffusion_model):
+class _Pass:
+    """calls: as `fused_blocks` yields them. parts: why parts of the block that runs are not fused.
+
+    classes, broken_off: those of blocks, and the proofs, that were looked at in this pass.
+    """
+
+    def __init__(self):
+        self.calls, self.parts = Counter(), []
+        self.classes, self.broken_off = {}, {}
+
+
+def _blocks(diffusion_model) -> Iterator:
     for name in ("blocks", "double_blocks", "single_blocks"):
-        for block in getattr(diffusion_model, name, ()):
-            yield block
-            if hasattr(block, "self_attn"):
-                yield block.self_attn
+        yield from getattr(diffusion_model, name, None) or ()
 
 
-def _forward_for(module, theirs):
-    """Our forward for a block or an attention; None for what is not just as ComfyUI makes it."""
+def _install(this_pass: _Pass, block) -> list[tuple]:
+    """Give a block and its self-attention forwards of ours."""
+    changed, lacking = [], None
+    for module in (getattr(block, "self_attn", None), block):
+        if module is None:
+            continue
+        theirs = vars(module).get("forward")
+        try:
+            form = _form_of(module, theirs)
+        except Exception as error:
+            why = words_of(error)
+            if module is block:
+                _count(this_pass, module, why)
+            lacking = why
+            continue
+        ours = partial(_run, this_pass, form, lacking, module)
+        module.forward = ours
+        changed.append((module, ours, theirs))
+    return changed
+
+
+def _form_of(module, theirs) -> Form:
+    """The fused form of a block or an attention; raises Declined where there is none."""
     kind = type(module)
-    forward = FORWARDS.get((kind.__module__, kind.__qualname__))
+    require("_orig_mod" not in module._modules, "torch.compile has it")
+    form = FORMS.get((kind.__module__, kind.__qualname__))
+    require(form is not None, f"{kind.__qualname__} has no fused form")
     # An object patch that is gone leaves the class's own method on the instance.
     changed = theirs is not None and getattr(theirs, "__func__", None) is not kind.forward
-    if forward is None or changed or getattr(module, "_compiled_call_impl", None) is not None:
-        return None
-    return forward if stands_for(forward, kind.forward) else None
+    own = inspect.getattr_static(kind, "forward")
+    is_comfyuis = isinstance(own, types.FunctionType) and own.__globals__ is vars(
+        sys.modules[kind.__module__]
+    )
+    require(is_comfyuis and not changed, "another pack's forward")
+    compiled = (getattr(part, "_compiled_call_impl", None) for part in module.modules())
+    require(not any(compiled), "torch.compile has it or a part of it")
+    return form
+
+
+def _run(this_pass: _Pass, form: Form, lacking: str | None, module, *arguments, **named):
+    """A pass of a block: ours, or ComfyUI's own if the call is not for ours.
+
+    lacking: why its self-attention is never fused.
+    """
+    if torch.compiler.is_compiling():
+        return type(module).forward(module, *arguments, **named)
+    compute, why = None, None
+    try:
+        compute = _plan(this_pass, form, module, arguments, named)
+    except Exception as error:
+        if is_cancel(error):
+            raise
+        why = words_of(error)
+    if not form.is_part:
+        this_pass.parts = [lacking] if lacking else []
+    elif why is not None:
+        this_pass.parts.append(why)
+    if compute is None:
+        out = type(module).forward(module, *arguments, **named)
+    else:
+        out = compute()
+    if not form.is_part:
+        why = why or next(iter(this_pass.parts), None)
+        _count(this_pass, module, why)
+    return out
+
+
+def _plan(this_pass: _Pass, form: Form, module, arguments: tuple, named: dict):
+    """What computes a call. Raises, before anything happens, where it is not for ours."""
+    names = _names_of(form)
+    require(len(arguments) <= len(names), "arguments that the fused form doesn't know")
+    unknown = named.keys() - set(names)
+    require(not unknown, f"an argument that the fused form doesn't know: {', '.join(unknown)}")
+    call = dict(zip(names, arguments, strict=False)) | named
+    compute = form.plan(module, **call)
+    proofs = this_pass.classes, this_pass.broken_off
+    require_proven(form, module, call, len(arguments), *proofs)
+    return compute
 
 
 @cache
-def stands_for(forward, function) -> bool:
-    """Whether a forward of ours was written for that very code of ComfyUI's."""
-    code = ""
-    if isinstance(function, types.FunctionType) and not hasattr(function, "__wrapped__"):
-        try:
-            code = inspect.getsource(function.__code__)
-        except OSError:
-            pass
-    known = hashlib.sha256(code.encode()).hexdigest()[:16] in KNOWN[forward]
-    if not known:
-        log.info(
-            "No fused norms in Wan's or HunyuanVideo's %s: its code is another", forward.__name__
-        )
-    return known
+def _names_of(form: Form) -> tuple[str, ...]:
+    return tuple(inspect.signature(form.plan).parameters)[1:]
 
 
-def _run(calls: Counter, forward, module, *arguments, **named):
-    """A pass of a block: ours, or ComfyUI's own if the call is not for ours."""
-    fused = None
-    if not torch.compiler.is_compiling():
-        try:
-            fused = forward(module, *arguments, **named)
-        except Declined:
-            pass
-        except Exception as error:
-            _say_once(f"No fused norms in a {forward.__name__}: {type(error).__name__}: {error}")
-    calls[fused is not None] += 1
-    return type(module).forward(module, *arguments, **named) if fused is None else fused()
+def _count(this_pass: _Pass, block, why: str | None) -> None:
+    this_pass.calls[why] += 1
+    if why is not None:
+        _say_once(f"Norms are not fused in {type(block).__qualname__}: {why}")
 
 
 @cache
 def _say_once(message: str) -> None:
-    log.warning(message)
+    log.info(message)

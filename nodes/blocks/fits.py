@@ -1,4 +1,7 @@
-"""Whether a block and its tensors are what the fused operations stand for."""
+"""Whether a call of a block is one that the fused operations can compute, or why not."""
+
+from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -9,30 +12,84 @@ HOOKS = ("_forward_hooks", "_forward_pre_hooks")
 
 
 class Declined(Exception):
-    """The block runs as it is."""
+    """Why a block runs as ComfyUI has it, in words."""
 
 
-def require(condition) -> None:
+class Form(NamedTuple):
+    """The fused form of a block of ComfyUI's.
+
+    plan: (module, **call) -> what computes the call. It raises Declined for a call that is not for
+    it, and changes nothing and calls no part of the module before that.
+    small: (draw, **call) -> the arguments of a small call of the same kind, but for the options.
+    residuals: for each output, the argument that it is a sum with; none where it is not.
+    patches: names of the patches in transformer_options that `plan` calls where ComfyUI does.
+    is_part: it belongs to a block, and is counted with it.
+    """
+
+    plan: Callable
+    small: Callable
+    residuals: tuple[str, ...] = ()
+    patches: tuple[str, ...] = ()
+    is_part: bool = False
+
+
+def words_of(error: Exception) -> str:
+    """Why a block runs as ComfyUI has it, if this was raised."""
+    if isinstance(error, Declined):
+        return str(error)
+    first = str(error).partition("\n")[0]
+    return f"{type(error).__name__}: {first}"
+
+
+def is_cancel(error: Exception) -> bool:
+    """Whether ComfyUI ends the render: an Exception up to 0.16, raised by any of its layers."""
+    return type(error).__name__ == "InterruptProcessingException"
+
+
+def require(condition, why: str) -> None:
     if not condition:
-        raise Declined
+        raise Declined(why)
 
 
-def require_untouched(*norms) -> None:
-    """That nobody wants to be called when these norms are."""
+def require_supported(x, *others) -> None:
+    """That the fused operations take these tensors."""
+    why = fused.why_not(x, *others)
+    require(why is None, f"the fused operations don't take its tensors: {why}")
+
+
+def require_rotations(freqs, x, tokens: int, head_dim: int) -> None:
+    """freqs: (b, tokens, d / 2, 2, 2)."""
+    fits = freqs.dtype == torch.float32 and freqs.device == x.device
+    fits = fits and head_dim & (head_dim - 1) == 0 and freqs[0].is_contiguous()
+    fits = fits and freqs.shape[1:] == (tokens, head_dim // 2, 2, 2)
+    require(fits, f"rotations {tuple(freqs.shape)} in {freqs.dtype} for heads of {head_dim}")
+
+
+def rms_norms(x: torch.Tensor, *norms) -> list[tuple[torch.Tensor, float]]:
+    """Weight and epsilon of RMSNorms, if the weights are where x is and can be used as they are."""
     for norm in norms:
-        require("forward" not in vars(norm) and not any(getattr(norm, name) for name in HOOKS))
+        weight, kind = getattr(norm, "weight", None), type(norm).__name__
+        is_norm = torch.is_tensor(weight) and hasattr(norm, "eps")
+        require(is_norm, f"{kind} in the place of a norm with weights")
+        is_plain = type(weight) in (torch.Tensor, torch.nn.Parameter)
+        require(is_plain and weight.is_floating_point(), f"a norm's weight is a {type(weight)}")
+        require(weight.device == x.device, "a norm's weight is on another device")
+        names = "weight_function", "weight_lowvram_function"
+        added = any(getattr(norm, name, None) for name in names)
+        require(not added, "a LoRA that is added to a norm during the pass")
+    return [(norm.weight.to(x.dtype), _eps(norm, x)) for norm in norms]
 
 
-def weights_of(x: torch.Tensor, *norms) -> list[torch.Tensor]:
-    """The weights of RMSNorms, if they are where x is and nothing has to be done to them."""
-    require_untouched(*norms)
-    for norm in norms:
-        require(norm.weight.device == x.device and norm.weight.is_floating_point())
-        require(not getattr(norm, "weight_function", ()))  # a LoRA, added on the way
-    return [norm.weight.to(x.dtype) for norm in norms]
+def layer_norm_eps(norm) -> float:
+    """The epsilon of a LayerNorm that has neither weight nor bias."""
+    kind = type(norm).__name__
+    require(hasattr(norm, "eps"), f"{kind} in the place of a LayerNorm")
+    has_weights = any(getattr(norm, name, None) is not None for name in ("weight", "bias"))
+    require(not has_weights, f"{kind} with weights in the place of one without")
+    return norm.eps
 
 
-def eps_of(norm, x: torch.Tensor) -> float:
+def _eps(norm, x: torch.Tensor) -> float:
     """A norm's epsilon; torch's where it has none: that of x's type or of float32, by version."""
     if norm.eps is not None:
         return norm.eps
@@ -47,20 +104,23 @@ def eps_of(norm, x: torch.Tensor) -> float:
 _default_eps: dict[tuple, float] = {}
 
 
-def plain_eps(norm) -> float:
-    """The epsilon of a LayerNorm that has neither weight nor bias."""
-    require_untouched(norm)
-    require(norm.weight is None and norm.bias is None)
-    return norm.eps
+def is_watched(part) -> bool:
+    """Whether another pack wants to be called when this part is."""
+    return "forward" in vars(part) or any(getattr(part, hooks) for hooks in HOOKS)
 
 
-def require_taken(x, *others) -> None:
-    """That the fused operations take these tensors."""
-    require(fused.why_not(x, *others) is None)
+def function_of(module, name: str) -> Callable:
+    """A function that the code of a block calls by this name, whatever module it comes from."""
+    function = type(module).forward.__globals__.get(name)
+    require(callable(function), f"ComfyUI has no {name} beside its {type(module).__name__}")
+    return function
 
 
-def require_rotations(freqs, x, tokens: int, head_dim: int) -> None:
-    """freqs: (b, tokens, d / 2, 2, 2)."""
-    require(head_dim & (head_dim - 1) == 0)
-    require(freqs.dtype == torch.float32 and freqs.device == x.device)
-    require(freqs.shape[1:] == (tokens, head_dim // 2, 2, 2) and freqs[0].is_contiguous())
+def some_tokens(rotations: torch.Tensor, tokens: int, dim: int = 1) -> torch.Tensor:
+    """The rotations of a few tokens from all over the video; those of the first video in a batch.
+
+    dim: of the tokens.
+    """
+    last = rotations.shape[dim] - 1
+    chosen = torch.linspace(0, last, tokens).long().to(rotations.device)
+    return rotations[:1].index_select(dim, chosen)

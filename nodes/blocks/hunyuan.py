@@ -1,29 +1,28 @@
-"""HunyuanVideo's two kinds of block.
-
-Each function looks whether a call is its own and returns what computes it; else it raises, and
-nothing has happened yet.
-"""
+"""The fused forms of HunyuanVideo's two kinds of block."""
 
 from functools import partial
 
-import comfy.ldm.flux.layers as comfy_flux
 import torch
 
 from ...radial_core import fused
 from .fits import (
-    eps_of,
-    plain_eps,
+    Form,
+    function_of,
+    is_watched,
+    layer_norm_eps,
     require,
     require_rotations,
-    require_taken,
-    weights_of,
+    require_supported,
+    rms_norms,
+    some_tokens,
 )
 
 NONE = {}
-PATCHES = ("attn1_patch", "attn1_output_patch")  # they want to see what is fused
+TOKENS, TEXT = 7, 5  # of the small calls
+OWN_TIMES = "some of its tokens have a time of their own"
 
 
-def double_block(
+def _plan_double(
     module,
     img,
     txt,
@@ -39,37 +38,38 @@ def double_block(
     pe: rotations of text and video, (b, 1, s, d / 2, 2, 2). modulation_dims: not None where some
     frames have a time of their own.
     """
-    require(modulation_dims_img is None and modulation_dims_txt is None)
-    _require_unwatched(transformer_options)
+    require(modulation_dims_img is None and modulation_dims_txt is None, OWN_TIMES)
+    require(torch.is_tensor(vec), "what modulates it comes from outside")
     freqs, head_dim = pe.squeeze(1), img.shape[2] // module.num_heads
     require_rotations(freqs, img, txt.shape[1] + img.shape[1], head_dim)
-    require_taken(img, txt, vec)
+    require_supported(img, txt, vec)
     norms = module.txt_norm1, module.txt_norm2
-    text = _Stream(txt, module.txt_attn, module.txt_mod(vec), *norms, module.txt_mlp)
+    text = _Stream(txt, module.txt_mod, module.txt_attn, *norms, module.txt_mlp)
     norms = module.img_norm1, module.img_norm2
-    video = _Stream(img, module.img_attn, module.img_mod(vec), *norms, module.img_mlp)
-    return partial(
-        _double_block, text, video, module.num_heads, freqs, attn_mask, transformer_options
+    video = _Stream(img, module.img_mod, module.img_attn, *norms, module.img_mlp)
+    attend = partial(
+        _attend, function_of(module, "attention"), mask=attn_mask, options=transformer_options
     )
+    return partial(_double, text, video, module.num_heads, vec, freqs, attend)
 
 
 class _Stream:
     """One of the two: its tokens, and what it does to them."""
 
-    def __init__(self, x, attn, mods, norm_before, norm_after, mlp):
-        self.x, self.attn, self.mlp = x.contiguous(), attn, mlp
-        self.mod, self.mlp_mod = mods
-        self.eps, self.mlp_eps = plain_eps(norm_before), plain_eps(norm_after)
-        norms = attn.norm.query_norm, attn.norm.key_norm
-        self.weights = weights_of(x, *norms)
-        self.norm_eps = [eps_of(norm, x) for norm in norms]
-        require_taken(x, *self.weights)
+    def __init__(self, x, modulation, attn, norm_before, norm_after, mlp):
+        self.x, self.modulation, self.attn, self.mlp = x.contiguous(), modulation, attn, mlp
+        self.eps, self.mlp_eps = layer_norm_eps(norm_before), layer_norm_eps(norm_after)
+        self.norms = rms_norms(x, attn.norm.query_norm, attn.norm.key_norm)
+        require_supported(x, *(weight for weight, _ in self.norms))
+
+    def modulate(self, vec) -> None:
+        self.mod, self.mlp_mod = self.modulation(vec)
 
     def qkv_into(self, q, k, freqs):
         """Write queries and keys (b, s, h, d) into q and k; returns the values."""
         y = fused.layer_norm_modulate(self.x, self.mod.scale, self.mod.shift, self.eps)
         *raw, v = self.attn.qkv(y).unflatten(2, (3, *q.shape[2:])).unbind(2)
-        for out, each, weight, eps in zip((q, k), raw, self.weights, self.norm_eps, strict=True):
+        for out, each, (weight, eps) in zip((q, k), raw, self.norms, strict=True):
             fused.rms_norm_rope(each, weight, freqs, eps, out=out)
         return v
 
@@ -84,7 +84,9 @@ class _Stream:
         return fused.add_gated(x, y, mod.gate, out=x)
 
 
-def _double_block(txt, img, heads, freqs, mask, options):
+def _double(txt, img, heads, vec, freqs, attend):
+    img.modulate(vec)
+    txt.modulate(vec)
     words, (batch, patches, width) = txt.x.shape[1], img.x.shape
     text, video = slice(0, words), slice(words, words + patches)
     q, k = img.x.new_empty(2, batch, words + patches, heads, width // heads).unbind(0)
@@ -92,7 +94,7 @@ def _double_block(txt, img, heads, freqs, mask, options):
     v_img = img.qkv_into(q[:, video], k[:, video], freqs[:, video])
     v = torch.cat((v_txt, v_img), dim=1)
     del v_txt, v_img
-    y = _attention(q, k, v, mask, options)
+    y = attend(q, k, v)
     del q, k, v
     img.add(img.attn.proj(y[:, video]))
     txt.add(txt.attn.proj(y[:, text]))
@@ -100,54 +102,74 @@ def _double_block(txt, img, heads, freqs, mask, options):
     return img.fed_forward(), _finite(txt.fed_forward())
 
 
-def single_block(
+def _small_double(draw, img, txt, vec, pe, attn_mask=None, **dims):
+    return {
+        "img": draw(2, TOKENS, img.shape[2], size=0.1),
+        "txt": draw(2, TEXT, txt.shape[2], size=0.1),
+        "vec": draw(2, *vec.shape[1:]),
+        "pe": some_tokens(pe, TEXT + TOKENS, dim=2),
+        "attn_mask": _small_mask(draw, attn_mask, TEXT + TOKENS),
+        **dims,
+    }
+
+
+def _plan_single(
     module, x, vec, pe, attn_mask=None, modulation_dims=None, transformer_options=NONE
 ):
-    """One stream of text and video: x (b, s, c); the others as in `double_block`."""
-    require(modulation_dims is None)
-    _require_unwatched(transformer_options)
-    norms, freqs = (module.norm.query_norm, module.norm.key_norm), pe.squeeze(1)
-    weights = weights_of(x, *norms)
-    require_taken(x, vec, *weights)
+    """One stream of text and video: x (b, s, c); the others as in `_plan_double`."""
+    require(modulation_dims is None, OWN_TIMES)
+    require(torch.is_tensor(vec), "what modulates it comes from outside")
+    freqs = pe.squeeze(1)
+    norms = rms_norms(x, module.norm.query_norm, module.norm.key_norm)
+    require_supported(x, vec, *(weight for weight, _ in norms))
     require_rotations(freqs, x, x.shape[1], module.hidden_size // module.num_heads)
-    eps = plain_eps(module.pre_norm), *(eps_of(norm, x) for norm in norms)
-    mod, _ = module.modulation(vec)
-    return partial(
-        _single_block,
-        module,
-        x.contiguous(),
-        mod,
-        freqs,
-        weights,
-        eps,
-        attn_mask,
-        transformer_options,
+    eps = layer_norm_eps(module.pre_norm)
+    attend = partial(
+        _attend, function_of(module, "attention"), mask=attn_mask, options=transformer_options
     )
+    return partial(_single, module, x.contiguous(), vec, freqs, eps, norms, attend)
 
 
-def _single_block(module, x, mod, freqs, weights, eps, mask, options):
+def _single(module, x, vec, freqs, eps, norms, attend):
+    mod, _ = module.modulation(vec)
     width = 3 * module.hidden_size
-    y = module.linear1(fused.layer_norm_modulate(x, mod.scale, mod.shift, eps[0]))
+    y = module.linear1(fused.layer_norm_modulate(x, mod.scale, mod.shift, eps))
     q, k, v = y[..., :width].unflatten(2, (3, module.num_heads, -1)).unbind(2)
-    q = fused.rms_norm_rope(q, weights[0], freqs, eps[1])
-    k = fused.rms_norm_rope(k, weights[1], freqs, eps[2])
-    attended = _attention(q, k, v, mask, options)
+    (q_weight, q_eps), (k_weight, k_eps) = norms
+    q = fused.rms_norm_rope(q, q_weight, freqs, q_eps)
+    k = fused.rms_norm_rope(k, k_weight, freqs, k_eps)
+    attended = attend(q, k, v)
     del q, k, v
     # What attention made goes where v stood, beside what the MLP takes: they are one matrix then.
     y = fused.beside_gelu(attended, y[..., width - module.hidden_size :])
     del attended
-    y = module.linear2(y.flatten(0, 1)).view_as(x)  # as a matrix, or torch would add the bias apart
+    if not is_watched(module.linear2):
+        y = y.flatten(0, 1)  # as a matrix, or torch would add the bias apart
+    y = module.linear2(y).view_as(x)
     return _finite(fused.add_gated(x, y, mod.gate, out=x))
 
 
-def _attention(q, k, v, mask, options: dict):
+def _small_single(draw, x, vec, pe, attn_mask=None, **dims):
+    return {
+        "x": draw(2, TOKENS, x.shape[2], size=0.1),
+        "vec": draw(2, *vec.shape[1:]),
+        "pe": some_tokens(pe, TOKENS, dim=2),
+        "attn_mask": _small_mask(draw, attn_mask, TOKENS),
+        **dims,
+    }
+
+
+def _attend(attention, q, k, v, mask, options: dict):
     """q, k, v: (b, s, h, d), normed and rotated. -> (b, s, h * d)."""
     heads_first = (x.transpose(1, 2) for x in (q, k, v))
-    return comfy_flux.attention(*heads_first, pe=None, mask=mask, transformer_options=options)
+    return attention(*heads_first, pe=None, mask=mask, transformer_options=options)
 
 
-def _require_unwatched(options: dict) -> None:
-    require(not any(name in options.get("patches", NONE) for name in PATCHES))
+def _small_mask(draw, mask, tokens: int):
+    if mask is None:
+        return None
+    small = draw(*[1] * (mask.ndim - 1), tokens)
+    return small.to(mask.dtype) if mask.is_floating_point() else small > -1
 
 
 def _finite(x):
@@ -156,3 +178,7 @@ def _finite(x):
         return x
     limit = torch.finfo(x.dtype).max
     return x.nan_to_num(0.0, limit, -limit)
+
+
+DOUBLE_BLOCK = Form(_plan_double, _small_double, residuals=("img", "txt"))
+SINGLE_BLOCK = Form(_plan_single, _small_single, residuals=("x",))

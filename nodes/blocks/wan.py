@@ -1,33 +1,29 @@
-"""Wan's block and its self-attention.
-
-Each function looks whether a call is its own and returns what computes it; else it raises, and
-nothing has happened yet.
-"""
+"""The fused forms of Wan's block and its self-attention."""
 
 from functools import partial
 
-import comfy.ldm.wan.model as comfy_wan
-from comfy.model_management import cast_to
-
 from ...radial_core import fused
 from .fits import (
-    eps_of,
-    plain_eps,
+    Form,
+    function_of,
+    layer_norm_eps,
     require,
     require_rotations,
-    require_taken,
-    weights_of,
+    require_supported,
+    rms_norms,
+    some_tokens,
 )
 
 NONE = {}
+TOKENS, TEXT, IMAGE = 7, 5, 3  # of the small calls
 
 
-def block(module, x, e, freqs, context, context_img_len=257, transformer_options=NONE):
+def _plan_block(module, x, e, freqs, context, context_img_len=257, transformer_options=NONE):
     """x: (b, s, c). e: what time says, (b, 6, c), or (b, 1, 6, c) where all tokens share a time."""
-    require(e.ndim == 3 or e.shape[1] == 1)
-    require_taken(x, e)
-    eps = plain_eps(module.norm1), plain_eps(module.norm2)
-    time = cast_to(module.modulation, dtype=x.dtype, device=x.device) + e.reshape(-1, 6, x.shape[2])
+    require(e.ndim == 3 or e.shape[1] == 1, "its tokens have times of their own")
+    require_supported(x, e)
+    eps = layer_norm_eps(module.norm1), layer_norm_eps(module.norm2)
+    time = module.modulation.to(x.device, x.dtype) + e.reshape(-1, 6, x.shape[2])
     text = partial(
         module.cross_attn,
         context=context,
@@ -49,24 +45,38 @@ def _block(module, x, time, freqs, attend_to_text, eps, options):
     return fused.add_gated(x, y, mlp_gate)
 
 
-def self_attention(module, x, freqs, transformer_options=NONE):
+def _small_block(draw, x, e, freqs, context, context_img_len=257):
+    of_image = isinstance(context_img_len, int)
+    return {
+        "x": draw(2, TOKENS, x.shape[2], size=0.1),
+        "e": draw(2, *e.shape[1:]),
+        "freqs": some_tokens(freqs, TOKENS),
+        "context": draw(2, TEXT + (IMAGE if of_image else 0), context.shape[2]),
+        "context_img_len": IMAGE if of_image else context_img_len,
+    }
+
+
+def _plan_attention(module, x, freqs, transformer_options=NONE):
     """x: (b, s, c). freqs: (1, s, 1, d / 2, 2, 2)."""
-    norms, freqs = (module.norm_q, module.norm_k), freqs.squeeze(2)
-    weights = weights_of(x, *norms)
-    require_taken(x, *weights)
+    freqs = freqs.squeeze(2)
+    norms = rms_norms(x, module.norm_q, module.norm_k)
+    require_supported(x, *(weight for weight, _ in norms))
     require_rotations(freqs, x, x.shape[1], module.head_dim)
-    eps = [eps_of(norm, x) for norm in norms]
-    return partial(_self_attention, module, x, freqs, weights, eps, transformer_options)
+    attend = function_of(module, "optimized_attention")
+    return partial(_attention, module, attend, x, freqs, norms, transformer_options)
 
 
-def _self_attention(module, x, freqs, weights, eps, options):
+def _attention(module, attend, x, freqs, norms, options):
     heads = (module.num_heads, module.head_dim)
-    q = fused.rms_norm_rope(module.q(x).unflatten(2, heads), weights[0], freqs, eps[0])
-    k = fused.rms_norm_rope(module.k(x).unflatten(2, heads), weights[1], freqs, eps[1])
-    y = comfy_wan.optimized_attention(
-        q.flatten(2), k.flatten(2), module.v(x), heads=heads[0], transformer_options=options
-    )
+    (q_weight, q_eps), (k_weight, k_eps) = norms
+    q = fused.rms_norm_rope(module.q(x).unflatten(2, heads), q_weight, freqs, q_eps)
+    k = fused.rms_norm_rope(module.k(x).unflatten(2, heads), k_weight, freqs, k_eps)
+    y = attend(q.flatten(2), k.flatten(2), module.v(x), heads=heads[0], transformer_options=options)
     return module.o(_patched("attn1_patch", options, y, q=q, k=k))
+
+
+def _small_attention(draw, x, freqs):
+    return {"x": draw(2, TOKENS, x.shape[2]), "freqs": some_tokens(freqs, TOKENS)}
 
 
 def _patched(name: str, options: dict, x, **seen):
@@ -74,3 +84,8 @@ def _patched(name: str, options: dict, x, **seen):
     for patch in options.get("patches", NONE).get(name, ()):
         x = patch({"x": x, **seen, "transformer_options": options})
     return x
+
+
+PATCHES = ("attn1_patch", "attn2_patch")
+BLOCK = Form(_plan_block, _small_block, residuals=("x",), patches=PATCHES)
+SELF_ATTENTION = Form(_plan_attention, _small_attention, patches=PATCHES[:1], is_part=True)

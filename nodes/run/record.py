@@ -26,7 +26,7 @@ class Span:
     mark: its start, if it is timed. step, block: where it is, as far as that is known. dense: why
     it is; None if it is radial. backend: what runs it; None for ComfyUI's dense attention. shape:
     batch and tokens of a call of self-attention over the video. density: kept share of its blocks.
-    fused: how many of a pass's blocks were, by True and False; None if nobody tried.
+    fused: a pass's blocks, by why they were not fused, None if they were; None if nobody tried.
     """
 
     mark: Mark | None = None
@@ -61,7 +61,7 @@ class Record:
         self.backend = None
         self.settings = {}
         self.authors = None
-        self._fused = Counter()  # whether a block had fused norms -> calls of it
+        self._fused = Counter()  # why a block had no fused norms, None if it had -> calls of it
         self.compiled = False  # whether torch.compile has any part of the model
         self.failures = set()  # the reasons that are one
         self._blocks = Counter()  # (step, block or None, what it ran as) -> calls
@@ -140,6 +140,7 @@ class Record:
 
     def _read(self) -> dict:
         dense = self.dense_calls
+        not_fused = {why: n for why, n in self._fused.most_common() if why is not None}
         seconds = _sum(s for (_, ran), s in self._seconds.items() if ran == PASS)
         return {
             "latent": list(self.latent or ()),
@@ -149,8 +150,9 @@ class Record:
             "density": self.density,
             "backend": self.backend,
             "dense_backends": dict(self.dense_backends),
-            "fused_blocks": self._fused[True],
-            "blocks_not_fused": self._fused[False],
+            "fused_blocks": self._fused[None],
+            "blocks_not_fused": sum(not_fused.values()),
+            "why_not_fused": not_fused,
             "compiled": self.compiled,
             "missing_features": missing(),
             "failures": sorted(self.failures),

@@ -158,10 +158,7 @@ def report(run: dict) -> str:
         lines.append(f"Dense{by}: {'; '.join(reasons(run))}.")
     lines += [sentence(said) for said in (*_idle(run), *_missing(run))]
     lines += _times(run)
-    fused, not_fused = run["fused_blocks"], run["blocks_not_fused"]
-    if fused or not_fused:
-        share = _percent(fused, fused + not_fused)
-        lines.append(f"Fused norms in {share} of the blocks' calls.")
+    lines += _fused(run)
     if run["settings"]:
         whose = f" for {run['settings_of']}" if run["settings_of"] else ""
         lines.append(f"Settings{whose}: {settings(run)}.")
@@ -180,6 +177,19 @@ def _times(run: dict) -> list[str]:
     if saving is not None:
         lines.append(saved(saving))
     return lines
+
+
+def _fused(run: dict) -> list[str]:
+    """How many of the blocks had fused norms, and why the others had not."""
+    fused, not_fused = run["fused_blocks"], run["blocks_not_fused"]
+    if not fused and not not_fused:
+        return []
+    line = f"Fused norms in {_percent(fused, fused + not_fused)} of the blocks' calls"
+    reasons = list(run.get("why_not_fused", ()))  # the most frequent first
+    if reasons:
+        more = ["and others"] if len(reasons) > MANY else []
+        line += f"; not in the others: {'; '.join(reasons[:MANY] + more)}"
+    return [f"{line}."]
 
 
 def saved(saving: dict) -> str:

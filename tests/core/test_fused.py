@@ -71,3 +71,59 @@ def test_memory_that_ran_out_is_not_a_failure(monkeypatch):
     with torch.inference_mode():
         assert fused.why_not(torch.zeros(1).half()) == "no memory to prove them"
     assert not fused._verdicts
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    """As on a GPU: the verdict for its float16, asked with fresh memories."""
+    for name in ("_verdicts", "_failed_runs"):
+        monkeypatch.setattr(fused, name, type(getattr(fused, name))())
+    for name in ("_failed", "_said"):
+        monkeypatch.setattr(fused, name, set())
+    monkeypatch.setattr(fused, "capability", lambda device: (9, 0))
+
+    @torch.inference_mode()
+    def why_not():
+        return fused.why_not(torch.zeros(1).half())
+
+    return why_not
+
+
+def test_what_failed_is_tried_again_in_the_next_run(gpu, monkeypatch, caplog):
+    def broken(*arguments):
+        tries.append(1)
+        raise RuntimeError("device busy")
+
+    tries = []
+    monkeypatch.setattr(fused, "_first_wrong", broken)
+    assert gpu() == gpu() == "RuntimeError: device busy"
+    fused.next_run()
+    monkeypatch.setattr(fused, "_first_wrong", lambda *arguments: None)
+    assert gpu() is None
+    monkeypatch.setattr(fused, "_first_wrong", broken)
+    fused._verdicts.clear()
+    for _ in range(5):
+        assert gpu() == "RuntimeError: device busy"
+        fused.next_run()
+    assert len(tries) == fused.RUNS
+    assert len(caplog.records) == 1
+
+
+def test_a_kernel_that_failed_is_tried_again_in_the_next_run(gpu, monkeypatch):
+    monkeypatch.setattr(fused, "_first_wrong", lambda *arguments: None)
+    monkeypatch.setattr(fused, "on_device", None)
+    x, gate = torch.zeros(1, 2, 4).half(), torch.zeros(1, 1, 4).half()
+    for _ in range(fused.RUNS):
+        assert gpu() is None
+        fused.add_gated(x, x, gate)
+        assert gpu().startswith("add_gated failed: TypeError")
+        fused.next_run()
+    assert gpu().startswith("add_gated failed: TypeError")
+
+
+def test_wrong_results_are_not_tried_again(gpu, monkeypatch):
+    wrong = ["add_gated is off by 1.0e-01", None]
+    monkeypatch.setattr(fused, "_first_wrong", lambda *arguments: wrong.pop(0))
+    for _ in range(2):
+        assert gpu() == "add_gated is off by 1.0e-01"
+        fused.next_run()

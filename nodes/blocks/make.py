@@ -1,0 +1,101 @@
+"""The make of a block: two blocks of the same make compute the same, but for their weights.
+
+A make is the classes of the block and its parts, the attributes and functions that their code
+names, and the shapes of their weights. A part that another pack replaced, a setting that it changed
+or a function that it put in the place of ComfyUI's makes another make.
+"""
+
+import types
+import weakref
+from collections.abc import Iterator
+from functools import lru_cache
+
+import torch
+
+PLAIN = (type(None), bool, int, float, str, torch.dtype)
+DEPTH = 2  # functions that a forward calls, and functions that these call
+CLASSES = 256  # ComfyUI makes new ones for each quantized model
+
+
+def make_of(module: torch.nn.Module, seen: dict) -> tuple:
+    """Hashable, and keeps no model alive. seen: classes that were looked through in this pass."""
+    code, parts = {}, []
+    for name, part in module.named_modules():
+        cls = type(part)
+        if cls not in seen:
+            seen[cls] = _code_of(cls)
+        code[cls], names = seen[cls]
+        parts.append((name, *_traits(part, names)))
+    return tuple(code.values()), tuple(parts)
+
+
+def _traits(part, names: frozenset[str]) -> Iterator:
+    """names: those in the code of its class. Its other attributes change nothing."""
+    yield _same(type(part))
+    for name, value in vars(part).items():
+        if name in names and name != "forward":  # what another pack put there is off in a proof
+            yield name, _plain(value)
+    for name, weight in part._parameters.items():
+        yield name, weight is not None and (weight.shape, weight.dtype)
+
+
+def _plain(value):
+    if isinstance(value, PLAIN):
+        return type(value), value
+    if isinstance(value, tuple):
+        return tuple(map(_plain, value))
+    return _same(value) if callable(value) else type(value)
+
+
+def _same(value):
+    """Stands for an object by its identity, without keeping it alive."""
+    try:
+        return weakref.ref(value)
+    except TypeError:
+        return type(value)
+
+
+def _code_of(cls: type) -> tuple[tuple, frozenset[str]]:
+    """The functions of a class and those that they call, as they are now; all names in them."""
+    methods = cls.forward, *(space.get(name) for space, name in _methods_at(cls))
+    names, called = _named_by(methods)
+    functions = *methods, *(space.get(name) for space, name in called)
+    return (_same(cls), *map(_same, functions)), names
+
+
+@lru_cache(CLASSES)
+def _methods_at(cls: type) -> tuple:
+    """(namespace, name) of what a class and its bases define, up to torch's Module."""
+    bases = [base for base in cls.__mro__ if base not in (torch.nn.Module, object)]
+    return tuple(
+        (vars(base), name)
+        for base in bases
+        for name, value in vars(base).items()
+        if isinstance(value, types.FunctionType) and name != "__init__"
+    )
+
+
+@lru_cache(CLASSES)
+def _named_by(methods: tuple) -> tuple[frozenset[str], tuple]:
+    """All names in the code of these methods; (namespace, name) of the functions they call."""
+    methods = [each for each in methods if isinstance(each, types.FunctionType)]
+    names = frozenset(name for each in methods for name in _names_in(each.__code__))
+    called = {(id(space), name): (space, name) for each in methods for space, name in _called(each)}
+    return names, tuple(called.values())
+
+
+def _called(function: types.FunctionType, depth: int = DEPTH) -> Iterator[tuple]:
+    """(namespace, name) of the functions and classes that a function names."""
+    for name in _names_in(function.__code__):
+        value = function.__globals__.get(name)
+        if callable(value):
+            yield function.__globals__, name
+        if isinstance(value, types.FunctionType) and depth > 1:
+            yield from _called(value, depth - 1)
+
+
+def _names_in(code: types.CodeType) -> Iterator[str]:
+    yield from code.co_names
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            yield from _names_in(constant)

@@ -1,0 +1,478 @@
+"""Which blocks run fused, and what is said of the others: blocks changed in ways packs change them.
+
+Each change comes after the block as it was had been proven. Whatever becomes of the fusion, the
+result must be that of ComfyUI's forward.
+"""
+
+import importlib
+import inspect
+import sys
+import textwrap
+from collections import Counter
+
+import comfy.ldm.flux.layers as flux
+import comfy.ldm.wan.model as wan_model
+import comfy.model_management
+import comfy.ops
+import pytest
+import torch
+import zoo
+from comfy.ldm.flux.math import rope
+from conftest import difference, pack_module, patch, sample
+from test_blocks import fuse_on_cpu
+from torch import nn
+
+WIDTH, TOKENS, TEXT = 128, 10, 6
+RESULTS = "its results are not those of the fused operations"
+
+
+@pytest.fixture(autouse=True)
+def on_cpu(monkeypatch):
+    """Nothing is proven yet, or said."""
+    blocks = fuse_on_cpu(monkeypatch)
+    blocks._say_once.cache_clear()
+    monkeypatch.setattr(pack_module("nodes.blocks.proof"), "_verdicts", {})
+    monkeypatch.setattr(pack_module("nodes.blocks.proof"), "_tries", Counter())
+
+
+@pytest.fixture
+def proofs(monkeypatch):
+    """The proofs that ran."""
+    proof, ran = pack_module("nodes.blocks.proof"), []
+    compare = proof.compare
+
+    def counted(*arguments):
+        ran.append(arguments)
+        return compare(*arguments)
+
+    monkeypatch.setattr(proof, "compare", counted)
+    return ran
+
+
+def make(cls, dtype=torch.float32, **options):
+    """A block of ComfyUI's with random weights."""
+    torch.manual_seed(0)
+    common = {"operations": comfy.ops.disable_weight_init, "device": "cpu", "dtype": dtype}
+    if cls is wan_model.WanAttentionBlock:
+        block = cls("t2v_cross_attn", WIDTH, 2 * WIDTH, 1, operation_settings=common, **options)
+    else:
+        block = cls(WIDTH, 1, mlp_ratio=2.0, **common, **options)
+    for weight in block.parameters():
+        nn.init.normal_(weight, mean=weight.ndim == 1, std=0.1)
+    return block
+
+
+def call_of(block, dtype=torch.float32, **more) -> dict:
+    tokens = torch.arange(TOKENS + TEXT)[None].float()
+    angles = rope(tokens, WIDTH, 10000)
+    drawn = torch.Generator().manual_seed(1)
+
+    def draw(*shape):
+        return torch.randn(shape, generator=drawn).to(dtype)
+
+    if isinstance(block, wan_model.WanAttentionBlock):
+        call = {"x": draw(1, TOKENS, WIDTH), "e": draw(1, 6, WIDTH)}
+        call |= {"freqs": angles[:, :TOKENS, None], "context": draw(1, TEXT, WIDTH)}
+    elif isinstance(block, flux.DoubleStreamBlock):
+        call = {"img": draw(1, TOKENS, WIDTH), "txt": draw(1, TEXT, WIDTH)}
+        call |= {"vec": draw(1, WIDTH), "pe": angles[:, None]}
+    else:
+        call = {"x": draw(1, TOKENS + TEXT, WIDTH), "vec": draw(1, WIDTH), "pe": angles[:, None]}
+    return call | more
+
+
+def why_not(block, within=1e-5, **more) -> str | None:
+    """Why a block does not run fused, None if it does; its result is right in any case."""
+    dtype = next(block.parameters()).dtype
+    net = nn.Module()
+    net.blocks = nn.ModuleList([block])
+
+    def run():
+        call = call_of(block, dtype, **more)
+        out = block(**call)
+        return torch.cat([x.flatten() for x in (out if isinstance(out, tuple) else (out,))])
+
+    with torch.no_grad():
+        want = run()
+        with pack_module("nodes.blocks").fused_blocks(net) as calls:
+            got = run()
+    assert difference(got.double(), want.double()) < within
+    assert sum(calls.values()) == 1
+    return next(iter(calls))
+
+
+CLASSES = wan_model.WanAttentionBlock, flux.DoubleStreamBlock, flux.SingleStreamBlock
+by_class = pytest.mark.parametrize("cls", CLASSES, ids=lambda cls: cls.__name__)
+
+
+def other_source(monkeypatch, cls, *edits: tuple[str, str]):
+    """As if ComfyUI's file said something else in a forward. edits: what it says, and would say."""
+    code = textwrap.dedent(inspect.getsource(cls.forward))
+    for old, new in edits:
+        assert old in code
+        code = code.replace(old, new)
+    made = {}
+    exec(f"# another version\n{code}", vars(sys.modules[cls.__module__]), made)
+    monkeypatch.setattr(cls, "forward", made["forward"])
+
+
+@by_class
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_a_block_is_fused_in_any_type(cls, dtype):
+    assert why_not(make(cls, dtype), within=4 * torch.finfo(dtype).eps) is None
+
+
+@pytest.mark.parametrize("cls", [*CLASSES, wan_model.WanSelfAttention])
+def test_a_comment_more_changes_nothing(cls, monkeypatch):
+    other_source(monkeypatch, cls)
+    assert why_not(make(CLASSES[0] if cls is wan_model.WanSelfAttention else cls)) is None
+
+
+OTHER = {
+    wan_model.WanAttentionBlock: ("1 + repeat_e(e[4], x)", "1.5 + repeat_e(e[4], x)"),
+    wan_model.WanSelfAttention: ("self.norm_k(self.k(x))", "self.norm_k(self.k(x)).neg()"),
+    flux.DoubleStreamBlock: ("txt += apply_mod(self.txt_mlp", "txt -= apply_mod(self.txt_mlp"),
+    flux.SingleStreamBlock: ("mlp = self.mlp_act(mlp)\n", "mlp = self.mlp_act(mlp).abs()\n"),
+}
+
+
+@pytest.mark.parametrize("cls", OTHER, ids=lambda cls: cls.__name__)
+def test_a_forward_that_computes_something_else_stays(cls, monkeypatch):
+    block = make(CLASSES[0] if cls is wan_model.WanSelfAttention else cls)
+    assert why_not(block) is None
+    other_source(monkeypatch, cls, OTHER[cls])
+    assert why_not(block).startswith(RESULTS)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_another_activation(dtype):
+    block = make(flux.SingleStreamBlock, dtype)
+    assert why_not(block, 4 * torch.finfo(dtype).eps) is None
+    block.mlp_act = nn.SiLU()
+    assert why_not(block).startswith(RESULTS)
+
+
+@pytest.mark.parametrize("options", [{"yak_mlp": True}, {"mlp_silu_act": True}], ids=str)
+def test_another_mlp_of_comfyuis(options):
+    assert why_not(make(flux.SingleStreamBlock)) is None
+    assert "the proof failed" in why_not(make(flux.SingleStreamBlock, **options))
+    assert why_not(make(flux.DoubleStreamBlock, **options)) is None  # it calls its MLPs
+
+
+SKIPPED = [
+    (wan_model.WanAttentionBlock, "norm2"),
+    (wan_model.WanAttentionBlock, "self_attn.norm_k"),
+    (flux.DoubleStreamBlock, "txt_attn.norm"),
+    (flux.DoubleStreamBlock, "img_norm1"),
+    (flux.SingleStreamBlock, "norm.query_norm"),
+    (flux.SingleStreamBlock, "mlp_act"),
+]
+skipped = pytest.mark.parametrize(("cls", "name"), SKIPPED, ids=lambda x: getattr(x, "__name__", x))
+
+
+@skipped
+def test_a_part_that_is_watched_is_called(cls, name):
+    block, seen = make(cls), []
+    assert why_not(block) is None
+    part = block.get_submodule(name)
+    handle = part.register_forward_hook(lambda *a: seen.append(1))
+    assert why_not(block) == f"a hook on {name.removeprefix('self_attn.')}"
+    handle.remove()
+    part.register_forward_pre_hook(lambda *a: seen.append(1))
+    assert "a hook on" in why_not(block)
+    assert len(seen) == 4  # twice without us and twice with us
+
+
+@skipped
+def test_a_part_with_a_forward_of_its_own_is_called(cls, name):
+    block = make(cls)
+    assert why_not(block) is None
+    part = block.get_submodule(name)
+
+    def twice(*arguments):
+        out = type(part).forward(part, *arguments)
+        return tuple(2 * x for x in out) if isinstance(out, tuple) else 2 * out
+
+    part.forward = twice
+    assert "another pack's forward of" in why_not(block)
+
+
+class Halved(nn.LayerNorm):
+    """Has all that a LayerNorm has."""
+
+    def forward(self, x):
+        return super().forward(x) / 2
+
+
+def test_a_norm_that_is_another(monkeypatch):
+    block = make(wan_model.WanAttentionBlock)
+    assert why_not(block) is None
+    block.norm1 = Halved(WIDTH, 1e-6, elementwise_affine=False)
+    assert why_not(block).startswith(RESULTS)
+    block.norm1 = nn.Identity()
+    assert why_not(block) == "Identity in the place of a LayerNorm"
+
+
+def test_another_epsilon_is_used(proofs):
+    block = make(wan_model.WanAttentionBlock)
+    assert why_not(block) is None
+    block.norm1.eps = 0.5
+    assert why_not(block) is None
+    assert len(proofs) == 3  # the block, its attention, and the block as it is then
+
+
+HELPERS = {  # functions of ComfyUI's that its blocks call -> one of the blocks
+    (wan_model, "repeat_e"): wan_model.WanAttentionBlock,
+    (wan_model, "apply_rope1"): wan_model.WanAttentionBlock,
+    (flux, "apply_mod"): flux.SingleStreamBlock,
+    (sys.modules["comfy.ldm.flux.math"], "apply_rope"): flux.DoubleStreamBlock,
+}
+
+
+@pytest.mark.parametrize("place", HELPERS, ids=lambda place: place[1])
+def test_a_function_that_another_pack_replaced(place, monkeypatch):
+    block = make(HELPERS[place])
+    assert why_not(block) is None
+    module, name = place
+    plain = getattr(module, name)
+
+    def theirs(*arguments):
+        out = plain(*arguments)
+        return tuple(x.flip(-1) for x in out[:1]) + out[1:] if isinstance(out, tuple) else 1.5 * out
+
+    monkeypatch.setattr(module, name, theirs)
+    assert why_not(block).startswith(RESULTS)
+
+
+LAST = "repeat_e(e[5], x))\n    return x"  # of a Wan block
+
+
+def test_an_argument_that_is_new(monkeypatch):
+    cls, signature = wan_model.WanAttentionBlock, "transformer_options={},\n):"
+    edits = (signature, f"boost=1, {signature}"), (LAST, f"{LAST} * boost")
+    other_source(monkeypatch, cls, *edits)
+    block = make(cls)
+    assert why_not(block) is None
+    assert why_not(block, boost=2.0) == "an argument that the fused form doesn't know: boost"
+
+
+def test_a_patch_that_is_new(monkeypatch):
+    cls = wan_model.WanAttentionBlock
+    new = f"{LAST} if 'mlp_patch' not in patches else patches['mlp_patch'][0](x)"
+    other_source(monkeypatch, cls, (LAST, new))
+    block = make(cls)
+    assert why_not(block) is None
+    options = {"patches": {"mlp_patch": [lambda x: 2 * x]}}
+    assert why_not(block, transformer_options=options) == "mlp_patch in transformer_options"
+    elsewhere = {"patches": {"double_block": [None], "mlp_patch": []}}
+    with pytest.raises(IndexError):  # ComfyUI's, that is: no patch is none of ours
+        why_not(block, transformer_options=elsewhere)
+    del elsewhere["patches"]["mlp_patch"]
+    assert why_not(block, transformer_options=elsewhere) is None
+
+
+def test_an_option_that_is_new(monkeypatch):
+    cls = wan_model.WanAttentionBlock
+    other_source(monkeypatch, cls, (LAST, f"{LAST} * transformer_options.get('gain', 1)"))
+    block = make(cls)
+    assert why_not(block, transformer_options={"block_index": 0}) is None
+    assert why_not(block, transformer_options={"gain": 2}) == "gain in transformer_options"
+
+
+def test_patches_of_wan_run_in_its_fused_blocks(proofs):
+    def theirs(seen):
+        return seen["x"] * 2 + (seen["q"] * seen["k"]).flatten(2) if "q" in seen else -seen["x"]
+
+    block = make(wan_model.WanAttentionBlock)
+    for names in ([], ["attn1_patch"], ["attn2_patch"], ["attn1_patch", "attn2_patch"]):
+        options = {"patches": {name: [theirs, theirs] for name in names}}
+        assert why_not(block, transformer_options=options) is None
+    assert len(proofs) == 4 + 2  # the attention has only the first of them
+
+
+def test_patches_of_hunyuan_see_what_is_not_there_when_fused(monkeypatch):
+    def theirs(attn, _options):
+        return 2 * attn
+
+    options = {"patches": {"attn1_output_patch": [theirs]}}
+    for cls in CLASSES[1:]:
+        why = why_not(make(cls), transformer_options=options)
+        assert why == "attn1_output_patch in transformer_options"
+
+
+def test_a_mask_is_part_of_the_proof(monkeypatch):
+    mask = torch.zeros(1, 1, TOKENS + TEXT)
+    mask[..., :3] = -1e9
+    block = make(flux.SingleStreamBlock)
+    assert why_not(block, attn_mask=mask) is None
+    other_source(monkeypatch, flux.SingleStreamBlock, ("mask=attn_mask", "mask=None"))
+    assert why_not(block) is None
+    assert why_not(block, attn_mask=mask).startswith(RESULTS)
+
+
+def test_what_is_asked_of_attention_is_part_of_the_proof(monkeypatch):
+    cls, heads = wan_model.WanSelfAttention, "heads=self.num_heads,"
+    other_source(monkeypatch, cls, (heads, f"{heads} low_precision_attention=False,"))
+    assert why_not(make(CLASSES[0])) == "it asks something else of attention"
+
+
+def test_a_renamed_internal_costs_its_family_alone(monkeypatch):
+    monkeypatch.setattr(flux, "attend", flux.attention, raising=False)
+    for cls in CLASSES[1:]:
+        other_source(monkeypatch, cls, ("attention(q, k, v", "attend(q, k, v"))
+    monkeypatch.delattr(flux, "attention")
+    for cls in CLASSES[1:]:
+        assert why_not(make(cls)) == f"ComfyUI has no attention beside its {cls.__name__}"
+    assert why_not(make(CLASSES[0])) is None
+
+
+def test_no_internal_of_comfyuis_is_imported(monkeypatch):
+    for name in ("comfy.ldm.wan.model", "comfy.ldm.flux.layers", "comfy.model_management"):
+        monkeypatch.setitem(sys.modules, name, None)
+    blocks = pack_module("nodes.blocks")
+    for name in ("wan", "hunyuan"):
+        monkeypatch.setattr(blocks, name, getattr(blocks, name))
+        monkeypatch.delitem(sys.modules, f"{blocks.__name__}.{name}")
+        importlib.import_module(f"{blocks.__name__}.{name}")
+
+
+@pytest.mark.parametrize("blocks", [5, [None], [nn.Identity(), object()]], ids=str)
+def test_a_model_of_any_kind_is_taken(blocks):
+    net = nn.Module()
+    net.blocks = blocks
+    with pack_module("nodes.blocks").fused_blocks(net):
+        pass
+
+
+def test_other_packs_see_nothing_of_the_proof():
+    block, seen = make(wan_model.WanAttentionBlock), []
+    for name in ("self_attn", "cross_attn", "ffn", "ffn.0"):
+        block.get_submodule(name).register_forward_hook(lambda *a: seen.append(1))
+    plain = block.cross_attn.forward
+    block.cross_attn.forward = lambda *a, **k: [seen.append(1), plain(*a, **k)][1]
+    state = torch.get_rng_state()
+    assert why_not(block) is None
+    assert len(seen) == 2 * 5
+    assert torch.equal(torch.get_rng_state(), state)
+    assert vars(block.cross_attn)["forward"] is not plain
+
+
+def test_layers_with_forwards_of_their_own_are_of_one_make(proofs):
+    """As ComfyUI's LoRAs in bypass mode have them: they are called, whatever they compute."""
+    for scale in (1, 2):
+        block = make(wan_model.WanAttentionBlock)
+        for name in ("self_attn.q", "ffn.0"):
+            layer = block.get_submodule(name)
+            layer.forward = lambda x, plain=layer.forward, scale=scale: scale * plain(x)
+        assert why_not(block) is None
+    assert len(proofs) == 2
+
+
+def test_a_parametrization_and_a_hook_on_all_modules(monkeypatch):
+    block, seen = make(wan_model.WanAttentionBlock), []
+    handle = nn.modules.module.register_module_forward_pre_hook(lambda *a: seen.append(1))
+    try:
+        assert why_not(block) == "a hook on all modules"
+    finally:
+        handle.remove()
+    norm = block.self_attn.norm_q
+    nn.utils.parametrize.register_parametrization(norm, "weight", Doubled())
+    assert why_not(block) is not None
+
+
+class Doubled(nn.Module):
+    def forward(self, weight):
+        return 2 * weight
+
+
+def test_a_layer_that_sees_matrices_otherwise():
+    block = make(flux.SingleStreamBlock)
+    assert why_not(block) is None
+    block.linear2.register_forward_hook(lambda layer, args, y: y * args[0].ndim)
+    assert why_not(block) is None
+
+
+def test_a_proof_that_breaks_off_is_tried_again(monkeypatch):
+    proof, block = pack_module("nodes.blocks.proof"), make(flux.SingleStreamBlock)
+    compare, errors = proof.compare, [torch.OutOfMemoryError("no"), ValueError("odd")]
+
+    def theirs(*arguments):
+        if errors:
+            raise errors.pop()
+        return compare(*arguments)
+
+    monkeypatch.setattr(proof, "compare", theirs)
+    assert why_not(block) == "the proof failed: ValueError: odd"
+    assert why_not(block) == "no memory for the proof"
+    assert why_not(block) is None
+    other = make(flux.DoubleStreamBlock)
+    errors += [ValueError("odd")] * 4
+    for _ in range(5):
+        assert why_not(other) == "the proof failed: ValueError: odd"
+    assert len(errors) == 1  # three times, and then no more
+
+
+def test_cancel_is_not_lost_in_a_proof(monkeypatch):
+    def cancelled(*arguments):
+        raise comfy.model_management.InterruptProcessingException
+
+    monkeypatch.setattr(pack_module("nodes.blocks.proof"), "compare", cancelled)
+    with pytest.raises(comfy.model_management.InterruptProcessingException):
+        why_not(make(flux.SingleStreamBlock))
+
+
+def last_run(model) -> dict:
+    return pack_module("nodes.override").override_of(model).runs[-1].read()
+
+
+def said(caplog) -> list[str]:
+    return [r.getMessage() for r in caplog.records if "Norms are not fused" in r.getMessage()]
+
+
+def test_a_render_proves_each_make_once(wan, proofs):
+    plain = sample(wan, steps=2, sampler="euler_ancestral")
+    model = patch(wan, dense_steps=100, dense_attention="comfyui")
+    assert difference(sample(model, steps=2, sampler="euler_ancestral"), plain) < 1e-4
+    assert len(proofs) == 2  # the block, and its attention
+    assert last_run(model)["blocks_not_fused"] == 0
+
+
+def test_what_is_not_fused_is_counted_and_said(wan, caplog):
+    model = patch(wan, dense_steps=100)
+    first, second, _ = wan.get_model_object("diffusion_model").blocks
+    handles = [
+        first.norm1.register_forward_hook(lambda *a: None),
+        second.self_attn.norm_q.register_forward_hook(lambda *a: None),
+    ]
+    try:
+        with caplog.at_level("INFO"):
+            sample(model, steps=5, cfg=1.0)
+    finally:
+        for handle in handles:
+            handle.remove()
+    run = last_run(model)
+    assert (run["fused_blocks"], run["blocks_not_fused"]) == (5, 10)
+    assert run["why_not_fused"] == {"a hook on norm1": 5, "a hook on norm_q": 5}
+    report = pack_module("nodes.run.words").report(run)
+    why = "a hook on norm1; a hook on norm_q"
+    assert f"Fused norms in 33 % of the blocks' calls; not in the others: {why}." in report
+    assert len(said(caplog)) == 2
+
+
+def test_blocks_without_a_fused_form_are_counted_and_said(caplog):
+    case = next(case for case in zoo.CASES if case.name == "mochi")
+    model = patch(case.model(), dense_steps=100)
+    with caplog.at_level("INFO"):
+        zoo.sample(model, case.inputs(), steps=2)
+    run = last_run(model)
+    assert run["fused_blocks"] == 0 < run["blocks_not_fused"]
+    assert list(run["why_not_fused"]) == ["AsymmetricJointBlock has no fused form"]
+    assert len(said(caplog)) == 1
+
+
+def test_an_unknown_version_of_comfyuis_is_fused(wan, monkeypatch):
+    for cls in (wan_model.WanAttentionBlock, wan_model.WanSelfAttention):
+        other_source(monkeypatch, cls)
+    model = patch(wan, dense_steps=100)
+    sample(model, steps=2, cfg=1.0)
+    assert (last_run(model)["fused_blocks"], last_run(model)["blocks_not_fused"]) == (6, 0)

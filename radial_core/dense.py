@@ -112,4 +112,15 @@ def _cudnn(q, k, v, softmax_scale) -> torch.Tensor:
     keeps_lse = wants_gradients(q, k, v)  # the backward pass needs it
     q, k, v = (readable(x).transpose(1, 2) for x in (q, k, v))
     attend = getattr(torch.ops.aten, CUDNN)
-    return attend(q, k, v, None, keeps_lse, scale=softmax_scale)[0].transpose(1, 2)
+    out = attend(q, k, v, None, keeps_lse, scale=softmax_scale)[0]
+    if keeps_lse:
+        # Its backward reads the gradient as if it lay in memory as the output does.
+        strides = out.stride()
+        out.register_hook(lambda d_out: _with_strides(d_out, strides))
+    return out.transpose(1, 2)
+
+
+def _with_strides(x: torch.Tensor, strides: tuple[int, ...]) -> torch.Tensor:
+    if x.stride() == strides:
+        return x
+    return x.new_empty_strided(x.shape, strides).copy_(x)

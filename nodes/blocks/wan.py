@@ -30,11 +30,12 @@ def _plan_block(module, x, e, freqs, context, context_img_len=257, transformer_o
         context_img_len=context_img_len,
         transformer_options=transformer_options,
     )
-    return partial(_block, module, x.contiguous(), time, freqs, text, eps, transformer_options)
+    return partial(_block, module, x, time, freqs, text, eps, transformer_options)
 
 
 def _block(module, x, time, freqs, attend_to_text, eps, options):
     shift, scale, gate, mlp_shift, mlp_scale, mlp_gate = time.unsqueeze(2).unbind(1)  # (b, 1, c)
+    x = x.contiguous()  # in a name that is soon another's: the first block's tokens are copied here
     normed = fused.layer_norm_modulate(x, scale, shift, eps[0])
     y = module.self_attn(normed, freqs, transformer_options=options)
     x = fused.add_gated(x, y, gate)

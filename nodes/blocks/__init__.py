@@ -43,7 +43,7 @@ def fused_blocks(diffusion_model):
     changed = []  # (module, our forward, what it had of its own)
     try:
         for block in _blocks(diffusion_model):
-            changed += _install(this_pass, block)
+            _install(this_pass, block, changed)
     except Exception as error:
         _say_once(f"Norms are not fused. {words_of(error)}")
     try:
@@ -73,9 +73,9 @@ def _blocks(diffusion_model) -> Iterator:
         yield from getattr(diffusion_model, name, None) or ()
 
 
-def _install(this_pass: _Pass, block) -> list[tuple]:
-    """Give a block and its self-attention forwards of ours."""
-    changed, lacking = [], None
+def _install(this_pass: _Pass, block, changed: list[tuple]) -> None:
+    """Give a block and its self-attention forwards of ours. changed: gets what has to be undone."""
+    lacking = None
     for module in (getattr(block, "self_attn", None), block):
         if module is None:
             continue
@@ -91,7 +91,6 @@ def _install(this_pass: _Pass, block) -> list[tuple]:
         ours = partial(_run, this_pass, form, lacking, module)
         module.forward = ours
         changed.append((module, ours, theirs))
-    return changed
 
 
 def _form_of(module, theirs) -> Form:

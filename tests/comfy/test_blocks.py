@@ -5,6 +5,7 @@ run on, before their first use.
 """
 
 import functools
+import gc
 from collections import Counter
 
 import comfy.model_management
@@ -236,3 +237,27 @@ def test_gradients_are_not_cut(wan, monkeypatch):
     with torch.no_grad(), blocks.fused_blocks(net):
         net(x.detach(), time, text)
     assert ran
+
+
+def test_the_first_block_holds_no_more_than_comfyuis(wan, monkeypatch):
+    """Its tokens come transposed, and are copied: the copy must not outlive its use."""
+    from conftest import sample
+
+    block = wan.get_model_object("diffusion_model").blocks[0]
+    held = []
+
+    def count(_ffn, arguments):
+        gc.collect()
+        shape = arguments[0].shape
+        tensors = [x for x in gc.get_objects() if type(x) is torch.Tensor and x.shape == shape]
+        held.append(len({x.untyped_storage().data_ptr() for x in tensors}))
+
+    hook = block.ffn.register_forward_pre_hook(count)
+    try:
+        sample(patch(wan, dense_steps=9), steps=1, cfg=1.0)
+        fuse_on_cpu(monkeypatch)
+        sample(patch(wan, dense_steps=9), steps=1, cfg=1.0)
+    finally:
+        hook.remove()
+    plain, ours = held
+    assert ours <= plain

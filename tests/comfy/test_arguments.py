@@ -1,0 +1,122 @@
+"""Arguments of an attention call: radial attention does what they say, or leaves the call alone."""
+
+import pytest
+import torch
+from comfy.ldm.modules.attention import attention_pytorch
+from conftest import BLOCKS, ask_the_hook, pack_module, patch, sample
+
+ASKED = {  # what ComfyUI's models and other packs hand to the hook
+    "is_causal": True,
+    "softcap": 30.0,
+    "attn_precision": torch.float32,
+    "low_precision_attention": True,
+    "enable_gqa": True,
+    "window_size": (4, 4),
+}
+
+
+def reaches_comfyui(ours, options, **named) -> bool:
+    """Whether a call over the video goes to ComfyUI's function, with all that it asks for."""
+    q, k, v = torch.randn(3, 1, 540, 256).unbind(0)
+    seen = []
+
+    def func(q, k, v, heads, **kwargs):
+        seen.append(kwargs)
+        return torch.zeros_like(q)
+
+    ours(func, q, k, v, 2, transformer_options={**options, "block_index": 2}, **named)
+    assert not seen or named.items() <= seen[0].items()
+    return bool(seen)
+
+
+@pytest.mark.parametrize("name", ASKED)
+def test_what_we_do_not_know_keeps_a_call_dense(wan, summaries, name):
+    def ask(ours, options):
+        return reaches_comfyui(ours, options, **{name: ASKED[name]})
+
+    assert ask_the_hook(wan, ask)
+    assert summaries[0]["dense_calls"][f"attention with {name}"] == 1
+
+
+@pytest.mark.parametrize("name", [*ASKED, "mask", "scale"])
+def test_what_asks_for_nothing_is_radial(wan, name):
+    def ask(ours, options):
+        nothing = (None,) if name in ("attn_precision", "mask", "scale") else (None, False)
+        return [reaches_comfyui(ours, options, **{name: value}) for value in nothing]
+
+    assert not any(ask_the_hook(wan, ask))
+
+
+@pytest.mark.parametrize("name", ["is_causal", "softcap", "attn_precision"])
+def test_the_same_in_a_graph(wan, name):
+    q, k, v = torch.randn(3, 1, 540, 256).unbind(0)
+    in_pass = pack_module("nodes.current_pass").in_pass
+    seen, value = [], ASKED[name]
+
+    @torch.compiler.disable
+    def func(q, k, v, heads, **kwargs):
+        seen.append(kwargs)
+        return torch.zeros_like(q)
+
+    def ask(ours, options):
+        def call(q, k, v):
+            return ours(func, q, k, v, 2, transformer_options=options, **{name: value})
+
+        torch._dynamo.reset()
+        with in_pass(options["radial_attention"], options):
+            return torch.compile(call, backend="eager")(q, k, v)
+
+    ask_the_hook(wan, ask)
+    assert seen[0][name] == value
+
+
+def test_a_graph_knows_what_eager_calls_know(wan):
+    """One list: what keeps a call out of the op is no less than what keeps it dense."""
+    compiled, calls = pack_module("nodes.compiled"), pack_module("nodes.calls")
+    plain = dict.fromkeys(("mask", "attn_precision", "skip_reshape", "skip_output_reshape"))
+    q = torch.randn(1, 540, 256)
+    function = attention_pytorch.__wrapped__
+    assert compiled.why_not(function, q, q, q, plain) is None
+    for name, value in ASKED.items():
+        assert calls.why_not_arguments({**plain, name: value})
+        assert compiled.why_not(function, q, q, q, {**plain, name: value})
+
+
+def test_the_probe_does_not_measure_such_a_call(wan):
+    import nodes
+
+    model = wan.clone()
+    attention = model.get_model_object("diffusion_model").blocks[0].self_attn
+
+    def theirs(x, freqs, transformer_options):
+        from comfy.ldm.modules.attention import optimized_attention
+
+        q, k, v = (getattr(attention, name)(x) for name in "qkv")
+        options = {"transformer_options": transformer_options, "softcap": 30.0}
+        return attention.o(optimized_attention(q, k, v, heads=2, **options))
+
+    model.add_object_patch("diffusion_model.blocks.0.self_attn.forward", theirs)
+    node = nodes.NODE_CLASS_MAPPINGS["RadialAttentionProbe"]
+    probed = node.execute(model, "0", "all", 16).args[0]
+    sample(probed, steps=1, cfg=1.0)
+    run = pack_module("nodes.probing.hook").probe_of(probed).latest
+    assert {block for _, block in run.calls} == {1, 2}
+    assert run.reasons["attention with softcap"] == 1
+
+
+def test_a_kernel_that_failed_is_used_again_in_the_next_run(wan, summaries, monkeypatch):
+    sdpa, real = pack_module("radial_core.backends.sdpa"), []
+
+    def fails_once(*arguments):
+        if not real:
+            real.append(1)
+            raise RuntimeError("the disk was full")
+        return run(*arguments)
+
+    run = sdpa.run
+    monkeypatch.setattr(sdpa, "run", fails_once)
+    for _ in range(2):
+        sample(patch(wan), steps=1, cfg=1.0)
+    first, second = summaries
+    assert first["radial_calls"] == 0 and first["dense_calls"]["RuntimeError"] == BLOCKS
+    assert second["radial_calls"] == BLOCKS

@@ -156,6 +156,7 @@ def test_keeping_everything_changes_nothing(specimen, summaries):
     assert summary["radial_calls"] == specimen.calls * specimen.passes
 
 
+@pytest.mark.oldest
 def test_as_the_oracle(specimen, summaries):
     out = sample(patch(specimen.model), specimen.inputs)
     truth = sample(with_override(specimen.model, oracle(specimen.case)), specimen.inputs)
@@ -169,6 +170,7 @@ def test_as_the_oracle(specimen, summaries):
     assert summary["dense_calls"] == dense
 
 
+@pytest.mark.oldest
 def test_dense_steps_and_blocks(specimen, summaries):
     """HunyuanVideo's double blocks come before its single ones, VACE's go with the main ones."""
     calls, passes = specimen.case.calls, specimen.passes // 2  # a step

@@ -25,6 +25,8 @@ from zoo.mochi import text as mochi_text
 
 import nodes
 
+pytestmark = pytest.mark.oldest
+
 DENSE_BLOCKS = 1
 
 

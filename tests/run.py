@@ -17,7 +17,7 @@ import sys
 import tempfile
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -29,8 +29,8 @@ from headless.signals import end_on_signals  # noqa: E402
 
 OLD = f"comfy-{OLDEST.version}"
 COMFYUI = {"comfy": NEWEST, OLD: OLDEST}
-PARTS = ("lint", "core", "comfy", OLD, "browser")  # as their output is printed
-LONGEST_FIRST = ("comfy", "browser", OLD, "core", "lint")
+# As they start, and as their output is printed: the longest first, but lint, which takes a second.
+PARTS = ("lint", "comfy", "browser", OLD, "core")
 EVERY_TEST = ["-m", ""]  # in place of the mark expression in pyproject.toml
 
 
@@ -85,7 +85,7 @@ class Part:
     comfyui: Path | None
     pytest_arguments: list[str]
     process: subprocess.Popen | None = None
-    seconds: float = field(default=0.0)
+    seconds: float = 0.0
 
     def commands(self) -> list[list[str]]:
         if self.name == "lint":
@@ -133,10 +133,10 @@ def follow(log: Path, done: Future) -> bool:
 def run_all(parts: list[Part]) -> list[Part]:
     """Run the parts, as many at a time as there are cores. Returns those that failed."""
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-        in_turn = sorted(parts, key=lambda part: LONGEST_FIRST.index(part.name))
-        done = {part.name: pool.submit(part.run) for part in in_turn}
+        done = [pool.submit(part.run) for part in parts]
         try:
-            return [part for part in parts if not follow(part.log, done[part.name])]
+            succeeded = [follow(part.log, it) for part, it in zip(parts, done, strict=True)]
+            return [part for part, it in zip(parts, succeeded, strict=True) if not it]
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             for part in parts:
@@ -149,7 +149,7 @@ def main():
     options, pytest_arguments = read_arguments()
     if options.gpu:
         return test_gpu(pytest_arguments)
-    names = options.parts or PARTS
+    names = [name for name in PARTS if name in (options.parts or PARTS)]
     not_run = {name: why for name in names if (why := lacks(name))}
     for name, why in not_run.items():
         if name in options.parts:

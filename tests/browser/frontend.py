@@ -15,8 +15,8 @@ FOLDER = Path(os.environ.get("RADIAL_ATTENTION_SCREENSHOTS") or ROOT / "output/b
 # How long to wait for what should come, in seconds: a limit, so that a slow machine fails no test.
 PATIENCE = 120
 expect.set_options(timeout=PATIENCE * 1000)
-# Only drawing, dialogs and the time of a double click differ from what a user gets. The server
-# keeps them from page to page.
+# Only drawing, dialogs and the times of clicks differ from what a user gets. The server keeps them
+# from page to page.
 SETTINGS = {
     "Comfy.TutorialCompleted": True,
     "Comfy.Notification.ShowVersionUpdates": False,
@@ -25,8 +25,10 @@ SETTINGS = {
     "Comfy.RightSidePanel.IsOpen": False,
     "Comfy.Minimap.Visible": False,  # it hides the corner of the graph
     "Comfy.Graph.CanvasInfo": False,
-    # A busy page is long about two clicks. So two clicks in one place are always a double click.
+    # A busy page is long about a click. So two in one place are always a double click, and one
+    # becomes a drag by moving alone, not by lasting longer than this.
     "Comfy.Pointer.DoubleClickTime": PATIENCE * 1000,
+    "Comfy.Pointer.ClickBufferTime": PATIENCE * 1000,
     "LiteGraph.Node.TooltipDelay": 100,
     "LiteGraph.Canvas.MinFontSizeForLOD": 0,  # a screenshot of a whole graph can be read
 }

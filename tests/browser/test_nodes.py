@@ -31,16 +31,19 @@ def definitions(browser, server):
     return {k: v for k, v in nodes.items() if v["python_module"].endswith("radial-attention")}
 
 
-def test_radial_finds_all_our_nodes_and_no_others_first(page, definitions):
+def test_radial_finds_all_our_nodes_and_no_others_first(used_page, definitions):
+    page = used_page
     blank(page)
     found = search(page, "radial", MIDDLE)
     titles = {each["display_name"] for each in definitions.values()}
     expect(found.filter(has_text="radial-attention")).to_have_count(len(titles))
     assert {found.nth(i).inner_text().split("\n")[0] for i in range(len(titles))} == titles
     screenshot(page, "search")
+    page.keyboard.press("Escape")
 
 
-def test_a_node_that_is_dropped_has_its_widgets_and_defaults(page, definitions):
+def test_a_node_that_is_dropped_has_its_widgets_and_defaults(used_page, definitions):
+    page = used_page
     blank(page)
     for kind, definition in definitions.items():
         page.evaluate("() => app.graph.clear()")
@@ -88,7 +91,8 @@ def test_inputs_and_outputs_have_tooltips(definitions):
         assert all(said.values()), (kind, said)
 
 
-def test_a_widget_shows_its_tooltip(page, small_wan, definitions):
+def test_a_widget_shows_its_tooltip(used_page, small_wan, definitions):
+    page = used_page
     open_file(page, small_wan)
     kind = "RadialAttentionPatch"
     node, inputs = only(page, kind), inputs_of(definitions[kind])
@@ -101,7 +105,8 @@ def test_a_widget_shows_its_tooltip(page, small_wan, definitions):
     screenshot(page, "tooltip")
 
 
-def test_the_help_page_opens_with_its_picture(page, definitions):
+def test_the_help_page_opens_with_its_picture(used_page, definitions):
+    page = used_page
     blank(page)
     for kind, definition in definitions.items():
         page.evaluate("() => app.graph.clear()")

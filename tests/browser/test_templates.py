@@ -52,7 +52,8 @@ def without_files(value):
     return value
 
 
-def test_the_gallery_shows_each_with_its_picture(page):
+def test_the_gallery_shows_each_with_its_picture(used_page):
+    page = used_page
     press(page.get_by_role("button", name="Templates").first)
     for path in FILES:
         card = page.get_by_test_id(f"template-workflow-{path.stem}")
@@ -62,6 +63,7 @@ def test_the_gallery_shows_each_with_its_picture(page):
         page.wait_for_function("e => e.complete", arg=thumbnail.element_handle())
         assert thumbnail.evaluate("e => e.naturalWidth") >= 200, f"{path.stem}.jpg is small"
     screenshot(page, "templates")
+    page.keyboard.press("Escape")
 
 
 def test_complaints_of_the_page_are_heard(used_page):

@@ -15,6 +15,8 @@ import zoo
 from conftest import difference, pack_module, patch
 from zoo import sample
 
+pytestmark = pytest.mark.oldest
+
 FUSED = {  # models with blocks of these classes -> what is fused in them
     "WanSelfAttention": "self_attention",
     "WanAttentionBlock": "block",

@@ -304,6 +304,7 @@ def test_checkpoints_leave_the_graph_and_gradients_are_right(
     assert difference(gradient(compiled(model, graphs)), eager) < 1e-5  # and without, again
 
 
+@pytest.mark.slow
 def test_a_torch_without_gradients_in_ops_trains_outside_of_the_graph(
     one_block, graphs, summaries, monkeypatch
 ):
@@ -347,6 +348,7 @@ def test_blocks_are_told_apart_where_the_graph_breaks(wan, graphs, summaries, de
     assert summaries[0]["dense_calls"] == summaries[1]["dense_calls"]
 
 
+@pytest.mark.slow
 def test_sizes_are_told_apart_where_the_graph_breaks(one_block, graphs, summaries):
     """Both have 540 tokens."""
     wide, broken = {"frames": 5, "height": 12, "width": 36}, with_a_break(one_block)
@@ -356,6 +358,7 @@ def test_sizes_are_told_apart_where_the_graph_breaks(one_block, graphs, summarie
     assert summaries[1]["density"] == summaries[2]["density"] != summaries[0]["density"]
 
 
+@pytest.mark.slow
 def test_says_when_a_graph_from_before_the_node_ran(one_block, graphs, summaries, caplog):
     model = compiled(with_a_break(one_block), graphs)
     sample(model)

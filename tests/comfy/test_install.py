@@ -91,6 +91,7 @@ def test_loads_from_a_folder_of_any_name_without_kernel_libraries(tmp_path):
     assert "RadialAttentionPatch" in lists[0]
 
 
+@pytest.mark.slow
 def test_the_package_runs_from_a_folder_that_nobody_can_write_to(tmp_path, stand_ins, monkeypatch):
     theirs, name = tmp_path / "ComfyUI", ARCHIVE
     shutil.copytree(ENVIRONMENT.comfyui, theirs)

@@ -129,6 +129,7 @@ def first_values(specimen, change):
     return values[0]
 
 
+@pytest.mark.slow  # it changes with ComfyUI alone
 def test_the_video_stands_where_the_zoo_says(specimen):
     """Some patches of the latent, changed, change v of their own tokens and of no others."""
     frames, height, width = specimen.case.grid
@@ -149,6 +150,7 @@ def test_the_video_stands_where_the_zoo_says(specimen):
     assert changed == [front + (f * height + h) * width + w for f, h, w in patches]
 
 
+@pytest.mark.slow  # also where some is dropped: test_as_the_oracle
 def test_keeping_everything_changes_nothing(specimen, summaries):
     out = sample(patch(specimen.model, **EVERYTHING), specimen.inputs)
     assert difference(out, specimen.plain) < 1e-4
@@ -156,6 +158,7 @@ def test_keeping_everything_changes_nothing(specimen, summaries):
     assert summary["radial_calls"] == specimen.calls * specimen.passes
 
 
+@pytest.mark.oldest
 def test_as_the_oracle(specimen, summaries):
     out = sample(patch(specimen.model), specimen.inputs)
     truth = sample(with_override(specimen.model, oracle(specimen.case)), specimen.inputs)
@@ -169,6 +172,7 @@ def test_as_the_oracle(specimen, summaries):
     assert summary["dense_calls"] == dense
 
 
+@pytest.mark.oldest
 def test_dense_steps_and_blocks(specimen, summaries):
     """HunyuanVideo's double blocks come before its single ones, VACE's go with the main ones."""
     calls, passes = specimen.case.calls, specimen.passes // 2  # a step

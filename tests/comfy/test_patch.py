@@ -20,6 +20,8 @@ from conftest import (
     with_wrapper,
 )
 
+pytestmark = pytest.mark.oldest
+
 
 def counting(calls):
     def override(func, q, k, v, heads, *args, **kwargs):

@@ -124,6 +124,7 @@ def test_on_either_side_of_radial_attention_patch(wan, summaries, any_density):
     assert [s["radial_calls"] for s in summaries] == [2 * (BLOCKS - 1)] * 3
 
 
+@pytest.mark.oldest
 def test_without_the_patch_the_settings_are_the_authors(wan):
     model = probe(wan)
     sample(model)

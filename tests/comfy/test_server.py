@@ -10,6 +10,8 @@ import pytest
 from headless.client import GraphFailed, run_graph
 from headless.graph import load_graph, set_inputs
 
+pytestmark = pytest.mark.oldest
+
 SMALL = {"width": 128, "height": 128, "length": 65, "steps": 4, "dense_steps": 1}
 TOKENS = 17 * 8 * 8
 PATIENCE = 60  # seconds

@@ -15,6 +15,8 @@ from zoo.wan21 import CASES
 
 import nodes
 
+pytestmark = pytest.mark.oldest
+
 ENDS = re.compile(
     r"\.(lora_up\.weight|lora_down\.weight|hada_\w+|lokr_\w+|oft_blocks|alpha|diff|diff_b)$"
 )

@@ -25,6 +25,8 @@ from zoo.mochi import text as mochi_text
 
 import nodes
 
+pytestmark = pytest.mark.oldest
+
 DENSE_BLOCKS = 1
 
 
@@ -203,6 +205,7 @@ def validation_loss(model, clips, positive):
     return loss.loss
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["wan", "hunyuan"])
 def test_the_loss_falls(models, summaries, name):
     """On the clip that it was trained on, by q, k, v and o alone; noise and levels are others."""

@@ -96,6 +96,7 @@ def test_it_runs(server, tmp_path, name):
     assert all(frame.std() > 1 for frame in frames)
 
 
+@pytest.mark.slow
 @newest_only("one is enough")
 def test_the_loras_change_the_video(server, tmp_path):
     def frames(folder, strength):
@@ -107,6 +108,7 @@ def test_the_loras_change_the_video(server, tmp_path):
     assert any((x != y).any() for x, y in zip(with_it, without, strict=True))
 
 
+@pytest.mark.slow
 @newest_only("no node that loads videos from a folder")
 def test_training_makes_a_lora_of_q_k_v_and_o_that_changes_the_video(server, tmp_path):
     def trained(folder, **settings):

@@ -268,6 +268,21 @@ def test_gradients_and_lse_are_proven_too(install):
     assert "relative error of its lse" in why_not("b", Call(CPU, torch.float32, 16, 64, lse=True))
 
 
+@pytest.mark.parametrize(
+    "call", [Call(CPU, torch.bfloat16, 16, 64), Call(CPU, torch.float32, 40, 128)]
+)
+def test_a_proof_is_of_the_kind_of_call_at_hand(install, call):
+    seen = []
+
+    def watched(q, k, v, plan, *rest):
+        seen.extend((x.dtype, x.shape[3], plan.block_size) for x in (q, k, v))
+        return oracle.run(q, k, v, plan, *rest)
+
+    install(a=Backend(watched))
+    assert why_not("a", call) is None
+    assert set(seen) == {(call.dtype, call.head_dim, call.block_size)}
+
+
 def test_a_proof_leaves_the_random_numbers_of_the_user_alone(install):
     install(a=Backend())
     torch.manual_seed(7)

@@ -114,13 +114,7 @@ def _cudnn(q, k, v, softmax_scale) -> torch.Tensor:
     attend = getattr(torch.ops.aten, CUDNN)
     out = attend(q, k, v, None, keeps_lse, scale=softmax_scale)[0]
     if keeps_lse:
-        # Its backward reads the gradient as if it lay in memory as the output does.
-        strides = out.stride()
-        out.register_hook(lambda d_out: _with_strides(d_out, strides))
+        # torch 2.11 keeps cuDNN's backward graphs by the layout of q, k and v, and not by that of
+        # the gradient: so that one must always lie in memory in the same way, as (b, s, h, d).
+        out.register_hook(lambda d_out: d_out.transpose(1, 2).contiguous().transpose(1, 2))
     return out.transpose(1, 2)
-
-
-def _with_strides(x: torch.Tensor, strides: tuple[int, ...]) -> torch.Tensor:
-    if x.stride() == strides:
-        return x
-    return x.new_empty_strided(x.shape, strides).copy_(x)

@@ -237,7 +237,7 @@ def test_under_autocast_as_in_training(wan, graphs, summaries, through):
 
 
 def test_the_op_for_training_is_one_to_the_compiler(wan, summaries):
-    passes, ops = pack_module("nodes.compiled"), pack_module("nodes.compiled_op")
+    passes, ops = pack_module("nodes.current_pass"), pack_module("nodes.compiled_op")
     common = (2, None, False, None, "attention_pytorch", 1, 3, "double", [9, 6, 10])
 
     def ask(_ours, options):
@@ -377,7 +377,7 @@ def test_every_layout_of_a_call(wan, graphs, summaries, skip_reshape, skip_outpu
     layout = {"skip_reshape": skip_reshape, "skip_output_reshape": skip_output_reshape}
 
     def ask(ours, options):
-        function, passes = attention_pytorch.__wrapped__, pack_module("nodes.compiled")
+        function, passes = attention_pytorch.__wrapped__, pack_module("nodes.current_pass")
 
         def call(q, k, v):
             return ours(function, q, k, v, 2, **layout, scale=0.3, transformer_options=options)

@@ -7,6 +7,8 @@ from comfy_api.torch_helpers import set_torch_compile_wrapper
 from conftest import difference, patch
 from zoo import sample
 
+pytestmark = pytest.mark.usefixtures("any_density")
+
 BLOCKS = ("blocks", "double_blocks", "single_blocks", "vace_blocks")
 
 
@@ -28,15 +30,25 @@ def compiled(model, keys):
     return model
 
 
-def unless_absent(cases):
-    return [
-        pytest.param(case, id=case.name)
-        for case in cases
-        if case.is_there  # in this ComfyUI
-    ]
+# Of each kind of block, and of way to tell blocks of a model; the others are slow.
+QUICK = (
+    "wan i2v",
+    "wan vace, two contexts",
+    "hunyuan t2v",
+    "hunyuan padded prompt",
+    "hunyuan 1.5 t2v",
+    "mochi",
+)
 
 
-@pytest.mark.parametrize("case", unless_absent(zoo.CASES))
+def every_case():
+    for case in zoo.CASES:
+        if case.is_there:  # in this ComfyUI
+            marks = () if case.name in QUICK else pytest.mark.slow
+            yield pytest.param(case, id=case.name, marks=marks)
+
+
+@pytest.mark.parametrize("case", every_case())
 def test_compiled_as_eager(case, summaries):
     model, inputs = case.model(), case.inputs()
     settings = {"dense_blocks": len(case.calls) - 1}  # so that blocks must be told apart
@@ -54,9 +66,10 @@ def test_compiled_as_eager(case, summaries):
             assert summaries[-1][counted] == eager[counted]
 
 
-@pytest.mark.parametrize("name", ["hunyuan t2v", "wan vace", "mochi"])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["hunyuan t2v", "wan vace, two contexts", "mochi"])
 def test_in_the_other_order(name, summaries):
-    case = next(case for case in zoo.CASES if case.name.startswith(name))
+    case = next(case for case in zoo.CASES if case.name == name)
     model, inputs, settings = case.model(), case.inputs(), {"dense_blocks": 1}
     for compile_it in (with_blocks_compiled, whole_model_compiled):
         torch._dynamo.reset()

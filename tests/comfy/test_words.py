@@ -32,6 +32,9 @@ def run_of(*steps, blocks=4, failures=(), **more):
         "dense_backends": {},
         "fused_blocks": 0,
         "blocks_not_fused": 0,
+        "why_not_fused": {},
+        "compiled": False,
+        "missing_features": {},
         "failures": list(failures),
         "blocks": blocks,
         "totals": {
@@ -101,9 +104,18 @@ def test_a_report_without_times():
 
 
 def test_a_run_that_never_came_to_us():
-    run, words = run_of(), pack_module("nodes.run.words")
+    words = pack_module("nodes.run.words")
+    for compiled in (False, True):
+        run = run_of(compiled=compiled)
+        for said in (words.status(run), words.report(run), words.summary(run)):
+            assert "no call reached this node" in said and ("torch.compile" in said) == compiled
+
+
+def test_what_is_missing_and_steps_without_blocks_are_said():
+    words = pack_module("nodes.run.words")
+    run = run_of("radial", [], [], missing_features={"training": "ImportError: moved"})
     for said in (words.status(run), words.report(run), words.summary(run)):
-        assert "torch.compile" in said
+        assert "o training here" in said and "last 2 steps" in said
 
 
 SIZE = (2, 100)

@@ -21,7 +21,7 @@ def flags():
 @pytest.fixture
 def gpu():
     """The operator as a GPU has it, here: what it was asked for, and the flags meanwhile."""
-    seen = SimpleNamespace(asked=[], flags=[])
+    seen = SimpleNamespace(asked=[], flags=[], gradients=[])
 
     def forward(q, k, v, bias, keeps_lse, *rest, scale=None):
         seen.asked.append(((q, k, v), bias, keeps_lse, rest))
@@ -33,6 +33,7 @@ def gpu():
         return out, lse, none, none, q.shape[2], k.shape[2], none, none, none
 
     def backward(weight, q, k, v, out, lse, *rest, scale=None):
+        seen.gradients.append(weight.transpose(1, 2).is_contiguous())
         share = (q @ k.transpose(-1, -2) * scale - lse).exp()
         inner = share * (weight @ v.transpose(-1, -2) - (weight * out).sum(-1, keepdim=True))
         by_q, by_k = inner @ k * scale, inner.transpose(-1, -2) @ q * scale
@@ -67,6 +68,22 @@ def test_sets_no_flag_and_has_the_lse_where_gradients_need_it(gpu, grad):
         found = torch.autograd.grad(out, qkv, weight)
         expected = torch.autograd.grad(truth(*qkv), qkv, weight)
         assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(found, expected, strict=True))
+
+
+def test_its_gradient_always_lies_in_memory_in_the_same_way(gpu):
+    """As torch takes a graph of cuDNN's backward for that of any other gradient."""
+    for change in (
+        torch.Tensor.contiguous,
+        lambda x: x.transpose(1, 2).contiguous().transpose(1, 2),
+    ):
+        qkv = draw(True)
+        out, _ = dense._run("cudnn", *(change(x) for x in qkv), 0.3)
+        for weight in (torch.randn(out.shape), torch.randn(2, 3, 21, 16).transpose(1, 2)):
+            found = torch.autograd.grad(out, qkv, weight, retain_graph=True)
+            expected = torch.autograd.grad(truth(*qkv), qkv, weight)
+            for a, b in zip(found, expected, strict=True):
+                assert torch.allclose(a, b, atol=1e-6)
+    assert gpu.gradients == [True] * 4
 
 
 def test_copies_only_what_it_can_not_read(gpu):

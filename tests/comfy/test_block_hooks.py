@@ -13,6 +13,8 @@ from conftest import (
     with_wrapper,
 )
 
+pytestmark = pytest.mark.oldest
+
 STEPS = 4
 SETTINGS = {"dense_steps": 1, "dense_blocks": 1}
 

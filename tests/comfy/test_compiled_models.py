@@ -7,7 +7,7 @@ from comfy_api.torch_helpers import set_torch_compile_wrapper
 from conftest import difference, patch
 from zoo import sample
 
-pytestmark = pytest.mark.usefixtures("any_density")
+pytestmark = [pytest.mark.usefixtures("any_density"), pytest.mark.oldest]
 
 BLOCKS = ("blocks", "double_blocks", "single_blocks", "vace_blocks")
 
@@ -42,10 +42,12 @@ QUICK = (
 
 
 def every_case():
-    for case in zoo.CASES:
-        if case.is_there:  # in this ComfyUI
-            marks = () if case.name in QUICK else pytest.mark.slow
-            yield pytest.param(case, id=case.name, marks=marks)
+    """The cases that this ComfyUI has."""
+    return [
+        pytest.param(case, id=case.name, marks=() if case.name in QUICK else pytest.mark.slow)
+        for case in zoo.CASES
+        if case.is_there
+    ]
 
 
 @pytest.mark.parametrize("case", every_case())

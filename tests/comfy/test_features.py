@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from conftest import BLOCKS, ENVIRONMENT, PACK
 
+pytestmark = pytest.mark.oldest
+
 # What the patch lives on: the model patcher, the attention hook and the V3 API.
 NEEDED = ("comfy.patcher_extension", "comfy.ldm.modules.attention", "comfy_api.latest")
 OURS = {  # a file of the pack's -> the feature that is off without it

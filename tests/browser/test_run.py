@@ -97,6 +97,8 @@ def test_what_the_search_finds_is_what_the_patch_takes(page):
         eventually(page, lambda node=node: bool(PROPOSED.search(words_on(page, node))), True)
         found += PROPOSED.findall(words_on(page, node))
         screenshot(page, f"ran-{kind}")
+    patch = only(page, "RadialAttentionPatch")
+    eventually(page, lambda: words_on(page, patch), page.evaluate("() => summary.status"))
     taken = page.evaluate("() => summary.settings")
     values = tuple(str(taken[name]) for name in ("decay", "sink_frames", "dense_blocks"))
     assert values in found, (taken, found)

@@ -45,6 +45,18 @@ def wants_gradients(*tensors: torch.Tensor) -> bool:
     return torch.is_grad_enabled() and any(x.requires_grad for x in tensors)
 
 
+def with_one_gradient_layout(out: torch.Tensor) -> torch.Tensor:
+    """What scaled_dot_product_attention returned, (b, h, s, d), for use with gradients.
+
+    torch 2.11 keeps cuDNN's backward graphs by the layout of q, k and v, and not by that of the
+    gradient: where one of another layout comes, the gradients of q, k and v are wrong. So it always
+    comes in one: in memory as (b, s, h, d).
+    """
+    if out.requires_grad:
+        out.register_hook(lambda d_out: d_out.transpose(1, 2).contiguous().transpose(1, 2))
+    return out
+
+
 def readable(x: torch.Tensor) -> torch.Tensor:
     """x, copied if most kernels can't read it as it lies: a head's values together, on 16 bytes."""
     aligned = x.data_ptr() % 16 == 0 and all(stride % 8 == 0 for stride in x.stride()[:-1])

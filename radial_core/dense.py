@@ -9,7 +9,16 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from . import failures
 from .backends import backend_module
-from .call import SIGNALS, Call, capability, kind_of, on_device, readable, wants_gradients
+from .call import (
+    SIGNALS,
+    Call,
+    capability,
+    kind_of,
+    on_device,
+    readable,
+    wants_gradients,
+    with_one_gradient_layout,
+)
 from .pattern import RadialPattern
 from .proof import LAYOUT, may_pass, verdict
 
@@ -43,7 +52,8 @@ def dense_attention(
             if failures.remember(f"dense {name}", Call(*kind_of(q, k, v, BLOCK_SIZE)), error):
                 _choices.clear()
     q, k, v = (x.transpose(1, 2) for x in (q, k, v))
-    return scaled_dot_product_attention(q, k, v, scale=scale).transpose(1, 2), "sdpa"
+    out = scaled_dot_product_attention(q, k, v, scale=scale)
+    return with_one_gradient_layout(out).transpose(1, 2), "sdpa"
 
 
 def fastest_dense(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> str | None:
@@ -113,8 +123,4 @@ def _cudnn(q, k, v, softmax_scale) -> torch.Tensor:
     q, k, v = (readable(x).transpose(1, 2) for x in (q, k, v))
     attend = getattr(torch.ops.aten, CUDNN)
     out = attend(q, k, v, None, keeps_lse, scale=softmax_scale)[0]
-    if keeps_lse:
-        # torch 2.11 keeps cuDNN's backward graphs by the layout of q, k and v, and not by that of
-        # the gradient: so that one must always lie in memory in the same way, as (b, s, h, d).
-        out.register_hook(lambda d_out: d_out.transpose(1, 2).contiguous().transpose(1, 2))
-    return out.transpose(1, 2)
+    return with_one_gradient_layout(out).transpose(1, 2)

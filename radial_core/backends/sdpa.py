@@ -8,7 +8,7 @@ import torch
 from einops import rearrange
 from torch.nn.functional import scaled_dot_product_attention
 
-from ..call import Call
+from ..call import Call, wants_gradients, with_one_gradient_layout
 from ..plan import Plan
 
 
@@ -31,15 +31,17 @@ def run(
     size = plan.block_size
     bounds = plan.indptr.tolist()
     last_seen = plan.indices[plan.indptr[1:] - 1].tolist()
-    out = []
+    dtype, out = q.dtype, []
+    if wants_gradients(q, k, v) and dtype.itemsize < 4:
+        k, v = k.float(), v.float()  # their gradients are added up over the rows
     for p in range(plan.blocks):
         seen = plan.indices[bounds[p] : bounds[p + 1]]
         sees_the_tail = last_seen[p] >= plan.tokens // size  # a last block that is partly filled
         query = q[:, p * size : (p + 1) * size]
-        key, value = (_gather(x, seen, sees_the_tail, size) for x in (k, v))
+        key, value = (_gather(x, seen, sees_the_tail, size).to(dtype) for x in (k, v))
         query, key, value = (rearrange(x, "b s h d -> b h s d") for x in (query, key, value))
         row = scaled_dot_product_attention(query, key, value, scale=softmax_scale)
-        out.append(rearrange(row, "b h s d -> b s h d"))
+        out.append(rearrange(with_one_gradient_layout(row), "b h s d -> b s h d"))
     return torch.cat(out, dim=1), None
 
 

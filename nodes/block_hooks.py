@@ -9,7 +9,7 @@ counted.
 
 import inspect
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 
@@ -17,8 +17,10 @@ import torch
 
 from .calls import Forward
 from .current_pass import THREAD
-from .models import transformer_blocks, unwrapped
+from .models import unwrapped
 from .names import BLOCK, KEY, SLOT
+from .run.record import Span
+from .transformer_blocks import transformer_blocks
 
 IN_PARTS = f"{KEY}_in_parts"  # in transformer_options: the block that has them is compiled
 PREVIOUS = f"{KEY}_previous"  # in those that a block got from us: what its own had on the hook
@@ -49,12 +51,24 @@ def hooked_blocks(forward: Forward, diffusion_model) -> Iterator[None]:
 
 def _before_block(forward: Forward, index: int | None, block, args: tuple, kwargs: dict):
     """A forward pre-hook. index: the block's place in the model; None for one beside the others."""
+    return _safely(_begin, forward, index, block, args, kwargs)
+
+
+def _after_block(forward: Forward, block, args: tuple, output) -> None:
+    """A forward hook."""
+    _safely(_end, forward, block)
+
+
+def _safely(do: Callable, forward: Forward, *arguments):
+    """What a hook does if the pass that runs is its own. An error is logged: the render goes on."""
     if torch.compiler.is_compiling() or THREAD.forward is not forward:  # a pass within ours
         return None
     try:
-        return _begin(forward, index, block, args, kwargs)
+        return do(forward, *arguments)
     except Exception as error:
-        forward.override.hook_failed(error)
+        message = "Radial attention: a hook on a transformer block failed. %s"
+        tally = forward.override.tally
+        tally.say_once("block hook", logging.WARNING, message, error, exc_info=True)
         return None
 
 
@@ -94,12 +108,10 @@ def _given_options(forward: Forward, theirs) -> dict:
     return {**theirs, KEY: forward, SLOT: forward.override, PREVIOUS: previous}
 
 
-def _after_block(forward: Forward, block, args, output) -> None:
-    """A forward hook."""
-    if torch.compiler.is_compiling() or THREAD.forward is not forward:
-        return
+def _end(forward: Forward, block) -> None:
     if forward.self_attention_calls == forward.calls_before_block:
-        forward.override.did_not_reach(forward, why_not_reached(block))
+        span = Span(step=forward.step, block=forward.block, dense=why_not_reached(block))
+        forward.override.tally.end_call(span)
 
 
 def position_of_options(block) -> int | None:

@@ -287,15 +287,6 @@ class RadialOverride:
             return Dense(f"{plan.density:.0%} of the blocks would be kept", plain=True)
         return plan
 
-    def did_not_reach(self, forward: Forward, reason: str) -> None:
-        """A block of a pass has run, and no self-attention of it came to us."""
-        self.tally.end_call(Span(step=forward.step, block=forward.block, dense=reason))
-
-    def hook_failed(self, error: Exception) -> None:
-        """A hook on a block did: the block runs as it would have."""
-        message = "Radial attention: a hook on a transformer block failed. %s"
-        self.tally.say_once("block hook", logging.WARNING, message, error, exc_info=True)
-
     def report(self, _model_patcher):
         """Callback at the end of a sampler run (CallbacksMP.ON_CLEANUP)."""
         self.tally.report()

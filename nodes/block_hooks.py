@@ -15,128 +15,204 @@ from functools import partial
 
 import torch
 
-from .calls import Forward
+from .calls import Forward, hook_before_ours
 from .current_pass import THREAD
 from .models import unwrapped
-from .names import BLOCK, KEY, SLOT
+from .names import BLOCK, IN_PARTS, KEY, PREVIOUS, SLOT
 from .run.record import Span
 from .transformer_blocks import transformer_blocks
 
-IN_PARTS = f"{KEY}_in_parts"  # in transformer_options: the block that has them is compiled
-PREVIOUS = f"{KEY}_previous"  # in those that a block got from us: what its own had on the hook
 OPTIONS = "transformer_options"
 
 log = logging.getLogger("radial_attention")
 
 
+UNKNOWN = "the blocks' attention asks no attention hook"
+NO_OPTIONS = "the blocks are called without transformer_options"
+NOT_OURS = "another node's attention is on the hook in the place of this node's"
+
+
 @contextmanager
 def hooked_blocks(forward: Forward, diffusion_model) -> Iterator[None]:
-    """The blocks of a model have their hooks. Never raises: without them a pass is as it was."""
-    handles = []
+    """The blocks of a model have their hooks. Never raises: without hooks the pass runs as before.
+
+    Training has none: gradient checkpointing runs blocks again when the pass is over.
+    """
+    watch, handles = _Watch(forward), []
     try:
-        for index, block in transformer_blocks(diffusion_model):
+        for place, block in () if forward.training else transformer_blocks(diffusion_model):
             if getattr(block, "_compiled_call_impl", None) is not None:
-                continue  # hooks would be in the graph
-            begin = partial(_before_block, forward, index)
-            handles.append(block.register_forward_pre_hook(begin, with_kwargs=True))
-            handles.append(block.register_forward_hook(partial(_after_block, forward)))
-    except Exception:
-        log.warning("Radial attention: not all blocks are watched", exc_info=True)
+                watch.unhooked += 1  # a hook would be in its graph
+                continue
+            before, behind = _Hook(watch.begin, place), _Hook(watch.end)
+            handles.append(block.register_forward_pre_hook(before, with_kwargs=True))
+            handles.append(block.register_forward_hook(behind))
+    except Exception as error:
+        watch.failed(error)
     try:
         yield
+        watch.count_unhooked()
     finally:
         for handle in handles:
             handle.remove()
 
 
-def _before_block(forward: Forward, index: int | None, block, args: tuple, kwargs: dict):
-    """A forward pre-hook. index: the block's place in the model; None for one beside the others."""
-    return _safely(_begin, forward, index, block, args, kwargs)
+class _Hook:
+    """A hook of one pass. A copy of the module that has it has none: it does nothing there."""
+
+    def __init__(self, do: Callable, *arguments):
+        self.do, self.arguments = do, arguments
+
+    def __call__(self, *called_with):
+        return self.do(*self.arguments, *called_with)
+
+    def __deepcopy__(self, memo):
+        return _nothing
+
+    def __reduce__(self):
+        return "_nothing"
 
 
-def _after_block(forward: Forward, block, args: tuple, output) -> None:
-    """A forward hook."""
-    _safely(_end, forward, block)
+def _nothing(*_called_with) -> None:
+    """What is left of a hook in a copy."""
 
 
-def _safely(do: Callable, forward: Forward, *arguments):
-    """What a hook does if the pass that runs is its own. An error is logged: the render goes on."""
-    if torch.compiler.is_compiling() or THREAD.forward is not forward:  # a pass within ours
-        return None
-    try:
-        return do(forward, *arguments)
-    except Exception as error:
-        message = "Radial attention: a hook on a transformer block failed. %s"
-        tally = forward.override.tally
-        tally.say_once("block hook", logging.WARNING, message, error, exc_info=True)
-        return None
+class _Watch:
+    """What the hooks of a pass do. Their errors are logged once, and the render goes on.
 
+    unhooked: blocks that could not get one. began: whether any block has begun.
+    """
 
-def _begin(forward: Forward, index: int | None, block, args: tuple, kwargs: dict):
-    forward.block = forward.block if index is None else index
-    forward.calls_before_block = forward.self_attention_calls
-    options, changed = kwargs.get(OPTIONS), None
-    if not _are_of(forward, options):
-        position = position_of_options(block)
-        if position is None:
+    def __init__(self, forward: Forward):
+        self.forward = forward
+        self.unhooked, self.began = 0, False
+        self.options = None  # of the block that runs now, if it has any
+        self.calls_before, self.calls_of_hooked = 0, 0  # of self-attention
+
+    def begin(self, place: int | None, block, args: tuple, kwargs: dict):
+        """A forward pre-hook. place: the block's, among the main ones."""
+        if not self._is_of_this_pass():
             return None
-        by_position = OPTIONS not in kwargs and position < len(args)
-        options = args[position] if by_position else options
-        if not _are_of(forward, options):
-            options = _given_options(forward, options)
-            if by_position:
-                changed = (*args[:position], options, *args[position + 1 :]), kwargs
-            else:
-                changed = args, {**kwargs, OPTIONS: options}
-    options[BLOCK] = forward.block
-    THREAD.options = options
-    if unwrapped(block) is not block:
-        options[IN_PARTS] = THREAD.in_parts = True
-    return changed
+        try:
+            return self._begin(place, block, args, kwargs)
+        except Exception as error:
+            self.failed(error)
+            return None
+
+    def end(self, block, args: tuple, output) -> None:
+        """A forward hook."""
+        if not self._is_of_this_pass():
+            return
+        try:
+            calls = self.forward.self_attention_calls - self.calls_before
+            self.calls_of_hooked += calls
+            if calls == 0:
+                self._count(why_not_reached(self.forward, block, self.options))
+            if self.options is not None:
+                self.options.pop(BLOCK, None)  # the next block may have no hook
+        except Exception as error:
+            self.failed(error)
+
+    def _is_of_this_pass(self) -> bool:
+        return not torch.compiler.is_compiling() and THREAD.forward is self.forward
+
+    def _begin(self, place: int | None, block, args: tuple, kwargs: dict):
+        forward = self.forward
+        self.began, self.calls_before = True, forward.self_attention_calls
+        forward.block = forward.block if place is None else place
+        args, kwargs, self.options = with_options(forward, block, args, kwargs)
+        if self.options is None:
+            return None
+        if place is not None or self.options.get("block_index") is None:
+            self.options[BLOCK] = forward.block
+        THREAD.options = self.options
+        if unwrapped(block) is not block:
+            self.options[IN_PARTS] = THREAD.in_parts = True
+        return args, kwargs
+
+    def count_unhooked(self) -> None:
+        """The blocks without a hook whose self-attention did not come, if the blocks ran at all."""
+        calls = self.forward.self_attention_calls - self.calls_of_hooked
+        if self.began:
+            self.forward.block = None
+            for _ in range(self.unhooked - calls):
+                self._count(NO_OPTIONS)
+
+    def _count(self, reason: str) -> None:
+        span = Span(step=self.forward.step, block=self.forward.block, dense=reason)
+        self.forward.override.tally.end_call(span)
+
+    def failed(self, error: Exception) -> None:
+        message = "Radial attention: hooks on the transformer blocks failed. %s"
+        tally = self.forward.override.tally
+        tally.say_once("block hooks", logging.WARNING, message, error, exc_info=True)
 
 
-def _are_of(forward: Forward, options) -> bool:
-    return isinstance(options, dict) and options.get(KEY) is forward
+def with_options(forward: Forward, block, args: tuple, kwargs: dict):
+    """A block's arguments, with the pass's options among them; and these, or None if it takes none.
+
+    Options that are not the pass's own, or are missing, get what brings the block's attention calls
+    to this node, and nothing else.
+    """
+    for value in args:
+        if _belong_to(forward, value):
+            return args, kwargs, value
+    given = kwargs.get(OPTIONS)
+    if _belong_to(forward, given):
+        return args, kwargs, given
+    if OPTIONS in kwargs:
+        place = None
+    else:
+        parameter, place = options_parameter(block)
+        if parameter is None:
+            return args, kwargs, None
+        if place is not None and place < len(args):
+            given = args[place]
+            if not isinstance(given, dict | None):
+                return args, kwargs, None
+        else:
+            place = None
+    given = given or {}
+    options = {**given, KEY: forward, SLOT: forward.override, PREVIOUS: hook_before_ours(given)}
+    if place is None:
+        return args, {**kwargs, OPTIONS: options}, options
+    return (*args[:place], options, *args[place + 1 :]), kwargs, options
 
 
-def _given_options(forward: Forward, theirs) -> dict:
-    """What brings a block's attention calls to us; for all else the block has what it had."""
-    theirs = theirs if isinstance(theirs, dict) else {}
-    previous = theirs.get(SLOT)
-    if previous is forward.override:  # of an earlier pass
-        previous = theirs.get(PREVIOUS)
-    return {**theirs, KEY: forward, SLOT: forward.override, PREVIOUS: previous}
+def _belong_to(forward: Forward, value) -> bool:
+    return isinstance(value, dict) and value.get(KEY) is forward
 
 
-def _end(forward: Forward, block) -> None:
-    if forward.self_attention_calls == forward.calls_before_block:
-        span = Span(step=forward.step, block=forward.block, dense=why_not_reached(block))
-        forward.override.tally.end_call(span)
-
-
-def position_of_options(block) -> int | None:
-    """Where transformer_options stand among a block's arguments; None if it takes none."""
+def options_parameter(block) -> tuple[inspect.Parameter | None, int | None]:
+    """A block's parameter for transformer_options, and its place if it may come by position."""
     block = unwrapped(block)
-    theirs = vars(block).get("forward")
-    if isinstance(theirs, partial) and theirs.func.__module__.startswith(__package__):
-        theirs = None  # our fused form of the class's own
-    forward = theirs or partial(type(block).forward, block)
+    forward = vars(block).get("forward")
+    if isinstance(forward, partial) and forward.func.__module__.startswith(__package__):
+        forward = None  # our fused form of the class's own
+    forward = getattr(block, "org_forward", forward)  # what ComfyUI's checkpoints stand before
+    forward = forward or partial(type(block).forward, block)
     try:
-        names = list(inspect.signature(forward).parameters)
+        parameters = inspect.signature(forward, follow_wrapped=False).parameters
     except (TypeError, ValueError):
-        return None
-    return names.index(OPTIONS) if OPTIONS in names else None
+        return None, None
+    parameter = parameters.get(OPTIONS)
+    by_position = parameter is not None and parameter.kind in (
+        inspect.Parameter.POSITIONAL_ONLY,
+        inspect.Parameter.POSITIONAL_OR_KEYWORD,
+    )
+    return parameter, list(parameters).index(OPTIONS) if by_position else None
 
 
-def why_not_reached(block) -> str:
-    """Why the attention of a block that ran did not ask ComfyUI's hook, as far as can be seen."""
-    block = unwrapped(block)
-    if position_of_options(block) is None:
-        return "the blocks take no transformer_options"
-    for path, module in block.named_modules():
-        theirs = vars(module).get("forward")
-        origin = getattr(getattr(theirs, "func", theirs), "__module__", None)
+def why_not_reached(forward: Forward, block, options: dict | None) -> str:
+    """Why no self-attention of a block that ran came to us, as far as can be seen."""
+    if options is None:
+        return NO_OPTIONS
+    if options.get(SLOT) is not forward.override:
+        return NOT_OURS
+    for path, module in unwrapped(block).named_modules():
+        replaced = vars(module).get("forward")
+        origin = getattr(getattr(replaced, "func", replaced), "__module__", None)
         if origin and origin != type(module).__module__ and not origin.startswith(__package__):
             pack = origin.replace("\\", "/").split("/")[-1]
             return f"{path or 'the block'} is replaced by {pack}, and asks no attention hook"
-    return "the blocks' attention asks no attention hook"
+    return UNKNOWN

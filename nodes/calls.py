@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from ..radial_core import RadialPattern, Schedule, VideoLayout
 from .models import Sequence
-from .names import BLOCK
+from .names import BLOCK, KEY, PREVIOUS, SLOT
 
 if TYPE_CHECKING:
     from .override import RadialOverride
@@ -30,9 +30,9 @@ class Forward:
     fast_dense: bool
     radial: set[int] = field(default_factory=set)  # blocks that ran radial
     ended: bool = False
-    self_attention_calls: int = 0  # so far, over the video
-    calls_before_block: int = 0  # the same, when the block that runs now began
-    block: int | None = None  # that runs now, or ran last
+    training: bool = False
+    self_attention_calls: int = 0  # over the video, so far
+    block: int | None = None  # the main one that runs now, or ran last
     numbers: "BlockNumbers" = field(init=False)
 
     def __post_init__(self):
@@ -47,6 +47,14 @@ class Dense:
     plain: bool = False
 
 
+def hook_before_ours(options: dict) -> Callable | None:
+    """The override that a call with these transformer_options would meet without ours."""
+    ours = options.get(KEY)
+    if ours is not None and options.get(SLOT) is ours.override:
+        return options.get(PREVIOUS, ours.previous)
+    return options.get(SLOT)
+
+
 class BlockNumbers:
     """Tells from its calls which block a pass is in, where no hook on the block says so."""
 
@@ -55,17 +63,18 @@ class BlockNumbers:
         self._counted = itertools.count()
         self._last = {}  # block_type -> block_index as announced, and as it is; calls of that block
 
-    def of_call(self, options: dict, again: bool = False) -> int:
+    def of_call(self, options: dict, as_said: bool = False) -> int:
         """The block of a self-attention call over the video.
 
-        options: its transformer_options. again: whether it comes for gradients, after the pass.
+        options: its transformer_options. as_said: in training, where blocks run again for their
+        gradients, a block that says it is the last one again may well be that one.
         """
         if options.get(BLOCK) is not None:
             return options[BLOCK]
         index, kind = options.get("block_index"), options.get("block_type")
         if index is None:
             return next(self._counted)
-        return self.place_of(kind, index if again else self.announced(kind, index))
+        return self.place_of(kind, index if as_said else self.announced(kind, index))
 
     def announced(self, kind: str | None, index: int) -> int:
         """The block_index of a call that says `index`.
@@ -97,10 +106,19 @@ DONE = {
 }
 
 
+def _neutral(name: str) -> float | None:
+    """The number by which an argument asks for nothing."""
+    return 0.0 if name in ("dropout_p", "softcap") else None
+
+
 def why_not_arguments(kwargs: dict) -> str | None:
     """Why a call's arguments keep it dense; None if what they ask for is done, or is nothing."""
-    asked = {name for name, x in kwargs.items() if x is not None and x is not False}
-    if unknown := sorted(asked - DONE):
+    unknown = sorted(
+        name
+        for name, x in kwargs.items()
+        if name not in DONE and x is not None and x is not False and _neutral(name) != x
+    )
+    if unknown:
         return f"attention with {', '.join(unknown)}"
     return None
 

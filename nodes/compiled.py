@@ -13,11 +13,11 @@ from comfy.patcher_extension import WrappersMP
 
 from ..radial_core.call import wants_gradients
 from .attention_functions import is_comfyuis
-from .block_hooks import IN_PARTS, hooked_blocks
+from .block_hooks import hooked_blocks
 from .calls import DONE
 from .current_pass import THREAD
 from .models import unwrapped
-from .names import KEY
+from .names import IN_PARTS, KEY
 
 try:
     from comfy_api.torch_helpers.torch_compile import COMPILE_KEY

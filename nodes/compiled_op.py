@@ -20,10 +20,9 @@ import torch
 
 from ..radial_core.call import wants_gradients
 from .attention_functions import FUNCTIONS
-from .block_hooks import IN_PARTS
 from .compiled import outside_of_ops
 from .current_pass import THREAD
-from .names import BLOCK
+from .names import BLOCK, IN_PARTS
 
 log = logging.getLogger("radial_attention")
 

@@ -18,12 +18,13 @@ from ..radial_core.plan import MOST_DENSITY
 from ..radial_core.schedule import step_of
 from . import features
 from .attention_functions import is_comfyuis
-from .block_hooks import PREVIOUS, hooked_blocks
-from .calls import Dense, Forward, why_not_arguments, why_not_call
+from .block_hooks import hooked_blocks
+from .calls import Dense, Forward, hook_before_ours, why_not_arguments, why_not_call
+from .comfyui import is_training
 from .current_pass import in_pass
 from .dense import AUTO, attend_fast, wants_fastest
 from .models import OTHERS, authors_of, self_attention_layout, sequence_of, why_not_forward
-from .names import KEY, SLOT
+from .names import BLOCK, IN_PARTS, KEY, PREVIOUS, SLOT
 from .readings import Readings
 from .run.record import Record, Span
 from .run.tally import Tally
@@ -32,6 +33,8 @@ from .settings import QUARTER, Settings, runs_all
 # Loaded here, since what torch.compile traces can't import.
 compiled = features.load("torch.compile support", ".compiled")
 compiled_op = compiled and features.load("torch.compile support", ".compiled_op")
+
+log = logging.getLogger("radial_attention")
 
 
 class RadialOverride:
@@ -113,9 +116,9 @@ class RadialOverride:
         self, span: Span, base, x, options: dict, c_crossattn, conditions: dict
     ) -> Forward | None:
         """Put this override on the hook of a forward pass, if the pass has calls for it."""
-        previous, model = options.get(SLOT), base.diffusion_model
-        if previous is self:  # a pass within a pass
-            previous = options[KEY].previous
+        previous, model = hook_before_ours(options), base.diffusion_model
+        for name in (BLOCK, IN_PARTS, PREVIOUS):  # of the block that this is a pass within
+            options.pop(name, None)
         sigmas = self.readings.schedule(options)
         step = step_of(sigmas, self.readings.sigma(options))
         span.step = self.tally.record.forward(step, x)
@@ -136,6 +139,7 @@ class RadialOverride:
             step=span.step,
             dense_step=schedule.is_dense_step(sigmas, step),
             fast_dense=wants_fastest(self.dense_choice, previous),
+            training=is_training(),
         )
         options[SLOT] = self
         return forward
@@ -263,7 +267,7 @@ class RadialOverride:
         forward.self_attention_calls += 1
         is_ours = not isinstance(layout, str)
         if is_ours or forward.sequence.announced:
-            span.block = forward.numbers.of_call(options, again=forward.ended)
+            span.block = forward.numbers.of_call(options, as_said=forward.training)
         if not is_ours:
             return Dense(layout), 0, ()
         absent = self.readings.absent(kwargs["mask"], layout.tokens)
@@ -290,10 +294,13 @@ class RadialOverride:
     def report(self, _model_patcher):
         """Callback at the end of a sampler run (CallbacksMP.ON_CLEANUP)."""
         self.tally.report()
-        if compiled_op is not None:
-            compiled_op.forget(self)
-        self.start_anew()
-        runs.next_run()
+        try:
+            if compiled_op is not None:
+                compiled_op.forget(self)
+            self.start_anew()
+            runs.next_run()
+        except Exception:  # the video is done, and must not be lost
+            log.exception("Radial attention: what this run left behind stays")
 
     def _quarter(self, base) -> float:
         """The noise level a quarter down the model's schedule; 0 where nobody asks or can tell."""

@@ -1,36 +1,56 @@
 """The transformer blocks of a model, wherever in it they are now."""
 
+from collections import Counter
 from collections.abc import Iterator
 
 import torch
 
 from .models import family_of, unwrapped
 
+LISTS = {"blocks": 0, "double_blocks": 0, "single_blocks": -1}  # -> their class, of the family's
 BESIDE = "vace_blocks"  # blocks of the same classes that are none of the main ones
 
 
 def transformer_blocks(diffusion_model) -> Iterator[tuple[int | None, torch.nn.Module]]:
-    """The transformer blocks of a known model, and their places among the main ones, if they are.
+    """The transformer blocks of a known model, each with its place among the main ones.
 
-    They are found by their class: another pack may have put a module that runs them in the place of
-    the list they were in. What torch.compile wrapped comes in its wrapping.
+    None for the place: the block is beside them, or in several places. They are found by their
+    class: another pack may have put a module that runs them in the place of the list they were in.
+    What torch.compile wrapped comes in its wrapping.
     """
     model = unwrapped(diffusion_model)
-    found = [[] for _ in family_of(model).blocks] + [[]]
-    _collect_blocks(model, family_of(model).blocks, found, seen=set(), beside=False)
-    *main, beside = found
-    yield from enumerate(block for blocks in main for block in blocks)
-    yield from ((None, block) for block in beside)
+    classes = family_of(model).blocks
+    found = {place: [] for place in range(len(classes))}
+    beside = []
+    _collect(model, classes, found, beside, of_list=None)
+    main = [block for blocks in found.values() for block in blocks]
+    times = Counter(map(id, main))
+    hooked = set()
+    for place, block in [*enumerate(main), *((None, block) for block in beside)]:
+        if block is not None and id(block) not in hooked:
+            hooked.add(id(block))
+            yield place if times[id(block)] == 1 else None, block
 
 
-def _collect_blocks(module, classes: tuple[str, ...], found: list[list], seen: set, beside: bool):
-    for name, child in module.named_children():
-        if id(child) in seen:
+def _collect(module, classes: tuple[str, ...], found: dict, beside: list, of_list: int | None):
+    """of_list: the class of the blocks that the list `module` is for; None if it is no such list.
+
+    A member of such a list in which no block is seen counts as one: it may hide it.
+    """
+    for name, child in module._modules.items():
+        if child is None:
             continue
-        seen.add(id(child))
         ancestors = {kind.__name__ for kind in type(unwrapped(child)).__mro__}
         place = next((i for i, each in enumerate(classes) if each in ancestors), None)
-        if place is None:
-            _collect_blocks(child, classes, found, seen, beside or name == BESIDE)
+        if place is not None:
+            found[place].append(child)
+        elif name == BESIDE:
+            beside += [block for block in child.children()]
+        elif of_list is None:
+            inner = range(len(classes))[LISTS[name]] if name in LISTS else None
+            _collect(child, classes, found, beside, inner)
         else:
-            found[-1 if beside else place].append(child)
+            before = sum(map(len, found.values()))
+            _collect(child, classes, found, beside, None)
+            if sum(map(len, found.values())) == before:
+                found[of_list].append(None)

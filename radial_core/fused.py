@@ -29,7 +29,7 @@ _said: set[str] = set()
 
 def next_run() -> None:
     """What failed is tried again in the next run, RUNS times in all."""
-    for key in _failed:
+    for key in list(_failed):
         if _failed_runs[key] < RUNS:
             _verdicts.pop(key, None)
     _failed.clear()

@@ -69,6 +69,8 @@ def require_unwatched(module, skipped: tuple[str, ...]) -> None:
         require(not getattr(watched, f"_global{hooks}", None), "a hook on all modules")
     for name in skipped:
         part = module.get_submodule(name)
+        own = type(part).__module__.startswith(("torch.nn.", "comfy.")) and not part._buffers
+        require(own, f"another pack's {name}")  # its state may change what it does
         require(not any(getattr(part, hooks) for hooks in HOOKS), f"a hook on {name}")
         require("forward" not in vars(part), f"another pack's forward of {name}")
         require("parametrizations" not in part._modules, f"a parametrization of {name}")

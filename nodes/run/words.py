@@ -33,19 +33,18 @@ def not_reached(run: dict) -> str | None:
     if run["compiled"]:
         return "no call reached this node. torch.compile may have kept a graph from before it"
     return (
-        "no call reached this node. Another node keeps the model's transformer blocks from running "
-        "or runs others"
+        "no call reached this node. The model's transformer blocks did not run, or ran where this "
+        "node can't see them"
     )
 
 
 def _idle(run: dict) -> list[str]:
-    """The steps in which no block ran, as a step cache has it, if calls of other steps came."""
+    """The steps without a call, as a step cache has it, if calls of other steps came."""
     steps = [place for place, step in enumerate(run["steps"]) if not step["blocks"]]
     if not steps or not_reached(run):
         return []
-    return [
-        f"no self-attention ran: {_some(steps, run['totals']['steps'], 'step')} (a step cache?)"
-    ]
+    which = _some(steps, len(run["steps"]), "step")
+    return [f"no self-attention seen: {which} (a step cache?)"]
 
 
 def _missing(run: dict) -> list[str]:
@@ -77,8 +76,8 @@ def headline(run: dict) -> str:
     every = radial + sum(run["totals"]["dense_calls"].values())
     if not radial:
         return f"nothing radial in {plural(steps, 'step')}"
-    some = len(_where(run, "radial")[0])
-    of_them = "all " if some == steps > 1 else f"{some} of " if some < steps else ""
+    some, entries = len(_where(run, "radial")[0]), len(run["steps"])  # the last may be of many
+    of_them = "all " if some == entries > 1 else f"{some:,} of " if some < entries else ""
     return f"radial {_percent(radial, every)}: {of_them}{plural(steps, 'step')}"
 
 
@@ -106,10 +105,10 @@ def _reason(run: dict, why: str) -> str:
     steps, blocks = _where(run, why)
     if why == "dense block":
         return _some(blocks, run["blocks"], "block")
-    there = _some(steps, run["totals"]["steps"], "step")
+    there = _some(steps, len(run["steps"]), "step")
     if why == "dense step":
         return there
-    return why if len(steps) in (0, run["totals"]["steps"]) else f"{why} ({there})"
+    return why if len(steps) in (0, len(run["steps"])) else f"{why} ({there})"
 
 
 def _where(run: dict, ran: str) -> tuple[list[int], list[int]]:

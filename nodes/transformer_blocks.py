@@ -22,7 +22,8 @@ def transformer_blocks(diffusion_model) -> Iterator[tuple[int | None, torch.nn.M
     classes = family_of(model).blocks
     found = {place: [] for place in range(len(classes))}
     beside = []
-    _collect(model, classes, found, beside, of_list=None)
+    for name, part in model.named_children():
+        _collect(part, classes, found, beside, name)
     main = [block for blocks in found.values() for block in blocks]
     times = Counter(map(id, main))
     hooked = set()
@@ -32,25 +33,22 @@ def transformer_blocks(diffusion_model) -> Iterator[tuple[int | None, torch.nn.M
             yield place if times[id(block)] == 1 else None, block
 
 
-def _collect(module, classes: tuple[str, ...], found: dict, beside: list, of_list: int | None):
-    """of_list: the class of the blocks that the list `module` is for; None if it is no such list.
+def _collect(module, classes: tuple[str, ...], found: dict, beside: list, name: str | None):
+    """name: the model's, for a part of it; None further in.
 
-    A member of such a list in which no block is seen counts as one: it may hide it.
+    A member of one of its lists in which no block is seen counts as one: it may hide it.
     """
-    for name, child in module._modules.items():
+    for child in module._modules.values():
         if child is None:
             continue
         ancestors = {kind.__name__ for kind in type(unwrapped(child)).__mro__}
         place = next((i for i, each in enumerate(classes) if each in ancestors), None)
-        if place is not None:
+        if name == BESIDE:
+            beside.append(child)
+        elif place is not None:
             found[place].append(child)
-        elif name == BESIDE:
-            beside += [block for block in child.children()]
-        elif of_list is None:
-            inner = range(len(classes))[LISTS[name]] if name in LISTS else None
-            _collect(child, classes, found, beside, inner)
         else:
             before = sum(map(len, found.values()))
             _collect(child, classes, found, beside, None)
-            if sum(map(len, found.values())) == before:
-                found[of_list].append(None)
+            if name in LISTS and sum(map(len, found.values())) == before:
+                found[range(len(classes))[LISTS[name]]].append(None)

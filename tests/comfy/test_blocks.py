@@ -58,7 +58,11 @@ def ran(monkeypatch):
     return count
 
 
-@pytest.mark.parametrize("case", zoo.CASES, ids=lambda case: case.name)
+LARGE = "wan animate"  # and its blocks are those of the others
+CASES = [pytest.param(c, marks=[pytest.mark.slow] * (c.name == LARGE)) for c in zoo.CASES]
+
+
+@pytest.mark.parametrize("case", CASES, ids=[case.name for case in zoo.CASES])
 def test_fused_blocks_compute_what_comfyuis_do(case, ran):
     if not case.is_there:
         pytest.skip(f"not in this ComfyUI: {case.name}")

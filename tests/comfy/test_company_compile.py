@@ -44,7 +44,7 @@ def with_hooks(seed):
 @pytest.mark.parametrize(
     "company, compile_first, case",
     [
-        (windows, False, {"frames": 12}),
+        pytest.param(windows, False, {"frames": 12}, marks=pytest.mark.slow),
         (cached, True, {"steps": 4}),
         (lambda model: model, False, {"positive": [*with_hooks(3), *with_hooks(4)]}),
     ],

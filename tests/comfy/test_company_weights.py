@@ -97,7 +97,9 @@ def quantised(weights, metadata, name):
 
 
 ALONE_AND_WITH_A_LORA = pytest.mark.parametrize(
-    "company", [lambda model: model, with_lora], ids=["alone", "with a LoRA"]
+    "company",
+    [lambda model: model, pytest.param(with_lora, marks=pytest.mark.slow)],
+    ids=["alone", "with a LoRA"],
 )
 # They quantise activations too: the last bit of one, which other threads may round otherwise, can
 # change all that follows.

@@ -6,7 +6,16 @@ import pytest
 import torch
 import zoo
 from comfy_api.torch_helpers import set_torch_compile_wrapper
-from conftest import BLOCKS, SLOT, pack_module, patch, sample, with_override, with_wrapper
+from conftest import (
+    BLOCKS,
+    SLOT,
+    pack_module,
+    patch,
+    sample,
+    with_blocks,
+    with_override,
+    with_wrapper,
+)
 from probing import measured, places, probe, run_of
 
 choice = pack_module("nodes.probing.choice")
@@ -214,7 +223,8 @@ def test_a_single_frame_is_not_measured(wan):
     assert why_not(model) == {"single frame": BLOCKS}
 
 
-def test_under_torch_compile_nothing_is_measured(wan):
+def test_under_torch_compile_nothing_is_measured(wan_weights):
+    wan = with_blocks(1, *wan_weights)
     for compiled_first in (True, False):
         model = wan.clone() if compiled_first else probe(wan)
         set_torch_compile_wrapper(model, backend="eager")

@@ -163,6 +163,7 @@ def test_a_server_that_dies_is_reported_with_the_end_of_its_log(tmp_path, enviro
     assert "No space left on device" in done.stderr and "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_a_server_that_dies_in_the_middle(tmp_path, environment, stand_ins):
     graph = set_inputs(load_graph("wan21_t2v"), {"steps": 500, "width": 128, "height": 128})
 

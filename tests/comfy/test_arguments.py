@@ -3,7 +3,7 @@
 import pytest
 import torch
 from comfy.ldm.modules.attention import attention_pytorch
-from conftest import BLOCKS, ask_the_hook, pack_module, patch, sample
+from conftest import BLOCKS, ask_the_hook, load, pack_module, patch, sample
 
 ASKED = {  # what ComfyUI's models and other packs hand to the hook
     "is_causal": True,
@@ -82,10 +82,16 @@ def test_a_graph_knows_what_eager_calls_know(wan):
         assert compiled.why_not(function, q, q, q, {**plain, name: value})
 
 
-def test_the_probe_does_not_measure_such_a_call(wan):
+@pytest.fixture
+def own_wan(wan_weights):
+    """A model for one test: an object patch that is gone leaves a method on a block."""
+    return load(*wan_weights)
+
+
+def test_the_probe_does_not_measure_such_a_call(own_wan):
     import nodes
 
-    model = wan.clone()
+    model = own_wan.clone()
     attention = model.get_model_object("diffusion_model").blocks[0].self_attn
 
     def theirs(x, freqs, transformer_options):

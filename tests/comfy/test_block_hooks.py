@@ -60,6 +60,12 @@ def in_one(model, kind):
     return model
 
 
+@pytest.fixture
+def own_wan(wan_weights):
+    """A model for one test: an object patch that is gone leaves a method on a block."""
+    return load(*wan_weights)
+
+
 @pytest.mark.parametrize("kind", [Runs, RunsUnseen])
 @pytest.mark.parametrize("dense_blocks", [0, 1, 2])
 def test_blocks_that_all_say_they_are_the_first(wan, summaries, kind, dense_blocks):
@@ -73,9 +79,9 @@ def test_blocks_that_all_say_they_are_the_first(wan, summaries, kind, dense_bloc
     assert found["dense_calls"] == expected["dense_calls"]
 
 
-def test_a_block_that_attends_twice_is_one(wan, summaries):
+def test_a_block_that_attends_twice_is_one(own_wan, summaries):
     """As in NAG where text is in the same sequence: the second call is of the same block."""
-    model = wan.clone()
+    model = own_wan.clone()
     attention = model.get_model_object("diffusion_model").blocks[0].self_attn
 
     def twice(x, freqs, transformer_options):
@@ -154,11 +160,11 @@ def test_blocks_get_nothing_but_our_hook(wan):
     assert not calls and torch.equal(dense, plain)
 
 
-def test_an_attention_that_is_replaced_is_counted(wan, summaries):
+def test_an_attention_that_is_replaced_is_counted(own_wan, summaries):
     """Its pixels are those of ComfyUI, and the status says what is dense and why."""
     from comfy.ldm.modules.attention import optimized_attention
 
-    model = wan.clone()
+    model = own_wan.clone()
     attention = model.get_model_object("diffusion_model").blocks[1].self_attn
 
     def theirs(x, freqs, transformer_options=None):
@@ -175,11 +181,11 @@ def test_an_attention_that_is_replaced_is_counted(wan, summaries):
     assert summary["status"].startswith("radial 67 %: all 2 steps") and why in summary["status"]
 
 
-def test_blocks_that_take_no_options_are_counted(wan, summaries):
+def test_blocks_that_take_no_options_are_counted(own_wan, summaries):
     """In the last two steps of four, another pack's blocks are called without options."""
     from comfy.ldm.modules.attention import optimized_attention
 
-    model = with_an_older_forward(wan, lambda step: step > 1)
+    model = with_an_older_forward(own_wan, lambda step: step > 1)
     for i, block in enumerate(model.get_model_object("diffusion_model").blocks):
 
         def theirs(x, e, freqs, context, context_img_len=257, *, _block=block, **named):

@@ -23,10 +23,7 @@ from .run.record import Span
 from .transformer_blocks import transformer_blocks
 
 OPTIONS = "transformer_options"
-
-log = logging.getLogger("radial_attention")
-
-
+# Why a block's attention is dense that did not come to us.
 UNKNOWN = "the blocks' attention asks no attention hook"
 NO_OPTIONS = "the blocks are called without transformer_options"
 NOT_OURS = "another node's attention is on the hook in the place of this node's"
@@ -66,15 +63,17 @@ class _Hook:
     def __call__(self, *called_with):
         return self.do(*self.arguments, *called_with)
 
-    def __deepcopy__(self, memo):
-        return _nothing
-
     def __reduce__(self):
-        return "_nothing"
+        return _copied, ()
+
+
+def _copied() -> Callable:
+    """What is left of a hook in a copy, or in a file."""
+    return _nothing
 
 
 def _nothing(*_called_with) -> None:
-    """What is left of a hook in a copy."""
+    pass
 
 
 class _Watch:

@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import pickle
 
 import pytest
 import torch
@@ -389,7 +390,9 @@ def test_a_model_can_be_copied_in_a_pass(wan, summaries):
     copies = []
 
     def copy_it(executor, *args, **kwargs):
-        copies.append(copy.deepcopy(executor.class_obj.blocks[0]))
+        block = executor.class_obj.blocks[0]
+        pickle.dumps(list(block._forward_pre_hooks.values()))
+        copies.append(copy.deepcopy(block))
         return executor(*args, **kwargs)
 
     model = patch(wan)

@@ -21,7 +21,7 @@ def load(feature: str, module: str) -> ModuleType | None:
     feature: its name for people.
     """
     try:
-        return import_module(module, __package__)
+        return import_module(f".{module.removeprefix('.')}", __package__)
     except Exception as error:
         is_missing(feature, error)
         return None

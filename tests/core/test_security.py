@@ -26,7 +26,7 @@ HARMLESS = set(
     "abc array base64 bisect collections collections.abc concurrent.futures contextlib copy "
     "dataclasses enum functools hashlib heapq importlib importlib.metadata importlib.util inspect "
     "io itertools json logging math operator os pathlib random re reprlib shutil statistics "
-    "string sys textwrap threading time traceback types typing weakref".split()
+    "string sys textwrap threading time traceback types typing weakref zlib".split()
 )
 UNPICKLES = {"cPickle", "cloudpickle", "dill", "joblib", "marshal", "pickle", "shelve"}
 RUNS_STRINGS = {"__import__", "compile", "eval", "exec"}
@@ -43,8 +43,13 @@ STARTS = set(
 # A kernel's tiles, measured once for a GPU, are kept in the user's cache folder.
 TUNING = "radial_core/kernels/tuning.py"
 # Hooks of modules are taken away by a method of that name.
-TRAINING = "nodes/training.py"
-ALLOWED = {(TUNING, "mkdir"), (TUNING, "write_text"), (TRAINING, "remove")}
+TRAINING, BLOCKS = "nodes/training.py", "nodes/block_hooks.py"
+ALLOWED = {
+    (TUNING, "mkdir"),
+    (TUNING, "write_text"),
+    (TRAINING, "remove"),
+    (BLOCKS, "remove"),
+}
 
 
 def imports(tree: ast.AST):

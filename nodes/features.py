@@ -21,7 +21,8 @@ def load(feature: str, module: str) -> ModuleType | None:
     feature: its name for people.
     """
     try:
-        return import_module(f".{module.removeprefix('.')}", __package__)
+        name = module.removeprefix(".")
+        return import_module(f".{name}", __package__)
     except Exception as error:
         is_missing(feature, error)
         return None

@@ -105,10 +105,10 @@ def _reason(run: dict, why: str) -> str:
     steps, blocks = _where(run, why)
     if why == "dense block":
         return _some(blocks, run["blocks"], "block")
-    there = _some(steps, len(run["steps"]), "step")
+    which = _some(steps, len(run["steps"]), "step")
     if why == "dense step":
-        return there
-    return why if len(steps) in (0, len(run["steps"])) else f"{why} ({there})"
+        return which
+    return why if len(steps) in (0, len(run["steps"])) else f"{why} ({which})"
 
 
 def _where(run: dict, ran: str) -> tuple[list[int], list[int]]:

@@ -45,13 +45,13 @@ class RunsUnseen(Runs):
         self.all = tuple(blocks)
 
 
-def in_one(model, kind):
-    """A node that puts one module in the place of the blocks, for the time of a pass."""
+def with_blocks(model, change):
+    """A node that puts other modules in the place of the blocks, for the time of a pass."""
     model = model.clone()
 
     def wrapper(apply_model, given):
         net = model.get_model_object("diffusion_model")
-        blocks, net.blocks = net.blocks, torch.nn.ModuleList([kind(net.blocks)])
+        blocks, net.blocks = net.blocks, torch.nn.ModuleList(change(net.blocks))
         try:
             return apply_model(given["input"], given["timestep"], **given["c"])
         finally:
@@ -59,6 +59,10 @@ def in_one(model, kind):
 
     model.set_model_unet_function_wrapper(wrapper)
     return model
+
+
+def in_one(model, kind):
+    return with_blocks(model, lambda blocks: [kind(blocks)])
 
 
 @pytest.fixture
@@ -273,22 +277,12 @@ def test_a_hook_that_fails_does_not_spoil_the_render(wan, summaries, monkeypatch
 
 
 def hidden(model, *places):
-    """A node that puts a module in the place of some blocks, which no one sees in it."""
-    model = model.clone()
+    """With a module in the place of some blocks, in which no one sees them."""
 
-    def wrapper(apply_model, given):
-        net = model.get_model_object("diffusion_model")
-        blocks = net.blocks
-        net.blocks = torch.nn.ModuleList(
-            RunsUnseen([block]) if i in places else block for i, block in enumerate(blocks)
-        )
-        try:
-            return apply_model(given["input"], given["timestep"], **given["c"])
-        finally:
-            net.blocks = blocks
+    def change(blocks):
+        return [RunsUnseen([block]) if i in places else block for i, block in enumerate(blocks)]
 
-    model.set_model_unet_function_wrapper(wrapper)
-    return model
+    return with_blocks(model, change)
 
 
 @pytest.mark.parametrize("places", [(0,), (1,), (1, 2)], ids=str)

@@ -43,7 +43,7 @@ def main():
     radial_node()  # loads the pack
     plain(the_pack("radial_core"), 768).save(DOCS / "radial_mask.png", optimize=True)
     example = forecast("Mochi", 848, 480, 163)
-    picture = the_pack("nodes.forecast").picture(example)
+    picture = the_pack("nodes.forecast.forecast").picture(example)
     picture.quantize(64).save(DOCS / "radial_preview.png", optimize=True)
     for name, (title, *video) in TEMPLATES.items():
         card = thumbnail(title, forecast(*video), half_dense=name == "dense_vs_radial")
@@ -56,10 +56,12 @@ def the_pack(module: str):
 
 def forecast(model: str, width: int, height: int, length: int):
     """With the authors' settings."""
-    kind = the_pack("nodes.kinds").KINDS[model]
-    settings = the_pack("nodes.settings").Settings(None, 0, None, None, None, 128)
+    kind = the_pack("nodes.families.catalog").VIDEO_MODELS[model]
+    settings = the_pack("nodes.inputs.settings").Settings(None, 0, None, None, None, 128)
     latent = kind.latent(width, height, length)
-    return the_pack("nodes.forecast").forecast(model, kind, latent, kind.layout(latent), settings)
+    return the_pack("nodes.forecast.forecast").forecast(
+        model, kind, latent, kind.layout(latent), settings
+    )
 
 
 def plain(core, side: int) -> Image.Image:
@@ -81,7 +83,7 @@ def thumbnail(title: str, it, half_dense: bool) -> Image.Image:
         draw.rectangle((0, 0, middle - 1, top), fill=canvas.NEAR)
         draw.line((middle, 0, middle, top), WORDS, 4)
     draw.rectangle((0, top, THUMBNAIL, THUMBNAIL), fill=GREEN)
-    words = the_pack("nodes.forecast")
+    words = the_pack("nodes.forecast.forecast")
     draw.text((22, top + 12), title, WORDS, canvas.font(33))
     below = f"{words.video(it)}: {words.percent(it.rows.density)} kept"
     draw.text((22, top + 55), below, PALE, canvas.font(21))

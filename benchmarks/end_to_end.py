@@ -64,7 +64,7 @@ def forward(model, case: Case, device: torch.device, left_out: int, dense_blocks
             peak = torch.cuda.max_memory_allocated(device) + left_out
             found["peak_gib"] = round(peak / 2**30, 2)
         if override is not None:
-            found["ran"] = override.tally.summary()
+            found["ran"] = override.reporter.summary()
         return found, out
 
     return run(model, case.model, case.latent, measure)

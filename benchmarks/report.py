@@ -56,18 +56,18 @@ def no_record():
 
 def passes(call, override, device):
     """Seconds of passes with the record and without, and what is in the record."""
-    kept, nothing = override.tally.record, no_record()
+    kept, nothing = override.reporter.record, no_record()
     seconds, out = {"with": [], "without": []}, None
     for i in range(WARM + PASSES):
         if i == WARM:
             kept = type(kept)()
         for which, each in (("with", kept), ("without", nothing)):
-            override.tally.record = each
+            override.reporter.record = each
             start = now(device)
             out = call()
             if i >= WARM:
                 seconds[which].append(now(device) - start)
-    override.tally.record = kept
+    override.reporter.record = kept
     return (seconds, kept.read()), out
 
 
@@ -116,7 +116,7 @@ def picture(model, case, path: Path):
     found = override_of(model).runs[-1].read()
     drawn = sys.modules[f"{PACK}.nodes.drawing.report"].draw([("", found)])
     drawn.quantize(64).save(path, optimize=True)
-    print(sys.modules[f"{PACK}.nodes.run.words"].report(found))
+    print(sys.modules[f"{PACK}.nodes.run.summary_text"].report(found))
 
 
 def main():

@@ -24,7 +24,7 @@ LEARNING_RATE = 1e-4
 
 def add_lora(patcher, rank: int):
     """A MODEL with fresh adapters, and their parameters by name."""
-    chosen_weights = importlib.import_module(f"{PACK}.nodes.layers").chosen_weights
+    chosen_weights = importlib.import_module(f"{PACK}.nodes.training.layers").chosen_weights
     chosen = chosen_weights(patcher.model.diffusion_model, LAYERS)
     patcher, parameters = patcher.clone(), {}
     patcher.set_model_compute_dtype(DTYPE)

@@ -2,7 +2,7 @@
 
 from comfy_api.latest import ComfyExtension, io
 
-from . import features
+from .comfyui import features
 
 NODES = {  # class -> the file that has it
     "RadialAttentionPatch": ".patch",

@@ -6,12 +6,12 @@ from comfy_api.latest import io
 from PIL import Image
 
 from ..radial_core.measurements import Measurements
+from .comfyui.node_ui import shown
 from .drawing.canvas import as_image
 from .drawing.compare import draw_compare, draw_nothing
-from .inputs import check_latent, check_model
-from .probing.findings import findings
+from .inputs.checks import check_latent, check_model
+from .probing.advice import findings
 from .probing.hook import Run, probe_of
-from .shown import shown
 
 MEASUREMENTS = io.Custom("RADIAL_MEASUREMENTS")
 

@@ -7,19 +7,19 @@ from ..radial_core.attention import check_backend_name, choose_backend
 from ..radial_core.backends import BACKENDS
 from ..radial_core.call import Call
 from ..radial_core.pattern import MAX_DECAY
-from . import features
-from .dense import AUTO, CHOICES
-from .inputs import (
+from .comfyui import features
+from .comfyui.option_keys import KEY
+from .families.registry import head_dim_of
+from .hook.dense_choice import AUTO, CHOICES
+from .hook.override import RadialOverride
+from .inputs.checks import (
     BLOCK_SIZE_CHOICES,
     check_choice,
     check_model,
     check_plain,
     why_not_block_size,
 )
-from .models import head_dim_of
-from .names import KEY
-from .override import RadialOverride
-from .settings import AUTOMATIC, MOST, Settings
+from .inputs.settings import AUTOMATIC, MOST, Settings
 
 
 class RadialAttentionPatch(io.ComfyNode):
@@ -171,7 +171,7 @@ class RadialAttentionPatch(io.ComfyNode):
         model = model.clone()
         model.remove_wrappers_with_key(WrappersMP.APPLY_MODEL, KEY)
         model.add_wrapper_with_key(WrappersMP.APPLY_MODEL, KEY, override.wrap_forward)
-        training = features.load("training", ".training")
+        training = features.load("training", ".training.prepare")
         if training is not None:
             training.prepare_for_training(model, KEY)
         model.add_callback_with_key(CallbacksMP.ON_CLEANUP, KEY, override.report)

@@ -3,9 +3,13 @@
 from comfy_api.latest import io
 
 from ..radial_core.pattern import MAX_DECAY
+from .comfyui.node_ui import shown
 from .drawing.canvas import as_image
-from .forecast import figures, forecast, picture
-from .inputs import (
+from .families.catalog import VIDEO_MODELS, catalog_entry, layout_of
+from .families.registry import class_name, family_of
+from .forecast.forecast import figures, forecast, picture
+from .hook.override import override_of
+from .inputs.checks import (
     BLOCK_SIZE_CHOICES,
     check_choice,
     check_latent,
@@ -13,11 +17,7 @@ from .inputs import (
     check_number,
     why_not_block_size,
 )
-from .kinds import KINDS, kind_of, layout_of
-from .models import class_name, family_of
-from .override import override_of
-from .settings import AUTOMATIC, MOST, Settings
-from .shown import shown
+from .inputs.settings import AUTOMATIC, MOST, Settings
 
 LARGEST, LONGEST = 16_384, 100_000  # pixels to a side, frames
 
@@ -43,7 +43,7 @@ class RadialMaskPreview(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "model_type",
-                    options=list(KINDS),
+                    options=list(VIDEO_MODELS),
                     tooltip="The model that will make the video. A linked model counts in its "
                     "place; but the two experts of Wan 2.2 can't be told from Wan 2.1: for them "
                     "choose Wan 2.2 here, too.",
@@ -136,7 +136,7 @@ class RadialMaskPreview(io.ComfyNode):
         model=None,
         latent=None,
     ) -> io.NodeOutput:
-        check_choice("model_type", model_type, KINDS)
+        check_choice("model_type", model_type, VIDEO_MODELS)
         check_number("width", width, 16, LARGEST, whole=True)
         check_number("height", height, 16, LARGEST, whole=True)
         check_number("length", length, 1, LONGEST, whole=True)
@@ -147,10 +147,10 @@ class RadialMaskPreview(io.ComfyNode):
             decay=decay,
             block_size=block_size,
         )
-        kind, name = KINDS[model_type], model_type
+        kind, name = VIDEO_MODELS[model_type], model_type
         if model is not None:
             network = _network(model)
-            kind = kind_of(network, kind)
+            kind = catalog_entry(network, kind)
             name, override = kind.authors.name, override_of(model)
             settings = settings if override is None else override.settings
         size = kind.latent(width, height, length) if latent is None else _size(latent)

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 import torch
 from comfy_api.latest import io
 
+from .comfyui.node_ui import shown
 from .drawing import report as drawing
 from .drawing.canvas import as_image
-from .inputs import check_latent, check_model
-from .override import override_of
-from .run import words
+from .hook.override import override_of
+from .inputs.checks import check_latent, check_model
+from .run import summary_text
 from .run.record import Record
-from .shown import shown
 
 VERSION = 1  # of the JSON
 
@@ -87,13 +87,13 @@ def report(samples: dict, model, second_model=None) -> tuple[torch.Tensor, str, 
     for which, each in models.items():
         title, found = f"{which} model" if which else "", run_of(each, samples)
         if isinstance(found, str):
-            section = text = words.sentence(found)
+            section = text = summary_text.sentence(found)
             run = {"problem": text}
         else:
             section = run = found.read()
-            text = words.report(run)
+            text = summary_text.report(run)
         sections.append((title, section))
-        texts.append(f"{words.sentence(title)}\n{text}" if title else text)
+        texts.append(f"{summary_text.sentence(title)}\n{text}" if title else text)
         runs.append(run)
     picture = as_image(drawing.draw(sections))
     return picture, "\n\n".join(texts), {"version": VERSION, "runs": runs}

@@ -10,14 +10,14 @@ from ..radial_core.search import (
     largest_speedup,
     smallest_error,
 )
+from .comfyui.node_ui import shown
 from .compare import MEASUREMENTS
 from .drawing.canvas import as_image
 from .drawing.compare import draw_nothing
 from .drawing.search import draw_search
-from .inputs import check_choice, check_number, short
-from .probing.findings import words_for
-from .settings import AUTOMATIC
-from .shown import shown
+from .inputs.checks import check_choice, check_number, short
+from .inputs.settings import AUTOMATIC
+from .probing.advice import words_for
 
 FASTEST, MOST_EXACT = "largest speed-up", "smallest error"
 LEAST_ERROR, MOST_ERROR = 0.001, 1.0

@@ -8,11 +8,11 @@ import torch
 from comfy.patcher_extension import CallbacksMP, WrappersMP
 from comfy_api.latest import io
 
-from . import features
-from .comfyui import is_training
-from .inputs import check_model, check_plain
-from .layers import chosen_weights
-from .training import prepare_for_training
+from .comfyui import features
+from .comfyui.state import is_training
+from .inputs.checks import check_model, check_plain
+from .training.layers import chosen_weights
+from .training.prepare import prepare_for_training
 
 KEY = "radial_attention_train_layers"
 
@@ -66,7 +66,7 @@ def check_not_compiled(patcher) -> None:
     From some version on it trains a model that it loads anew, and what is compiled is the one
     before: no gradient reaches the adapters.
     """
-    compiled = features.load("torch.compile support", ".compiled")
+    compiled = features.load("torch.compile support", ".hook.compiled")
     loads_anew = "force_deepcopy" in inspect.signature(patcher.clone).parameters
     if not loads_anew or compiled is None:
         return

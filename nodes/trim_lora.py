@@ -5,7 +5,7 @@ from collections import defaultdict
 import torch
 from comfy_api.latest import io
 
-from .inputs import short
+from .inputs.checks import short
 
 LORA = io.Custom("LORA_MODEL")
 # What a layer's change is a product of, in the names that ComfyUI trains and loads; for OFT, the

@@ -9,8 +9,9 @@ from statistics import median_low
 
 from PIL import Image, ImageDraw
 
-from ..run import words
+from ..run import summary_text
 from ..run.record import RADIAL
+from ..run.saving import MEASURED
 from .canvas import DROPPED, EDGE, FAINT, FAR, INK, NEAR, PAPER, blend, font
 
 WIDTH, LEFT, RIGHT = 960, 76, 28
@@ -54,7 +55,7 @@ def _draw(title: str, run: dict) -> Image.Image:
     y = _head(draw, title, run)
     y = _map(draw, y + 16, run, colours)
     if timed:
-        total = f"seconds a step: {words.seconds(run['totals']['seconds'])} in all"
+        total = f"seconds a step: {summary_text.seconds(run['totals']['seconds'])} in all"
         draw.text((LEFT, y + 14), total, FAINT, font(TEXT))
         y = _bars(draw, y + 60, run, colours)
     y = _axis(draw, y + 6, len(run["steps"]))
@@ -82,16 +83,16 @@ def _head(draw: ImageDraw.ImageDraw, title: str, run: dict) -> int:
     if title:
         draw.text((LEFT, y), title, FAINT, font(TEXT))
         y += 36
-    draw.text((LEFT, y), words.headline(run), INK, font(TITLE))
+    draw.text((LEFT, y), summary_text.headline(run), INK, font(TITLE))
     if saving is not None:
-        about = "" if saving["how"] == words.MEASURED else "about "
+        about = "" if saving["how"] == MEASURED else "about "
         times, right = f"{about}{saving['speedup']:.3g}x as fast", WIDTH - RIGHT
         colour = GREEN if saving["seconds"] > 0 else INK
         draw.text((right, y), times, colour, font(TITLE), anchor="ra")
         draw.text((right, y + 56), "as dense throughout", FAINT, font(TEXT), anchor="ra")
     y += 56
     if radial:
-        draw.text((LEFT, y), words.kept(run), FAINT, font(TEXT))
+        draw.text((LEFT, y), summary_text.kept(run), FAINT, font(TEXT))
     return y + (36 if radial else 0)
 
 
@@ -152,10 +153,14 @@ def _bars(draw: ImageDraw.ImageDraw, y: int, run: dict, colours: dict) -> int:
         if whole == highest > top:
             far_right = right > WIDTH * 0.85
             beside, anchor = (left - 8, "ra") if far_right else (right + 6, "la")
-            draw.text((beside, y), words.seconds(whole), FAINT, font(SMALL), anchor=anchor)
+            draw.text((beside, y), summary_text.seconds(whole), FAINT, font(SMALL), anchor=anchor)
     draw.line((LEFT, end, WIDTH - RIGHT, end), EDGE)
     draw.text(
-        (LEFT - 10, y), words.seconds(top).removesuffix(" s"), FAINT, font(SMALL), anchor="ra"
+        (LEFT - 10, y),
+        summary_text.seconds(top).removesuffix(" s"),
+        FAINT,
+        font(SMALL),
+        anchor="ra",
     )
     draw.text((LEFT - 10, end), "0", FAINT, font(SMALL), anchor="rd")
     return end

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from ..inputs import check_number, short
+from ..inputs.checks import check_number, short
 
 MOST = 10_000  # steps, blocks
 FEWEST_TOKENS, MOST_TOKENS = 16, 1024

@@ -19,20 +19,20 @@ from ...radial_core.measure import Rows, choose_rows, measure
 from ...radial_core.measurements import Measured, Measurements
 from ...radial_core.padding import closed_up
 from ...radial_core.schedule import step_of
-from .. import features
-from ..calls import BlockNumbers, why_not_arguments, why_not_call
-from ..models import (
+from ..comfyui import features
+from ..comfyui.option_keys import KEY, SLOT
+from ..families.registry import (
     OTHERS,
-    Sequence,
+    TokenLayout,
     authors_of,
     self_attention_layout,
     sequence_of,
     size_of,
     why_not_forward,
 )
-from ..names import KEY, SLOT
-from ..readings import Readings
-from ..settings import QUARTER, Settings, runs_all
+from ..hook.forward_pass import BlockNumbers, why_not_arguments, why_not_call
+from ..hook.host_values import HostValues
+from ..inputs.settings import QUARTER, Settings, runs_all
 from .choice import Choice
 
 PROBE = f"{KEY}_probe"  # our wrapper's and callback's name, and our entry in transformer_options
@@ -53,7 +53,7 @@ class Pass:
     """
 
     previous: Callable | None  # the override that was on the hook
-    sequence: Sequence
+    sequence: TokenLayout
     step: int
     chunk: tuple[int, int]
     numbers: BlockNumbers
@@ -92,7 +92,7 @@ class Probe:
 
     def _start_anew(self):
         self.run, self.failed = Run(), False
-        self.readings, self._rows = Readings(), None
+        self.host_values, self._rows = HostValues(), None
 
     def wrap_forward(self, executor, *args, **kwargs):
         """Wrapper of BaseModel.apply_model (WrappersMP.APPLY_MODEL).
@@ -139,8 +139,8 @@ class Probe:
         """What to do in a pass; None if nothing in it is to be measured."""
         run, model = self.run, base.diffusion_model
         run.passes += 1
-        sigmas = self.readings.schedule(options)
-        step = step_of(sigmas, self.readings.sigma(options))
+        sigmas = self.host_values.schedule(options)
+        step = step_of(sigmas, self.host_values.sigma(options))
         prompts = options.get("cond_or_uncond") or [POSITIVE]
         if step is None or step in run.seen or set(prompts) == {NEGATIVE}:
             return None
@@ -149,7 +149,7 @@ class Probe:
             return None
         run.seen.add(step)
         reason = why_not_forward(model, x, options)
-        compiled = features.load("torch.compile support", ".compiled")
+        compiled = features.load("torch.compile support", ".hook.compiled")
         if reason is None and compiled is not None and compiled.is_compiled(model, options):
             reason = "the model runs under torch.compile: bypass the node that compiles to measure"
         if reason is not None:
@@ -211,7 +211,7 @@ class Probe:
         if block is not None:
             if not self.choice.has_block(block) or (here.step, block) in run.calls:
                 return
-        absent = () if block is None else self.readings.absent(mask, layout.tokens)
+        absent = () if block is None else self.host_values.absent(mask, layout.tokens)
         reason = layout if block is None else self._why_not(layout, absent, q, k, v)
         reason = reason or why_not_arguments(asked)
         if reason is not None:

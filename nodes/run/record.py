@@ -9,8 +9,8 @@ from dataclasses import asdict, dataclass, replace
 import torch
 
 from ...radial_core import RadialPattern, Schedule
-from ..features import missing
-from ..models import OTHERS
+from ..comfyui.features import missing
+from ..families.registry import OTHERS
 from .saving import saving, typical
 from .stopwatch import Mark, Stopwatch
 

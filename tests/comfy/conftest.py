@@ -125,7 +125,7 @@ def summaries(monkeypatch):
     """What each sampler run tells the page, in order."""
     sent = []
     monkeypatch.setattr(
-        pack_module("nodes.run.tally"), "_send", lambda event, data: sent.append(data)
+        pack_module("nodes.run.run_reporter"), "_send", lambda event, data: sent.append(data)
     )
     return sent
 
@@ -133,11 +133,11 @@ def summaries(monkeypatch):
 @pytest.fixture
 def any_density(monkeypatch):
     """Plans that keep all blocks run through the radial core, too."""
-    monkeypatch.setattr(pack_module("nodes.override"), "MOST_DENSITY", 1.0)
+    monkeypatch.setattr(pack_module("nodes.hook.override"), "MOST_DENSITY", 1.0)
 
 
 def pack_module(name):
-    """A module of the pack as ComfyUI loaded it: "nodes.override", "radial_core.reference"."""
+    """A module of the pack as ComfyUI loaded it: "nodes.hook.override", "radial_core.reference"."""
     return importlib.import_module(f"{LOADED}.{name}")
 
 

@@ -2,7 +2,7 @@
 
 python renamed.py COMFYUI PACK MODEL NAME ...
 
-A NAME is module:name, or a module, of ComfyUI's; or a file of the pack's, such as nodes.training,
+A NAME is module:name, or a module, of ComfyUI's; or a file of the pack's (nodes.hook.compiled),
 whose import fails. ComfyUI is imported once: each NAME has a fork of that process.
 """
 
@@ -71,8 +71,8 @@ def sampled() -> dict:
     sampler = ("euler", "simple", prompt, prompt, latent)
     for _ in range(2):
         nodes.common_ksampler(patched, 1, 1, 1.0, *sampler)
-    override = importlib.import_module(f"{node.__module__.removesuffix('.patch')}.override")
-    words = importlib.import_module(f"{node.__module__.removesuffix('.patch')}.run.words")
+    override = importlib.import_module(f"{node.__module__.removesuffix('.patch')}.hook.override")
+    words = importlib.import_module(f"{node.__module__.removesuffix('.patch')}.run.summary_text")
     run = override.override_of(patched).runs[-1].read()
     return {
         "nodes": found,

@@ -52,7 +52,7 @@ def test_what_asks_for_nothing_is_radial(wan, name):
 @pytest.mark.parametrize("name", ["is_causal", "softcap", "attn_precision"])
 def test_the_same_in_a_graph(wan, name):
     q, k, v = torch.randn(3, 1, 540, 256).unbind(0)
-    in_pass = pack_module("nodes.current_pass").in_pass
+    in_pass = pack_module("nodes.hook.current_pass").in_pass
     seen, value = [], ASKED[name]
 
     @torch.compiler.disable
@@ -74,7 +74,7 @@ def test_the_same_in_a_graph(wan, name):
 
 def test_a_graph_knows_what_eager_calls_know(wan):
     """One list: what keeps a call out of the op is no less than what keeps it dense."""
-    compiled, calls = pack_module("nodes.compiled"), pack_module("nodes.calls")
+    compiled, calls = pack_module("nodes.hook.compiled"), pack_module("nodes.hook.forward_pass")
     plain = dict.fromkeys(("mask", "attn_precision", "skip_reshape", "skip_output_reshape"))
     q = torch.randn(1, 540, 256)
     function = attention_pytorch.__wrapped__

@@ -269,7 +269,7 @@ def test_a_hook_that_fails_does_not_spoil_the_render(wan, summaries, monkeypatch
         raise AttributeError("moved")
 
     plain = sample(patch(wan), steps=2, cfg=1.0)
-    monkeypatch.setattr(pack_module("nodes.block_hooks")._Watch, "_begin", broken)
+    monkeypatch.setattr(pack_module("nodes.hook.block_hooks")._Watch, "_begin", broken)
     assert difference(sample(patch(wan), steps=2, cfg=1.0), plain) < 1e-6
     assert (
         sum("hooks on the transformer blocks failed" in r.getMessage() for r in caplog.records) == 1

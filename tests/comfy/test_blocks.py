@@ -27,11 +27,11 @@ FUSED = {  # models with blocks of these classes -> what is fused in them
 
 def fuse_on_cpu(monkeypatch):
     """Fused blocks on the CPU, where their operations run in torch. Returns `nodes.blocks`."""
-    fused, blocks = pack_module("radial_core.fused"), pack_module("nodes.blocks")
+    fused, blocks = pack_module("radial_core.fused"), pack_module("nodes.fused_blocks")
     monkeypatch.setattr(fused, "why_not", lambda *tensors: None)
     monkeypatch.setattr(fused, "_launched", lambda *arguments, **options: False)
     monkeypatch.setattr(
-        pack_module("nodes.override").RadialOverride,
+        pack_module("nodes.hook.override").RadialOverride,
         "_fused",
         lambda self, forward, base, x, conditions: blocks.fused_blocks(base.diffusion_model),
     )
@@ -150,7 +150,7 @@ def test_a_forward_that_somebody_sets_during_the_pass_stays(wan, ran):
     from conftest import sample
 
     block = wan.get_model_object("diffusion_model").blocks[0]
-    blocks = pack_module("nodes.blocks")
+    blocks = pack_module("nodes.fused_blocks")
     with blocks.fused_blocks(wan.get_model_object("diffusion_model")):
         theirs = block.forward = lambda *a, **k: type(block).forward(block, *a, **k)
     assert vars(block)["forward"] is theirs
@@ -219,7 +219,7 @@ OPERATIONS = ("rms_norm_rope", "layer_norm_modulate", "add_gated", "beside_gelu"
 
 def test_gradients_are_not_cut(wan, monkeypatch):
     """The fused operations have none, so with gradients the blocks are ComfyUI's own."""
-    fused, blocks = pack_module("radial_core.fused"), pack_module("nodes.blocks")
+    fused, blocks = pack_module("radial_core.fused"), pack_module("nodes.fused_blocks")
     monkeypatch.setattr(comfy.model_management, "in_training", True)
     monkeypatch.setattr(fused, "capability", lambda device: (9, 0))
     monkeypatch.setattr(fused, "DTYPES", (torch.float32,))

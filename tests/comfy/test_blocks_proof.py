@@ -31,14 +31,14 @@ def on_cpu(monkeypatch):
     """Nothing is proven yet, or said."""
     blocks = fuse_on_cpu(monkeypatch)
     blocks._say_once.cache_clear()
-    monkeypatch.setattr(pack_module("nodes.blocks.proof"), "_verdicts", {})
-    monkeypatch.setattr(pack_module("nodes.blocks.proof"), "_tries", Counter())
+    monkeypatch.setattr(pack_module("nodes.fused_blocks.proof"), "_verdicts", {})
+    monkeypatch.setattr(pack_module("nodes.fused_blocks.proof"), "_tries", Counter())
 
 
 @pytest.fixture
 def proofs(monkeypatch):
     """The proofs that ran."""
-    proof, ran = pack_module("nodes.blocks.proof"), []
+    proof, ran = pack_module("nodes.fused_blocks.proof"), []
     compare = proof.compare
 
     def counted(*arguments):
@@ -94,7 +94,7 @@ def why_not(block, within=1e-5, **more) -> str | None:
 
     with torch.no_grad():
         want = run()
-        with pack_module("nodes.blocks").fused_blocks(net) as calls:
+        with pack_module("nodes.fused_blocks").fused_blocks(net) as calls:
             got = run()
     assert difference(got.double(), want.double()) < within
     assert sum(calls.values()) == 1
@@ -329,7 +329,7 @@ def test_a_renamed_internal_costs_its_family_alone(monkeypatch):
 def test_no_internal_of_comfyuis_is_imported(monkeypatch):
     for name in ("comfy.ldm.wan.model", "comfy.ldm.flux.layers", "comfy.model_management"):
         monkeypatch.setitem(sys.modules, name, None)
-    blocks = pack_module("nodes.blocks")
+    blocks = pack_module("nodes.fused_blocks")
     for name in ("wan", "hunyuan"):
         monkeypatch.setattr(blocks, name, getattr(blocks, name))
         monkeypatch.delitem(sys.modules, f"{blocks.__name__}.{name}")
@@ -340,7 +340,7 @@ def test_no_internal_of_comfyuis_is_imported(monkeypatch):
 def test_a_model_of_any_kind_is_taken(blocks):
     net = nn.Module()
     net.blocks = blocks
-    with pack_module("nodes.blocks").fused_blocks(net):
+    with pack_module("nodes.fused_blocks").fused_blocks(net):
         pass
 
 
@@ -393,7 +393,7 @@ def test_a_layer_that_sees_matrices_otherwise():
 
 
 def test_a_proof_that_breaks_off_is_tried_again(monkeypatch):
-    proof, block = pack_module("nodes.blocks.proof"), make(flux.SingleStreamBlock)
+    proof, block = pack_module("nodes.fused_blocks.proof"), make(flux.SingleStreamBlock)
     compare, errors = proof.compare, [torch.OutOfMemoryError("no"), ValueError("odd")]
 
     def theirs(*arguments):
@@ -416,13 +416,13 @@ def test_cancel_is_not_lost_in_a_proof(monkeypatch):
     def cancelled(*arguments):
         raise comfy.model_management.InterruptProcessingException
 
-    monkeypatch.setattr(pack_module("nodes.blocks.proof"), "compare", cancelled)
+    monkeypatch.setattr(pack_module("nodes.fused_blocks.proof"), "compare", cancelled)
     with pytest.raises(comfy.model_management.InterruptProcessingException):
         why_not(make(flux.SingleStreamBlock))
 
 
 def last_run(model) -> dict:
-    return pack_module("nodes.override").override_of(model).runs[-1].read()
+    return pack_module("nodes.hook.override").override_of(model).runs[-1].read()
 
 
 def said(caplog) -> list[str]:
@@ -453,7 +453,7 @@ def test_what_is_not_fused_is_counted_and_said(wan, caplog):
     run = last_run(model)
     assert (run["fused_blocks"], run["blocks_not_fused"]) == (5, 10)
     assert run["why_not_fused"] == {"a hook on norm1": 5, "a hook on norm_q": 5}
-    report = pack_module("nodes.run.words").report(run)
+    report = pack_module("nodes.run.summary_text").report(run)
     why = "a hook on norm1; a hook on norm_q"
     assert f"Fused norms in 33 % of the blocks' calls; not in the others: {why}." in report
     assert len(said(caplog)) == 2

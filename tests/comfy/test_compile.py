@@ -147,7 +147,7 @@ def test_no_cuda_graph_replays_a_decision():
     op = torch.ops.radial_attention.attention.default
     if hasattr(torch.Tag, "cudagraph_unsafe"):
         assert torch.Tag.cudagraph_unsafe in op.tags
-    assert pack_module("nodes.compiled_op").ON_THE_CPU.device.type == "cpu"
+    assert pack_module("nodes.hook.compiled_op").ON_THE_CPU.device.type == "cpu"
 
 
 def test_another_override_gets_what_it_would_have(wan, graphs, summaries):
@@ -175,7 +175,7 @@ def test_a_failing_kernel_does_not_spoil_the_render(wan, graphs, summaries, monk
         raise RuntimeError("no nvcc")
 
     model, dense = compiled(patch(wan), graphs), sample(wan)
-    override = pack_module("nodes.override")
+    override = pack_module("nodes.hook.override")
     monkeypatch.setattr(override, "attend", broken)
     assert torch.equal(sample(model), dense)
     assert summaries[0]["dense_calls"]["RuntimeError"] == BLOCKS * summaries[0]["model_calls"]
@@ -237,7 +237,7 @@ def test_under_autocast_as_in_training(wan, graphs, summaries, through):
 
 
 def test_the_op_for_training_is_one_to_the_compiler(wan, summaries):
-    passes, ops = pack_module("nodes.current_pass"), pack_module("nodes.compiled_op")
+    passes, ops = pack_module("nodes.hook.current_pass"), pack_module("nodes.hook.compiled_op")
     common = (2, None, False, None, "attention_pytorch", 1, 3, "double", [9, 6, 10])
 
     def ask(_ours, options):
@@ -251,7 +251,7 @@ def test_the_op_for_training_is_one_to_the_compiler(wan, summaries):
 
 
 def test_no_gradients_of_a_call_outside_of_a_pass():
-    q, on_the_cpu = torch.randn(1, 40, 64), pack_module("nodes.compiled_op").ON_THE_CPU
+    q, on_the_cpu = torch.randn(1, 40, 64), pack_module("nodes.hook.compiled_op").ON_THE_CPU
     arguments = (2, None, False, None, "attention_pytorch", None, None, None, None)
     with pytest.raises(RuntimeError, match="can't train this compiled model"):
         torch.ops.radial_attention.attention_in_training(on_the_cpu, q, q, q, *arguments)
@@ -314,7 +314,7 @@ def test_a_torch_without_gradients_in_ops_trains_outside_of_the_graph(
     monkeypatch.setattr(comfy.model_management, "in_training", True)
     model = patch(one_block)
     eager = gradient(model)
-    monkeypatch.setattr(pack_module("nodes.compiled"), "outside_of_ops", None)
+    monkeypatch.setattr(pack_module("nodes.hook.compiled"), "outside_of_ops", None)
     assert difference(gradient(compiled(model, graphs)), eager) < 1e-5
     assert graph_breaks() > 0
 
@@ -330,7 +330,7 @@ def test_training_is_one_graph(wan, graphs, summaries, monkeypatch):
     eagerly, in_a_graph = summaries
     assert eagerly["radial_calls"] == BLOCKS - 1 and eagerly["dense_calls"]["dense block"] == 1
     assert in_a_graph == eagerly  # that a call ran again for its gradients does not count
-    assert not pack_module("nodes.compiled_op")._calls  # let go of when the run ended
+    assert not pack_module("nodes.hook.compiled_op")._calls  # let go of when the run ended
 
 
 def with_a_break(model):
@@ -380,7 +380,7 @@ def test_every_layout_of_a_call(wan, graphs, summaries, skip_reshape, skip_outpu
     layout = {"skip_reshape": skip_reshape, "skip_output_reshape": skip_output_reshape}
 
     def ask(ours, options):
-        function, passes = attention_pytorch.__wrapped__, pack_module("nodes.current_pass")
+        function, passes = attention_pytorch.__wrapped__, pack_module("nodes.hook.current_pass")
 
         def call(q, k, v):
             return ours(function, q, k, v, 2, **layout, scale=0.3, transformer_options=options)
@@ -396,7 +396,7 @@ def test_every_layout_of_a_call(wan, graphs, summaries, skip_reshape, skip_outpu
 
 def test_the_op_is_one_to_the_compiler():
     """Fake outputs like the real ones, no input changed: torch's own check."""
-    on_the_cpu = pack_module("nodes.compiled_op").ON_THE_CPU
+    on_the_cpu = pack_module("nodes.hook.compiled_op").ON_THE_CPU
     q, k = torch.randn(2, 40, 64), torch.randn(2, 24, 64)
     common = (None, None, None, None)
     bhsd = q.unflatten(2, (2, 32)).transpose(1, 2)

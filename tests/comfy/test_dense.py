@@ -25,7 +25,7 @@ def kernel(monkeypatch):
         out = torch.nn.functional.scaled_dot_product_attention(q, k, v, scale=softmax_scale)
         return out.transpose(1, 2), "fast"
 
-    dense = pack_module("nodes.dense")
+    dense = pack_module("nodes.hook.dense_choice")
     monkeypatch.setattr(dense, "fastest_dense", lambda q, k, v: "fast")
     monkeypatch.setattr(dense, "dense_attention", run)
     return calls
@@ -88,7 +88,7 @@ def test_a_failing_kernel_only_hands_back_the_dense_calls(wan, kernel, summaries
         raise torch.cuda.OutOfMemoryError("CUDA out of memory")
 
     plain = sample(patch(wan, dense_attention="comfyui", **DENSE), steps=3)
-    monkeypatch.setattr(pack_module("nodes.dense"), "dense_attention", out_of_memory)
+    monkeypatch.setattr(pack_module("nodes.hook.dense_choice"), "dense_attention", out_of_memory)
     model = patch(wan, **DENSE)
     assert torch.equal(sample(model, steps=3), plain)
     assert summaries[0] == summaries[1] and summaries[1]["radial_calls"] == 2 * (BLOCKS - 1)

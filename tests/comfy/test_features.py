@@ -15,10 +15,10 @@ pytestmark = pytest.mark.oldest
 # What the patch lives on: the model patcher, the attention hook and the V3 API.
 NEEDED = ("comfy.patcher_extension", "comfy.ldm.modules.attention", "comfy_api.latest")
 OURS = {  # a file of the pack's -> the feature that is off without it
-    "nodes.training": "training",
-    "nodes.compiled": "torch.compile support",
-    "nodes.compiled_op": "torch.compile support",
-    "nodes.blocks": "fused blocks",
+    "nodes.training.prepare": "training",
+    "nodes.hook.compiled": "torch.compile support",
+    "nodes.hook.compiled_op": "torch.compile support",
+    "nodes.fused_blocks": "fused blocks",
     "nodes.probing": "node RadialAttentionProbe",
     "nodes.train_layers": "node RadialTrainLayers",
     "nodes.drawing": "node RadialAttentionReport",

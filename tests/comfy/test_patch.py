@@ -129,17 +129,17 @@ def dense_forwards(wan, steps, **options):
     settings = {k: options.pop(k) for k in ("dense_steps", "dense_last_steps") if k in options}
     model = patch(wan, **settings)
     seen = []
-    override = pack_module("nodes.override")
+    override = pack_module("nodes.hook.override")
 
     def watch(apply, p):
         key = float(p["timestep"][0])
-        before = model_tally.record.dense_calls["dense step"]
+        before = reporter.record.dense_calls["dense step"]
         out = apply(p["input"], p["timestep"], **p["c"])
-        seen.append((key, model_tally.record.dense_calls["dense step"] > before))
+        seen.append((key, reporter.record.dense_calls["dense step"] > before))
         return out
 
     (wrapper,) = model.get_wrappers("apply_model", override.KEY)
-    model_tally = wrapper.__self__.tally
+    reporter = wrapper.__self__.reporter
     model.set_model_unet_function_wrapper(watch)
     sample(model, steps=steps, cfg=1.0, **options)
     return seen
@@ -341,7 +341,7 @@ def test_a_plan_that_cannot_be_made_does_not_spoil_the_render(wan, summaries, mo
     def out_of_memory(*args):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(pack_module("nodes.override"), "make_plan", out_of_memory)
+    monkeypatch.setattr(pack_module("nodes.hook.override"), "make_plan", out_of_memory)
     assert torch.equal(sample(patch(wan)), sample(wan))
     assert summaries[0]["dense_calls"]["OutOfMemoryError"] > 0
 
@@ -362,7 +362,7 @@ def test_a_page_that_is_gone_does_not_spoil_the_video(wan, monkeypatch, caplog):
 
     model = patch(wan)
     whole = sample(model)
-    monkeypatch.setattr(pack_module("nodes.run.tally"), "_send", closed)
+    monkeypatch.setattr(pack_module("nodes.run.run_reporter"), "_send", closed)
     assert torch.equal(sample(model), whole)
     assert "no summary of this run" in caplog.text
 

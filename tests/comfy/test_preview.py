@@ -17,7 +17,7 @@ core = pack_module("radial_core")
 sampled = pack_module("radial_core.sampled")
 canvas = pack_module("nodes.drawing.canvas")
 drawing = pack_module("nodes.drawing.mask")
-models = pack_module("nodes.models")
+models = pack_module("nodes.families.registry")
 
 AUTHORS = {"decay": 0.0, "sink_frames": -1, "dense_blocks": -1}
 DEFAULTS = {

@@ -25,7 +25,7 @@ SETTINGS = {"dense_steps": 2, "dense_last_steps": 1, "dense_blocks": 1}
 
 
 def runs_of(model):
-    return [run.read() for run in pack_module("nodes.override").override_of(model).runs]
+    return [run.read() for run in pack_module("nodes.hook.override").override_of(model).runs]
 
 
 def only_run(model):
@@ -47,7 +47,7 @@ def cells(run):
     return found
 
 
-def kind_of(step, block, steps, dense_steps=0, dense_last_steps=0, dense_blocks=0):
+def catalog_entry(step, block, steps, dense_steps=0, dense_last_steps=0, dense_blocks=0):
     if step < dense_steps or step >= steps - dense_last_steps:
         return "dense step"
     return "dense block" if block < dense_blocks else "radial"
@@ -57,7 +57,7 @@ def expected(calls_of_steps, blocks=(1,) * BLOCKS, **settings):
     """calls_of_steps: of the model, in each step. blocks: self-attention calls in each."""
     steps = len(calls_of_steps)
     return {
-        (step, block): {kind_of(step, block, steps, **settings): calls * times}
+        (step, block): {catalog_entry(step, block, steps, **settings): calls * times}
         for step, calls in enumerate(calls_of_steps)
         for block, times in enumerate(blocks)
     }
@@ -93,8 +93,8 @@ def test_two_passes_a_step(wan, summaries, monkeypatch):
 
 
 # Double and single blocks, padded prompts, several calls in a block, blocks that aren't announced.
-KINDS = ("hunyuan padded prompts with holes", "wan vace, two contexts", "wan s2v", "mochi")
-CASES = [case for case in zoo.CASES if case.name in KINDS]
+VIDEO_MODELS = ("hunyuan padded prompts with holes", "wan vace, two contexts", "wan s2v", "mochi")
+CASES = [case for case in zoo.CASES if case.name in VIDEO_MODELS]
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
@@ -163,7 +163,7 @@ def test_a_model_of_another_kind(summaries):
 
 @pytest.mark.parametrize("step, block", [(0, 0), (1, 2), (2, 1)])
 def test_a_kernel_that_fails_on_the_way(wan, summaries, monkeypatch, step, block):
-    override, turn = pack_module("nodes.override"), []
+    override, turn = pack_module("nodes.hook.override"), []
     works = override.attend
 
     def breaks(*args):
@@ -188,7 +188,7 @@ def test_a_plan_that_cannot_be_made(wan, summaries, monkeypatch):
     def fails(*args):
         raise RuntimeError("no plan")
 
-    monkeypatch.setattr(pack_module("nodes.override"), "make_plan", fails)
+    monkeypatch.setattr(pack_module("nodes.hook.override"), "make_plan", fails)
     model = patch(wan)
     sample(model, steps=2)
     found = cells(only_run(model))

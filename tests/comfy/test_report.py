@@ -120,7 +120,7 @@ def test_a_full_disk_does_not_cost_the_video(wan, summaries, monkeypatch):
         raise OSError("No space left on device")
 
     model = patch(wan)
-    monkeypatch.setattr(pack_module("nodes.shown").ui, "PreviewImage", full)
+    monkeypatch.setattr(pack_module("nodes.comfyui.node_ui").ui, "PreviewImage", full)
     _, text, _, ui = report(sample(model), model)
     assert text.startswith("Radial 100 %") and ui == {"text": (text,)}
 

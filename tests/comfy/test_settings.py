@@ -7,7 +7,7 @@ from conftest import pack_module, patch, sample
 import nodes
 
 AUTOMATIC = {"dense_steps": -1, "dense_blocks": -1, "sink_frames": -1, "decay": 0}
-settings = pack_module("nodes.settings")
+settings = pack_module("nodes.inputs.settings")
 
 
 def resolved(authors, frames, steps, shift=5.0, part=slice(None), scheduler="simple"):

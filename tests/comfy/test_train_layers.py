@@ -33,7 +33,7 @@ def names_in(lora):
 
 
 def chosen(model, words):
-    keys = pack_module("nodes.layers").chosen_weights(model.model.diffusion_model, words)
+    keys = pack_module("nodes.training.layers").chosen_weights(model.model.diffusion_model, words)
     return {key.removeprefix("diffusion_model.").removesuffix(".weight") for key in keys}
 
 

@@ -151,7 +151,7 @@ def test_gradients_of_a_padded_prompt_are_exact(models, summaries, any_density):
 
 def test_a_kernel_that_fails_in_training_leaves_gradients_right(models, summaries, monkeypatch):
     """In the third block: those before it are radial again when they are recomputed."""
-    override, calls = pack_module("nodes.override"), []
+    override, calls = pack_module("nodes.hook.override"), []
     attend = override.attend
 
     def fails_once(*args):

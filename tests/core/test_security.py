@@ -43,7 +43,7 @@ STARTS = set(
 # A kernel's tiles, measured once for a GPU, are kept in the user's cache folder.
 TUNING = "radial_core/kernels/tuning.py"
 # Hooks of modules are taken away by a method of that name.
-TRAINING, BLOCKS = "nodes/training.py", "nodes/block_hooks.py"
+TRAINING, BLOCKS = "nodes/training/prepare.py", "nodes/hook/block_hooks.py"
 ALLOWED = {
     (TUNING, "mkdir"),
     (TUNING, "write_text"),

@@ -10,29 +10,35 @@ from functools import partial
 import torch
 from comfy.patcher_extension import WrappersMP
 
-from ..radial_core import Plan, make_plan, runs
-from ..radial_core.attention import attend
-from ..radial_core.call import SIGNALS
-from ..radial_core.padding import closed_up, opened_up
-from ..radial_core.plan import MOST_DENSITY
-from ..radial_core.schedule import step_of
-from . import features
-from .attention_functions import is_comfyuis
+from ...radial_core import Plan, make_plan, runs
+from ...radial_core.attention import attend
+from ...radial_core.call import SIGNALS
+from ...radial_core.padding import closed_up, opened_up
+from ...radial_core.plan import MOST_DENSITY
+from ...radial_core.schedule import step_of
+from ..comfyui import features
+from ..comfyui.attention_functions import is_comfyuis
+from ..comfyui.option_keys import BLOCK, IN_PARTS, KEY, PREVIOUS, SLOT
+from ..comfyui.state import is_training
+from ..families.registry import (
+    OTHERS,
+    authors_of,
+    self_attention_layout,
+    sequence_of,
+    why_not_forward,
+)
+from ..inputs.settings import QUARTER, Settings, runs_all
+from ..run.record import Record, Span
+from ..run.run_reporter import RunReporter
 from .block_hooks import hooked_blocks
-from .calls import Dense, Forward, hook_before_ours, why_not_arguments, why_not_call
-from .comfyui import is_training
 from .current_pass import in_pass
-from .dense import AUTO, attend_fast, wants_fastest
-from .models import OTHERS, authors_of, self_attention_layout, sequence_of, why_not_forward
-from .names import BLOCK, IN_PARTS, KEY, PREVIOUS, SLOT
-from .readings import Readings
-from .run.record import Record, Span
-from .run.tally import Tally
-from .settings import QUARTER, Settings, runs_all
+from .dense_choice import AUTO, attend_fast, wants_fastest
+from .forward_pass import Dense, Forward, hook_before_ours, why_not_arguments, why_not_call
+from .host_values import HostValues
 
 # Loaded here, since what torch.compile traces can't import.
-compiled = features.load("torch.compile support", ".compiled")
-compiled_op = compiled and features.load("torch.compile support", ".compiled_op")
+compiled = features.load("torch.compile support", ".hook.compiled")
+compiled_op = compiled and features.load("torch.compile support", ".hook.compiled_op")
 
 log = logging.getLogger("radial_attention")
 
@@ -52,19 +58,19 @@ class RadialOverride:
         self.settings = settings
         self.backend = backend
         self.dense_choice = dense_choice
-        self.tally = Tally(node)
+        self.reporter = RunReporter(node)
         self.start_anew()
 
     @property
     def runs(self) -> deque[Record]:
         """The last sampler runs, the newest at the end."""
-        return self.tally.runs
+        return self.reporter.runs
 
     def start_anew(self):
         """Forget the run that ended."""
         self.failure = None  # a kernel that failed is not asked again in the same run
         self.fast_dense_works = True
-        self.readings = Readings()
+        self.host_values = HostValues()
 
     def wrap_forward(
         self,
@@ -82,11 +88,11 @@ class RadialOverride:
         base, forward, span = executor.class_obj, None, Span()
         try:
             if options.get(SLOT) is not self:  # a pass within a pass, which is timed
-                span.mark = self.tally.record.start(x.device)
+                span.mark = self.reporter.record.start(x.device)
             forward = self._take_the_hook(span, base, x, options, c_crossattn, conditions)
             if forward is not None and _is_compiled(base.diffusion_model, options):
                 conditions[KEY] = compiled.mark(options, base.diffusion_model)
-                self.tally.record.compiled = True
+                self.reporter.record.compiled = True
         except Exception as error:
             span.failed(self._fail(error))
         hooked = self._hooked(forward, base, conditions)
@@ -97,7 +103,7 @@ class RadialOverride:
         finally:
             if forward is not None:
                 forward.ended = True
-            self.tally.end_forward(span)
+            self.reporter.end_forward(span)
 
     def _hooked(self, forward: Forward | None, base, conditions: dict):
         """Hooks on the blocks of a pass that is ours; compiled.py has those of a compiled model."""
@@ -109,7 +115,7 @@ class RadialOverride:
         """On a GPU the blocks of a pass that is ours are fused, unless torch.compile does that."""
         if forward is None or KEY in conditions or x.device.type != "cuda":
             return nullcontext()
-        blocks = features.load("fused blocks", ".blocks")
+        blocks = features.load("fused blocks", ".fused_blocks")
         return nullcontext() if blocks is None else blocks.fused_blocks(base.diffusion_model)
 
     def _take_the_hook(
@@ -119,9 +125,9 @@ class RadialOverride:
         previous, model = hook_before_ours(options), base.diffusion_model
         for name in (BLOCK, IN_PARTS, PREVIOUS):  # of the block that this is a pass within
             options.pop(name, None)
-        sigmas = self.readings.schedule(options)
-        step = step_of(sigmas, self.readings.sigma(options))
-        span.step = self.tally.record.forward(step, x)
+        sigmas = self.host_values.schedule(options)
+        step = step_of(sigmas, self.host_values.sigma(options))
+        span.step = self.reporter.record.forward(step, x)
         span.dense = why_not_forward(model, x, options)
         if span.dense is not None:
             return None
@@ -129,7 +135,9 @@ class RadialOverride:
         quarter = self._quarter(base)
         authors = authors_of(model, runs_all(sigmas, quarter))
         pattern, schedule = self.settings.of(authors, sequence.grid[0], sigmas, quarter)
-        self.tally.record.use(pattern, schedule, authors.name if self.settings.automatic else None)
+        self.reporter.record.use(
+            pattern, schedule, authors.name if self.settings.automatic else None
+        )
         options[KEY] = forward = Forward(
             override=self,
             previous=previous,
@@ -149,8 +157,8 @@ class RadialOverride:
         self.failure = type(error).__name__
         message = "Radial attention failed; the rest of this run is dense. %s: %s"
         details = (self.failure, error)
-        self.tally.say_once(self.failure, logging.WARNING, message, *details, exc_info=True)
-        self.tally.record.failures.add(self.failure)
+        self.reporter.say_once(self.failure, logging.WARNING, message, *details, exc_info=True)
+        self.reporter.record.failures.add(self.failure)
         return self.failure
 
     def __call__(
@@ -204,7 +212,7 @@ class RadialOverride:
             run = func if previous is None else partial(previous, func)
             out = run(q, k, v, heads, **kwargs)
         if forward is None or not forward.ended:
-            self.tally.end_call(span)
+            self.reporter.end_call(span)
         return out
 
     def _attend(self, span: Span, forward, func, q, k, v, heads, kwargs) -> torch.Tensor | None:
@@ -241,7 +249,7 @@ class RadialOverride:
         except Exception as error:  # no reason to be dense in the calls that are not
             self.fast_dense_works, out = False, None
             message = "The fastest dense kernel failed; ComfyUI's takes its calls. %s"
-            self.tally.say_once("fast dense", logging.WARNING, message, error)
+            self.reporter.say_once("fast dense", logging.WARNING, message, error)
         return out
 
     def _may_be_fast(self, forward: Forward, func: Callable) -> bool:
@@ -263,14 +271,14 @@ class RadialOverride:
         span.step = forward.step
         if layout in OTHERS:
             return Dense(layout), 0, ()
-        span.shape, span.mark = (len(q), q.shape[tokens]), self.tally.record.start(q.device)
+        span.shape, span.mark = (len(q), q.shape[tokens]), self.reporter.record.start(q.device)
         forward.self_attention_calls += 1
         is_ours = not isinstance(layout, str)
         if is_ours or forward.sequence.announced:
             span.block = forward.numbers.of_call(options, as_said=forward.training)
         if not is_ours:
             return Dense(layout), 0, ()
-        absent = self.readings.absent(kwargs["mask"], layout.tokens)
+        absent = self.host_values.absent(kwargs["mask"], layout.tokens)
         reason = why_not_arguments(kwargs) or why_not_call(layout, absent, q, k, v)
         if reason is not None:
             return Dense(reason), 0, ()
@@ -293,7 +301,7 @@ class RadialOverride:
 
     def report(self, _model_patcher):
         """Callback at the end of a sampler run (CallbacksMP.ON_CLEANUP)."""
-        self.tally.report()
+        self.reporter.report()
         try:
             if compiled_op is not None:
                 compiled_op.forget(self)
@@ -308,7 +316,7 @@ class RadialOverride:
             level = base.model_sampling.percent_to_sigma(QUARTER) if self.settings.automatic else 0
             return float(level)
         except Exception as error:
-            self.tally.say_once("quarter", logging.INFO, "No noise schedule to go by: %s", error)
+            self.reporter.say_once("quarter", logging.INFO, "No noise schedule to go by: %s", error)
             return 0.0
 
 

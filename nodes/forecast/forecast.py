@@ -4,14 +4,14 @@ from dataclasses import dataclass
 
 from PIL import Image
 
-from ..radial_core import RadialPattern, VideoLayout
-from ..radial_core.estimate import Estimate, estimate
-from ..radial_core.plan import MOST_DENSITY
-from ..radial_core.sampled import Sample, sample
-from .drawing import mask as drawing
-from .kinds import Kind
-from .run.words import plural
-from .settings import Settings
+from ...radial_core import RadialPattern, VideoLayout
+from ...radial_core.estimate import Estimate, estimate
+from ...radial_core.plan import MOST_DENSITY
+from ...radial_core.sampled import Sample, sample
+from ..drawing import mask as drawing
+from ..families.catalog import VideoModel
+from ..inputs.settings import Settings
+from ..run.summary_text import plural
 
 MAGNITUDES = ("", "k", "M", "G", "T", "P", "E", "Z", "Y")  # powers of 1000
 
@@ -21,7 +21,7 @@ class Forecast:
     """name: of the model. latent: frames, height and width. dense: why all of it stays dense."""
 
     name: str
-    kind: Kind
+    kind: VideoModel
     latent: tuple[int, int, int]
     layout: VideoLayout
     pattern: RadialPattern
@@ -33,7 +33,11 @@ class Forecast:
 
 
 def forecast(
-    name: str, kind: Kind, latent: tuple[int, int, int], layout: VideoLayout, settings: Settings
+    name: str,
+    kind: VideoModel,
+    latent: tuple[int, int, int],
+    layout: VideoLayout,
+    settings: Settings,
 ) -> Forecast:
     pattern, schedule = settings.of(kind.authors, layout.frames, None, 0.0)
     rows = sample(pattern, layout)

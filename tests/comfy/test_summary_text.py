@@ -81,12 +81,12 @@ MIXED = ["dense block", "radial", "radial", "radial"]
     ],
 )
 def test_the_status_line(run, facts):
-    said = pack_module("nodes.run.words").status(run)
+    said = pack_module("nodes.run.summary_text").status(run)
     assert [fact for fact in facts if fact not in said] == [] and "\n" not in said
 
 
 def test_the_report_says_whether_the_saving_is_measured():
-    words = pack_module("nodes.run.words")
+    words = pack_module("nodes.run.summary_text")
     saving = {"seconds": 369.2, "speedup": 1.561, "how": "measured"}
     text = words.report(run_of("dense step", MIXED, saving=saving))
     for fact in ("4 s in the model", "50%", "369 s", "1.56 times", "measured"):
@@ -100,11 +100,11 @@ def test_the_report_says_whether_the_saving_is_measured():
 def test_a_report_without_times():
     run = run_of("radial")
     run["totals"]["seconds"] = None
-    assert "No times" in pack_module("nodes.run.words").report(run)
+    assert "No times" in pack_module("nodes.run.summary_text").report(run)
 
 
 def test_a_run_that_never_came_to_us():
-    words = pack_module("nodes.run.words")
+    words = pack_module("nodes.run.summary_text")
     for compiled in (False, True):
         run = run_of(compiled=compiled)
         for said in (words.status(run), words.report(run), words.summary(run)):
@@ -112,7 +112,7 @@ def test_a_run_that_never_came_to_us():
 
 
 def test_what_is_missing_and_steps_without_blocks_are_said():
-    words = pack_module("nodes.run.words")
+    words = pack_module("nodes.run.summary_text")
     run = run_of("radial", [], [], missing_features={"training": "ImportError: moved"})
     for said in (words.status(run), words.report(run), words.summary(run)):
         assert "o training here" in said and "last 2 steps" in said

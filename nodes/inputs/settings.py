@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from ..radial_core import RadialPattern, Schedule
-from ..radial_core.schedule import ends_clean
-from .inputs import check_plain, read_block_size
+from ...radial_core import RadialPattern, Schedule
+from ...radial_core.schedule import ends_clean
+from .checks import check_plain, read_block_size
 
 # A video this much longer than those the model was trained on is a long one. A reference frame or
 # two in front of the video make none.
@@ -27,7 +27,7 @@ MOST = 10_000  # of what a node counts: steps, blocks, frames
 
 
 @dataclass(frozen=True)
-class Authors:
+class Preset:
     """Settings for the trained length. frames: that length, in latent frames."""
 
     name: str
@@ -37,13 +37,13 @@ class Authors:
     sink_frames: int = 1
 
 
-WAN_21 = Authors("Wan 2.1", 21, 0.2)
-WAN_22 = Authors("Wan 2.2", 21, 0.8)
-WAN_22_5B = Authors("Wan 2.2 5B", 31, 0.8)
-HUMO = Authors("HuMo", 25, 0.2)
-HUNYUAN_VIDEO = Authors("HunyuanVideo", 33, 0.95, dense_blocks=0, sink_frames=0)
-HUNYUAN_VIDEO_15 = Authors("HunyuanVideo 1.5", 31, 0.95, dense_blocks=0, sink_frames=0)
-MOCHI = Authors("Mochi", 28, 1.0, dense_blocks=0)
+WAN_21 = Preset("Wan 2.1", 21, 0.2)
+WAN_22 = Preset("Wan 2.2", 21, 0.8)
+WAN_22_5B = Preset("Wan 2.2 5B", 31, 0.8)
+HUMO = Preset("HuMo", 25, 0.2)
+HUNYUAN_VIDEO = Preset("HunyuanVideo", 33, 0.95, dense_blocks=0, sink_frames=0)
+HUNYUAN_VIDEO_15 = Preset("HunyuanVideo 1.5", 31, 0.95, dense_blocks=0, sink_frames=0)
+MOCHI = Preset("Mochi", 28, 1.0, dense_blocks=0)
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ class Settings:
         return None in (self.dense_steps, self.dense_blocks, self.sink_frames, self.decay)
 
     def of(
-        self, authors: Authors, frames: int, sigmas: Sequence[float] | None, quarter: float
+        self, authors: Preset, frames: int, sigmas: Sequence[float] | None, quarter: float
     ) -> tuple[RadialPattern, Schedule]:
         """The settings of a forward pass over so many latent frames.
 

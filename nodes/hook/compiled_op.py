@@ -18,11 +18,11 @@ from itertools import count
 
 import torch
 
-from ..radial_core.call import wants_gradients
-from .attention_functions import FUNCTIONS
+from ...radial_core.call import wants_gradients
+from ..comfyui.attention_functions import FUNCTIONS
+from ..comfyui.option_keys import BLOCK, IN_PARTS
 from .compiled import outside_of_ops
-from .current_pass import THREAD
-from .names import BLOCK, IN_PARTS
+from .current_pass import CURRENT
 
 log = logging.getLogger("radial_attention")
 
@@ -108,8 +108,8 @@ class CompiledCall:
 
 def call_of(q, k, heads, mask, skip_reshape, scale, function, *written) -> CompiledCall:
     """The call that the op is asked for, in the forward pass that this thread is in."""
-    forward, options = THREAD.forward, THREAD.options
-    if forward is not None and not THREAD.in_parts:
+    forward, options = CURRENT.forward, CURRENT.options
+    if forward is not None and not CURRENT.in_parts:
         _update(options, forward, q.shape == k.shape, dict(zip(WRITTEN, written, strict=True)))
     kwargs = {
         "mask": mask,

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import torch
 
-from .models import family_of, unwrapped
+from .registry import family_of, unwrapped
 
 LISTS = {"blocks": 0, "double_blocks": 0, "single_blocks": -1}  # -> their class, of the family's
 BESIDE = "vace_blocks"  # blocks of the same classes that are none of the main ones

@@ -16,13 +16,14 @@ _missing: dict[str, str] = {}
 
 @cache
 def load(feature: str, module: str) -> ModuleType | None:
-    """A module of nodes/, such as ".training"; None if it can't be imported, which is logged once.
+    """A module of nodes/, such as ".training.prepare"; None, logged once, if it can't be imported.
 
     feature: its name for people.
     """
     try:
         name = module.removeprefix(".")
-        return import_module(f".{name}", __package__)
+        nodes = __package__.rpartition(".")[0]
+        return import_module(f".{name}", nodes)
     except Exception as error:
         is_missing(feature, error)
         return None

@@ -5,9 +5,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from ..radial_core import RadialPattern, Schedule, VideoLayout
-from .models import Sequence
-from .names import BLOCK, KEY, PREVIOUS, SLOT
+from ...radial_core import RadialPattern, Schedule, VideoLayout
+from ..comfyui.option_keys import BLOCK, KEY, PREVIOUS, SLOT
+from ..families.registry import TokenLayout
 
 if TYPE_CHECKING:
     from .override import RadialOverride
@@ -22,7 +22,7 @@ class Forward:
 
     override: "RadialOverride"
     previous: Callable | None  # the override that was on the hook
-    sequence: Sequence
+    sequence: TokenLayout
     pattern: RadialPattern
     schedule: Schedule
     step: int  # in the record of the run
@@ -58,7 +58,7 @@ def hook_before_ours(options: dict) -> Callable | None:
 class BlockNumbers:
     """Tells from its calls which block a pass is in, where no hook on the block says so."""
 
-    def __init__(self, sequence: Sequence):
+    def __init__(self, sequence: TokenLayout):
         self._sequence = sequence
         self._counted = itertools.count()
         self._last = {}  # block_type -> block_index as announced, and as it is; calls of that block

@@ -11,13 +11,13 @@ from functools import partial
 import torch
 from comfy.patcher_extension import WrappersMP
 
-from ..radial_core.call import wants_gradients
-from .attention_functions import is_comfyuis
+from ...radial_core.call import wants_gradients
+from ..comfyui.attention_functions import is_comfyuis
+from ..comfyui.option_keys import IN_PARTS, KEY
+from ..families.registry import unwrapped
 from .block_hooks import hooked_blocks
-from .calls import DONE
-from .current_pass import THREAD
-from .models import unwrapped
-from .names import IN_PARTS, KEY
+from .current_pass import CURRENT
+from .forward_pass import DONE
 
 try:
     from comfy_api.torch_helpers.torch_compile import COMPILE_KEY
@@ -76,12 +76,12 @@ def wrap_model(executor, *args, **kwargs):
     if torch.compiler.is_compiling():
         return executor(*args, **kwargs)
     for options in (*args, *kwargs.values()):
-        if isinstance(options, dict) and options.get(KEY) is THREAD.forward is not None:
+        if isinstance(options, dict) and options.get(KEY) is CURRENT.forward is not None:
             options[IN_PARTS] = True
-            THREAD.options, THREAD.in_parts = options, True
-    if not THREAD.in_parts:
+            CURRENT.options, CURRENT.in_parts = options, True
+    if not CURRENT.in_parts:
         return executor(*args, **kwargs)
-    with hooked_blocks(THREAD.forward, executor.class_obj):
+    with hooked_blocks(CURRENT.forward, executor.class_obj):
         return executor(*args, **kwargs)
 
 

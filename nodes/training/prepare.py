@@ -12,10 +12,10 @@ from functools import partial
 import torch
 from comfy.patcher_extension import CallbacksMP
 
-from .comfyui import is_training
+from ..comfyui.option_keys import KEY
+from ..comfyui.state import is_training
+from ..families.registry import family_of
 from .layers import blocks_of
-from .models import family_of
-from .names import KEY
 
 HOOKS = f"{KEY}_hooks"
 CHANGES = ("double_blocks.", "single_blocks.")  # blocks that change their inputs: their tokens,

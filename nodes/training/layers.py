@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import torch
 
-from .models import class_name, family_of, unwrapped
+from ..families.registry import class_name, family_of, unwrapped
 
 # The layers of a block that make q, k, v and o of the video's self-attention. Where one makes q, k
 # and v, it is all three. HunyuanVideo's single blocks have the MLP in the same layers.

@@ -4,8 +4,8 @@ from collections.abc import Callable
 
 import torch
 
-from ..radial_core.dense import dense_attention, fastest_dense
-from .comfyui import has_option
+from ...radial_core.dense import dense_attention, fastest_dense
+from ..comfyui.state import has_option
 
 AUTO, COMFYUI, FASTEST = "auto", "comfyui", "fastest"
 CHOICES = (AUTO, COMFYUI, FASTEST)

@@ -6,7 +6,7 @@ core = pack_module("radial_core")
 found = pack_module("radial_core.measurements")
 size = pack_module("radial_core.estimate").ModelSize(20, 12, 128, 3e9)
 reading = pack_module("radial_core.measure").Reading
-findings = pack_module("nodes.probing.findings").findings
+findings = pack_module("nodes.probing.advice").findings
 
 LAYOUT = core.VideoLayout(21, 30, 52)
 PATTERNS = tuple(core.RadialPattern(d, s) for s in (0, 1, 2) for d in (0.2, 0.5, 1.0, 4.0))

@@ -5,7 +5,7 @@ import sys
 from collections import deque
 from collections.abc import Callable
 
-from . import words
+from . import summary_text
 from .record import Record, Span
 
 EVENT = "radial_attention.summary"
@@ -14,7 +14,7 @@ KEPT_RUNS = 4
 log = logging.getLogger("radial_attention")
 
 
-class Tally:
+class RunReporter:
     """The record of the run that goes on, and of the last ones; says each thing once.
 
     node: the id in the graph of the node whose runs these are.
@@ -57,11 +57,11 @@ class Tally:
             "dense_calls": totals["dense_calls"] | totals["other_calls"],
             "density": run["density"],  # the mean over the radial calls
             "backend": run["backend"],
-            "text": words.summary(run),
+            "text": summary_text.summary(run),
             "dense_backends": run["dense_backends"],
             "settings": run["settings"],  # of the last pass
             "node": self.node,
-            "status": words.status(run),
+            "status": summary_text.status(run),
         }
 
     def report(self):

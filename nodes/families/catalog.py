@@ -5,22 +5,22 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from ..radial_core import VideoLayout
-from ..radial_core.estimate import ModelSize
-from .models import authors_of, sequence_of, size_of
-from .settings import (
+from ...radial_core import VideoLayout
+from ...radial_core.estimate import ModelSize
+from ..inputs.settings import (
     HUNYUAN_VIDEO,
     HUNYUAN_VIDEO_15,
     MOCHI,
     WAN_21,
     WAN_22,
     WAN_22_5B,
-    Authors,
+    Preset,
 )
+from .registry import authors_of, sequence_of, size_of
 
 
 @dataclass(frozen=True)
-class Kind:
+class VideoModel:
     """A kind of video model.
 
     stride: pixels to a side of a latent pixel. frames: video frames to a latent frame, after the
@@ -28,7 +28,7 @@ class Kind:
     front of the video and behind it.
     """
 
-    authors: Authors
+    authors: Preset
     size: ModelSize
     stride: int = 8
     frames: int = 4
@@ -57,31 +57,31 @@ def _wan(blocks: int, width: int, feed_forward: int) -> ModelSize:
 # Sizes as `size_of` finds them in the real models; strides and patches as in ComfyUI's VAEs and its
 # nodes for empty latents. Text is that of a long prompt: 256 tokens, and in HunyuanVideo 1.5 some
 # more for words in quotes. Wan's is in its cross-attention.
-KINDS = {
-    "Wan 2.1 14B": Kind(WAN_21, _wan(40, 5120, 13824)),
-    "Wan 2.1 1.3B": Kind(WAN_21, _wan(30, 1536, 8960)),
-    "Wan 2.2 A14B": Kind(WAN_22, _wan(40, 5120, 13824)),
-    "Wan 2.2 5B": Kind(WAN_22_5B, _wan(30, 3072, 14336), stride=16),
-    "HunyuanVideo": Kind(HUNYUAN_VIDEO, _size(60, 3072, 12 * 3072**2), before=256),
-    "HunyuanVideo 1.5": Kind(
+VIDEO_MODELS = {
+    "Wan 2.1 14B": VideoModel(WAN_21, _wan(40, 5120, 13824)),
+    "Wan 2.1 1.3B": VideoModel(WAN_21, _wan(30, 1536, 8960)),
+    "Wan 2.2 A14B": VideoModel(WAN_22, _wan(40, 5120, 13824)),
+    "Wan 2.2 5B": VideoModel(WAN_22_5B, _wan(30, 3072, 14336), stride=16),
+    "HunyuanVideo": VideoModel(HUNYUAN_VIDEO, _size(60, 3072, 12 * 3072**2), before=256),
+    "HunyuanVideo 1.5": VideoModel(
         HUNYUAN_VIDEO_15, _size(54, 2048, 12 * 2048**2), stride=16, patch=1, before=320
     ),
-    "Mochi": Kind(MOCHI, _size(48, 3072, 4 * 3072**2 + 3 * 3072 * 8192), frames=6, after=256),
+    "Mochi": VideoModel(MOCHI, _size(48, 3072, 4 * 3072**2 + 3 * 3072 * 8192), frames=6, after=256),
 }
 
 
-def kind_of(diffusion_model, chosen: Kind) -> Kind:
+def catalog_entry(diffusion_model, chosen: VideoModel) -> VideoModel:
     """The kind of a model that this pack knows, with its own size.
 
     chosen: settles what the model can't tell: Wan 2.1 and the experts of 2.2 are one architecture.
     """
     authors = authors_of(diffusion_model, runs_all=chosen.authors is not WAN_22)
-    alike = (kind for kind in (chosen, *KINDS.values()) if kind.authors is authors)
-    kind = next(alike, KINDS["Wan 2.1 14B"])  # HuMo is a Wan
+    alike = (kind for kind in (chosen, *VIDEO_MODELS.values()) if kind.authors is authors)
+    kind = next(alike, VIDEO_MODELS["Wan 2.1 14B"])  # HuMo is a Wan
     return replace(kind, authors=authors, size=size_of(diffusion_model))
 
 
-def layout_of(diffusion_model, kind: Kind, latent: tuple[int, int, int]) -> VideoLayout:
+def layout_of(diffusion_model, kind: VideoModel, latent: tuple[int, int, int]) -> VideoLayout:
     """Where a video of the kind's model stands in its sequence, with a typical prompt."""
     x = torch.empty(0, 0, *latent, device="meta")
     sequence = sequence_of(diffusion_model, x, None, {})

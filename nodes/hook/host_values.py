@@ -4,11 +4,11 @@ from collections.abc import Callable
 
 import torch
 
-from ..radial_core.padding import absent_tokens
-from .comfyui import is_training
+from ...radial_core.padding import absent_tokens
+from ..comfyui.state import is_training
 
 
-class Readings:
+class HostValues:
     """The readings of one run. The last tensor of each name is kept, for each device."""
 
     def __init__(self):

@@ -109,7 +109,7 @@ SENSITIVE = ("int8_tensorwise", "convrot_w4a4")
 @pytest.fixture
 def check_calls(summaries, monkeypatch):
     """check_calls(model, company): as `check`, but holds each radial call against the oracle."""
-    override, reference = pack_module("nodes.override"), pack_module("radial_core.reference")
+    override, reference = pack_module("nodes.hook.override"), pack_module("radial_core.reference")
     attend, errors = override.attend, []
 
     def watched(q, k, v, plan, *arguments):

@@ -8,10 +8,10 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
-from ..radial_core import VideoLayout
-from ..radial_core.estimate import ModelSize
-from .names import BLOCK
-from .settings import (
+from ...radial_core import VideoLayout
+from ...radial_core.estimate import ModelSize
+from ..comfyui.option_keys import BLOCK
+from ..inputs.settings import (
     HUMO,
     HUNYUAN_VIDEO,
     HUNYUAN_VIDEO_15,
@@ -19,7 +19,7 @@ from .settings import (
     WAN_21,
     WAN_22,
     WAN_22_5B,
-    Authors,
+    Preset,
 )
 
 CROSS_ATTENTION = "cross-attention"
@@ -28,7 +28,7 @@ OTHERS = (CROSS_ATTENTION, OUTSIDE_BLOCKS)  # calls that are no self-attention o
 
 
 @dataclass(frozen=True)
-class Sequence:
+class TokenLayout:
     """The sequence of a forward pass's self-attention calls.
 
     grid: frames, height and width of the video in patches. before, after: other tokens in front of
@@ -101,17 +101,17 @@ def _wan(model, x, c_crossattn, conditions: dict, before: int = 0, after: int | 
     if after is not None:
         after += _tokens(conditions.get("time_dim_concat"), patch)
     others = _texts(c_crossattn, conditions)
-    return Sequence(_patches(x, patch), before, after, others)
+    return TokenLayout(_patches(x, patch), before, after, others)
 
 
-def _wan_in_context(model, x, c_crossattn, conditions: dict) -> Sequence:
+def _wan_in_context(model, x, c_crossattn, conditions: dict) -> TokenLayout:
     """Wan's plain class: also latents for context, behind all else."""
     context = conditions.get("context_latents") or ()
     after = sum(_tokens(latent, model.patch_size) for latent in context)
     return _wan(model, x, c_crossattn, conditions, after=after)
 
 
-def _wan_vace(model, x, c_crossattn, conditions: dict) -> Sequence:
+def _wan_vace(model, x, c_crossattn, conditions: dict) -> TokenLayout:
     """VACE: blocks beside the main ones run with the index of the one before, once a context."""
     contexts = conditions.get("vace_context")
     contexts = 1 if contexts is None else contexts.shape[1]
@@ -119,18 +119,18 @@ def _wan_vace(model, x, c_crossattn, conditions: dict) -> Sequence:
     return replace(_wan(model, x, c_crossattn, conditions), calls_of_block=calls)
 
 
-def _wan_s2v(model, x, c_crossattn, conditions: dict) -> Sequence:
+def _wan_s2v(model, x, c_crossattn, conditions: dict) -> TokenLayout:
     """Wan S2V: video [reference] [motion, the further back the coarser]."""
     return _wan(model, x, c_crossattn, conditions, after=None)
 
 
-def _humo(model, x, c_crossattn, conditions: dict) -> Sequence:
+def _humo(model, x, c_crossattn, conditions: dict) -> TokenLayout:
     """HuMo: video [reference]."""
     reference = _whole_patches(conditions.get("reference_latent"), model.patch_size)
     return _wan(model, x, c_crossattn, conditions, after=reference)
 
 
-def _scail(model, x, c_crossattn, conditions: dict) -> Sequence:
+def _scail(model, x, c_crossattn, conditions: dict) -> TokenLayout:
     """SCAIL: [references] video [pose, often at half the size]."""
     reference, pose = (
         _tokens(conditions.get(name), model.patch_size)
@@ -139,19 +139,19 @@ def _scail(model, x, c_crossattn, conditions: dict) -> Sequence:
     return _wan(model, x, c_crossattn, conditions, reference, pose)
 
 
-def _hunyuan(model, x, c_crossattn, conditions: dict) -> Sequence:
+def _hunyuan(model, x, c_crossattn, conditions: dict) -> TokenLayout:
     """HunyuanVideo: text [reference] video."""
     grid = _patches(x, model.patch_size)
-    return Sequence(grid, before=None, double_blocks=len(model.double_blocks))
+    return TokenLayout(grid, before=None, double_blocks=len(model.double_blocks))
 
 
-def _mochi(model, x, c_crossattn, conditions: dict) -> Sequence:
+def _mochi(model, x, c_crossattn, conditions: dict) -> TokenLayout:
     """Mochi: video text."""
     grid = _patches(x, (1, model.patch_size, model.patch_size))
-    return Sequence(grid, after=None, announced=False)
+    return TokenLayout(grid, after=None, announced=False)
 
 
-def _wan_authors(model) -> Authors:
+def _wan_authors(model) -> Preset:
     """Whose settings fit; see also `authors_of`."""
     if model.out_dim == 48:
         return WAN_22_5B
@@ -185,7 +185,7 @@ def _mochi_size(model) -> tuple[int, int]:
 class Family:
     """What there is to know of a class of models.
 
-    sequence: (model, x, c_crossattn, conditions) -> Sequence. authors: model -> Authors. size:
+    sequence: (model, x, c_crossattn, conditions) -> TokenLayout. authors: model -> Preset. size:
     model -> transformer blocks, and weights of one that a video token passes. blocks: their
     classes, in the order in which they run.
     """
@@ -269,7 +269,7 @@ def why_not_forward(diffusion_model, x, options: dict) -> str | None:
     return None
 
 
-def authors_of(diffusion_model, runs_all: bool) -> Authors:
+def authors_of(diffusion_model, runs_all: bool) -> Preset:
     """The authors' settings of a known model. runs_all: whether it runs the whole noise schedule.
 
     The experts of Wan 2.2 T2V can't be told from Wan 2.1, but that each runs a part of it.
@@ -278,7 +278,7 @@ def authors_of(diffusion_model, runs_all: bool) -> Authors:
     return WAN_22 if authors is WAN_21 and not runs_all else authors
 
 
-def sequence_of(diffusion_model, x, c_crossattn, conditions: dict) -> Sequence:
+def sequence_of(diffusion_model, x, c_crossattn, conditions: dict) -> TokenLayout:
     """The sequence of a pass that `why_not_forward` lets through.
 
     x: the latent (b, c, f, h, w). c_crossattn, conditions: what BaseModel.apply_model gets besides.
@@ -288,7 +288,7 @@ def sequence_of(diffusion_model, x, c_crossattn, conditions: dict) -> Sequence:
 
 
 def self_attention_layout(
-    sequence: Sequence, options: dict, query_tokens: int, key_tokens: int
+    sequence: TokenLayout, options: dict, query_tokens: int, key_tokens: int
 ) -> VideoLayout | str:
     """Where the video stands in a call, or why the call is not self-attention over the video.
 

@@ -8,8 +8,8 @@ import zoo
 from comfy.ldm.wan.model import WanModel
 from conftest import pack_module
 
-kinds = pack_module("nodes.kinds")
-models = pack_module("nodes.models")
+kinds = pack_module("nodes.families.catalog")
+models = pack_module("nodes.families.registry")
 
 NETWORKS = {  # as comfy.model_detection reads them off the weights
     "Wan 2.1 14B": dict(dim=5120, ffn_dim=13824, num_heads=40, num_layers=40),
@@ -75,10 +75,10 @@ def counted(diffusion_model):
 @pytest.mark.parametrize("model_type", NETWORKS)
 def test_the_sizes_of_the_models_by_name_are_the_real_ones(model_type):
     real = network(model_type)
-    found, by_name = models.size_of(real), kinds.KINDS[model_type]
+    found, by_name = models.size_of(real), kinds.VIDEO_MODELS[model_type]
     assert found == by_name.size
     assert found.linear_flops == counted(real)
-    assert kinds.kind_of(real, by_name) == by_name
+    assert kinds.catalog_entry(real, by_name) == by_name
     latent = by_name.latent(848, 496, 85)
     assert kinds.layout_of(real, by_name, latent) == by_name.layout(latent)
 
@@ -105,8 +105,8 @@ CASES = [case for case in zoo.CASES if case.is_there and case.name in CLASSES]
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_every_class_has_a_size_and_a_layout(case):
-    real, named = case.model().get_model_object("diffusion_model"), kinds.KINDS["Mochi"]
-    kind = kinds.kind_of(real, named)
+    real, named = case.model().get_model_object("diffusion_model"), kinds.VIDEO_MODELS["Mochi"]
+    kind = kinds.catalog_entry(real, named)
     assert kind.size == models.size_of(real)
     assert kind.size.linear_flops == counted(real)
     latent = case.inputs().latent["samples"].shape[2:]

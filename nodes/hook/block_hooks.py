@@ -15,12 +15,12 @@ from functools import partial
 
 import torch
 
-from .calls import Forward, hook_before_ours
-from .current_pass import THREAD
-from .models import unwrapped
-from .names import BLOCK, IN_PARTS, KEY, PREVIOUS, SLOT
-from .run.record import Span
-from .transformer_blocks import transformer_blocks
+from ..comfyui.option_keys import BLOCK, IN_PARTS, KEY, PREVIOUS, SLOT
+from ..families.registry import unwrapped
+from ..families.transformer_blocks import transformer_blocks
+from ..run.record import Span
+from .current_pass import CURRENT
+from .forward_pass import Forward, hook_before_ours
 
 OPTIONS = "transformer_options"
 # Why a block's attention is dense that did not come to us.
@@ -113,7 +113,7 @@ class _Watch:
             self.failed(error)
 
     def _is_of_this_pass(self) -> bool:
-        return not torch.compiler.is_compiling() and THREAD.forward is self.forward
+        return not torch.compiler.is_compiling() and CURRENT.forward is self.forward
 
     def _begin(self, place: int | None, block, args: tuple, kwargs: dict):
         forward = self.forward
@@ -124,9 +124,9 @@ class _Watch:
             return None
         if place is not None or self.options.get("block_index") is None:
             self.options[BLOCK] = forward.block
-        THREAD.options = self.options
+        CURRENT.options = self.options
         if unwrapped(block) is not block:
-            self.options[IN_PARTS] = THREAD.in_parts = True
+            self.options[IN_PARTS] = CURRENT.in_parts = True
         return args, kwargs
 
     def count_unhooked(self) -> None:
@@ -139,11 +139,11 @@ class _Watch:
 
     def _count(self, reason: str) -> None:
         span = Span(step=self.forward.step, block=self.forward.block, dense=reason)
-        self.forward.override.tally.end_call(span)
+        self.forward.override.reporter.end_call(span)
 
     def failed(self, error: Exception) -> None:
         message = "Radial attention: hooks on the transformer blocks failed. %s"
-        tally = self.forward.override.tally
+        tally = self.forward.override.reporter
         tally.say_once("block hooks", logging.WARNING, message, error, exc_info=True)
 
 

@@ -1,0 +1,1 @@
+"""ComfyUI as this pack meets it: its state, its attention functions, the keys in its options."""

@@ -1,0 +1,1 @@
+"""What radial attention would do to a video, before it is made."""

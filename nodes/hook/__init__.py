@@ -1,0 +1,1 @@
+"""The attention hook: what runs a model's self-attention calls."""

@@ -1,0 +1,1 @@
+"""What reaches a node: checked, and read into settings."""

@@ -1,0 +1,1 @@
+"""What training needs: blocks that can run again for gradients, and the choice of layers."""

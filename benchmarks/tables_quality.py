@@ -44,7 +44,7 @@ def quality_longer() -> str:
             case["name"].replace(", ", " the trained length, ", 1),
             *(f"{case['kept']:.0%}", f"{case['val_loss']:.3f}", f"{case['frechet']:.0f}"),
         ]
-        for case in cases("quality-extend-h100")
+        for case in sorted(cases("quality-extend-h100"), key=lambda case: case["times"])
     ]
     return markdown(["video", "kept", "validation loss", "Fréchet distance"], rows)
 

@@ -127,11 +127,11 @@ def _schedules(axes, rows: list[dict], steps: int):
     style = {"color": RED, "lw": 1.2, "zorder": 1, "drawstyle": "steps-post"}
     axes.plot(x, y, label="front of the radial ones", **style)
     for row in rows:
-        if row["question"] == "as the node comes":
+        if row["question"] == "the node's defaults":
             at = (row["kept_flops"], row["psnr"])
             axes.scatter(*at, marker="*", s=260, color=RED, edgecolor="white", zorder=4)
             style = {"textcoords": "offset points", "va": "center"}
-            axes.annotate("as the node comes", at, xytext=(11, 0), **style)
+            axes.annotate("the node's defaults", at, xytext=(11, 0), **style)
     _tidy(axes)
 
 

@@ -87,7 +87,7 @@ def main_rows(layout: VideoLayout, steps: int) -> list[Row]:
             for share in DENSE_SHARES
         ]
     # The authors' settings for Wan 2.1, as the node has them at this length.
-    rows.append(Row("as the node comes", _radial(0.2, 128), Schedule(steps // 4, 1, 1)))
+    rows.append(Row("the node's defaults", _radial(0.2, 128), Schedule(steps // 4, 1, 1)))
     budgets = _budgets(layout)
     for budget in budgets:
         every = [Mask(name, *budget, sink_frames=0) for name in STATIC]

@@ -24,7 +24,7 @@ DIGITS = {
     "val_loss": 4,
     "seconds": 1,
 }
-# What has to see the dense attention first: there to compare with, no methods.
+# These need the dense attention first: they serve for comparison and are no methods.
 LOOK_FIRST = ("mean_all", "mean_heads", "oracle")
 
 
@@ -56,13 +56,13 @@ def tables(results: dict) -> str:
     """One table a question, and those of the front. results: with `complete` rows."""
     rows = results["cases"]
     parts = [about(results)]
-    parts.append("## Radial settings that no other radial one beats at no more work")
+    parts.append("## Radial settings that no other radial setting beats at the same work or less")
     parts.append(markdown(front(rows, ("radial",))))
-    parts.append("## The same of all methods but those that see the dense attention first")
+    parts.append("## The same for all methods that do not need the dense attention first")
     parts.append(markdown(front(rows)))
     for question in dict.fromkeys(row["question"] for row in rows):
         some = [row for row in rows if row["question"] == question]
-        parts.append(f"## {question.capitalize()}\n\n{markdown(some)}")
+        parts.append(f"## {question[0].upper()}{question[1:]}\n\n{markdown(some)}")
     return "\n\n".join(parts) + "\n"
 
 
@@ -71,11 +71,11 @@ def about(results: dict) -> str:
         "# What compare.py found",
         "",
         f"{results['machine']}; `{results['command']}`. Written by draw.py from "
-        "benchmarks/results; what the columns are stands in compare.py.",
+        "benchmarks/results. README.md says how to read the columns.",
         "",
-        "± is the standard deviation over the seeds; that of their mean is it over the root of how "
-        "many there are. Dense steps 7+1 are the seven first and the last one. An empty cell was "
-        "not kept.",
+        "± is the standard deviation over the seeds; divide it by the root of their number for "
+        "that of the mean. Dense steps 7+1 are the first seven and the last one. An empty cell "
+        "was not recorded.",
         "",
     ]
     measured = {row["size"] for row in results["cases"]}

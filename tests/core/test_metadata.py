@@ -43,6 +43,7 @@ def test_the_version_is_the_newest_in_the_changelog():
     assert re.fullmatch(r"\d+\.\d+\.\d+", PROJECT["version"])
     headings = re.findall(r"^## (.+)$", (ROOT / "CHANGELOG.md").read_text(), re.M)
     numbers = [heading.partition(" - ")[0] for heading in headings]
+    numbers = [number for number in numbers if number != "Unreleased"]
     assert numbers[0] == PROJECT["version"]
     in_order = sorted(numbers, key=lambda n: [int(part) for part in n.split(".")], reverse=True)
     assert numbers == in_order
@@ -96,7 +97,7 @@ def test_the_package_has_what_runs_and_nothing_else():
     except subprocess.CalledProcessError:
         pytest.skip("no git repository")
     top = {file.parts[0] for file in files}
-    folders = {"nodes", "radial_core", "workflows"}
+    folders = {"docs", "nodes", "radial_core", "workflows"}
     words = {"README.md", "CHANGELOG.md", "LICENSE", "pyproject.toml", "requirements.txt"}
     assert top == {*folders, *words, "__init__.py"}
     assert sum((ROOT / file).stat().st_size for file in files) < MOST_MEGABYTES * 1e6

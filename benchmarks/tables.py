@@ -1,0 +1,65 @@
+"""Writes the tables of the docs from the files in benchmarks/results.
+
+    python benchmarks/tables.py            rewrites them
+    python benchmarks/tables.py --check    fails if one is not current
+
+A table stands in a Markdown file between two comments:
+
+    <!-- table: NAME -->
+    <!-- end -->
+
+NAME is one of the functions in tables_*.py. Needs the standard library only.
+"""
+
+import argparse
+import re
+from pathlib import Path
+
+import tables_cost
+import tables_quality
+import tables_speed
+from tables_format import ROOT
+
+REGION = re.compile(r"(<!-- table: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
+TABLES = {
+    table.__name__: table
+    for module in (tables_speed, tables_cost, tables_quality)
+    for table in module.TABLES
+}
+
+
+def documents() -> list[Path]:
+    """The Markdown files that may hold tables."""
+    folders = (ROOT, ROOT / "docs", ROOT / "benchmarks", ROOT / "benchmarks/quality")
+    return sorted(file for folder in folders for file in folder.glob("*.md"))
+
+
+def with_tables(text: str) -> str:
+    """The text of a Markdown file with its tables as the results have them."""
+    return REGION.sub(lambda found: f"{found[1]}{TABLES[found[2]]()}\n{found[3]}", text)
+
+
+def outdated() -> dict[Path, str]:
+    """The files whose tables are not current, and what they should be."""
+    texts = {file: file.read_text(encoding="utf-8") for file in documents()}
+    new = {file: with_tables(text) for file, text in texts.items()}
+    return {file: text for file, text in new.items() if text != texts[file]}
+
+
+def main():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--check", action="store_true", help="write nothing, fail if outdated")
+    check = parser.parse_args().check
+    found = outdated()
+    for file, text in found.items():
+        print(f"{'Outdated' if check else 'Written'}: {file.relative_to(ROOT)}")
+        if not check:
+            file.write_text(text, encoding="utf-8")
+    if check and found:
+        raise SystemExit("Run python benchmarks/tables.py")
+
+
+if __name__ == "__main__":
+    main()

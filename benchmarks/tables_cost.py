@@ -1,0 +1,79 @@
+"""Tables of what the pack itself costs, of what grows how, and of the machines."""
+
+from tables_format import RESULTS, VIDEOS, cases, markdown, number, results
+
+
+def probe() -> str:
+    rows = [
+        [
+            case["name"],
+            *(number(case["ms"]), str(case["extra_mib"])),
+            *(f"{case[key]:.4f}" for key in ("error", "error_all_tokens")),
+        ]
+        for case in cases("probe-h100")
+    ]
+    head = ["one call", "ms", "extra MiB", "error by 128 tokens", "error of the whole output"]
+    return markdown(head, rows)
+
+
+def report() -> str:
+    rows = []
+    for gpu in ("h100", "h200"):
+        for case in cases(f"report-{gpu}"):
+            name = f"{VIDEOS[case['name']]}, {gpu.upper()}"
+            figures = [f"{1000 * case[f's_{way}']:.1f}" for way in ("without", "with")]
+            rows.append([name, *figures, f"{case['cost']:+.1%}"])
+    return markdown(["one pass, ms", "without the record", "with it", "difference"], rows)
+
+
+def preview() -> str:
+    rows = []
+    for case in cases("preview-cpu"):
+        name = f"{case['model']}, {case['size']}, {case['frames']:,} frames"
+        rows.append([name, *(f"{case[key]:.0f}" for key in ("median_ms", "most_ms"))])
+    return markdown(["the whole node, ms", "median", "most"], rows)
+
+
+def planning() -> str:
+    rows = [
+        [
+            f"{case['name']}: {case['tokens']:,} tokens",
+            *(number(case[key]) for key in ("first_ms", "median_ms", "plan_mib")),
+            *(f"{case[f'{way}_percent']} %" for way in ("kept", "released")),
+        ]
+        for case in cases("planning-cpu")
+    ]
+    head = ["one plan", "first, ms", "later, ms", "MiB", "kept", "kept by the released code"]
+    return markdown(head, rows)
+
+
+def scaling() -> str:
+    rows = [
+        [
+            *(f"{case[key]:,}" for key in ("tokens", "frames", "kept_blocks")),
+            f"{case['density']:.1%}",
+            *(number(case[f"{way}_s"]) for way in ("radial", "dense")),
+        ]
+        for case in cases("scaling-cpu")
+    ]
+    return markdown(["tokens", "frames", "kept blocks", "kept", "radial, s", "dense, s"], rows)
+
+
+def machines() -> str:
+    """Where and with what each file was measured."""
+    rows = []
+    for file in sorted(RESULTS.glob("*.json")):
+        found = results(file.stem)
+        versions = {**found["versions"], "ComfyUI": found.get("comfyui")}
+        packages = ("torch", "triton", "flash-attn-4", "ComfyUI")
+        rows.append(
+            [
+                f"[{file.name}](results/{file.name})",
+                found["machine"].removesuffix(", Linux").replace("(R)", ""),
+                *(versions.get(package) or "" for package in packages),
+            ]
+        )
+    return markdown(["file", "machine", "torch", "Triton", "flash-attn-4", "ComfyUI"], rows)
+
+
+TABLES = (probe, report, preview, planning, scaling, machines)

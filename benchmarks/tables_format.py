@@ -1,0 +1,53 @@
+"""What the tables of the docs are made with: results, Markdown and figures."""
+
+import json
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks/results"
+VIDEOS = {
+    "wan2.1-14b-69f-768p": "Wan 2.1 14B, 69 frames, 768p",
+    "wan2.1-14b-81f-720p": "Wan 2.1 14B, 81 frames, 720p",
+    "hunyuan-117f-768p": "HunyuanVideo, 117 frames, 768p",
+    "hunyuan-509f-720p": "HunyuanVideo, 509 frames, 720p",
+    "wan2.1-1.3b-81f-480p": "Wan 2.1 1.3B, 81 frames, 480p",
+    "hunyuan1.5-121f-720p": "HunyuanVideo 1.5, 121 frames, 720p",
+    "mochi-163f-480p": "Mochi, 163 frames, 480p",
+    "mochi-667f-480p": "Mochi, 667 frames, 480p",
+    "fusionx-69f-768p": "Wan 2.1 14B, 69 frames, 768p, FusionX LoRA",
+    "lightx2v-69f-768p": "Wan 2.1 14B, 69 frames, 768p, LightX2V LoRA",
+    "wan2.1-1.3b-161f-480p": "Wan 2.1 1.3B, 161 frames, 480p",
+    "wan2.1-1.3b-321f-480p": "Wan 2.1 1.3B, 321 frames, 480p",
+    "wan2.1-14b-81f-768p": "Wan 2.1 14B, 81 frames, 768p",
+    "wan2.1-14b-161f-768p": "Wan 2.1 14B, 161 frames, 768p",
+    "hunyuan-253f-768p": "HunyuanVideo, 253 frames, 768p",
+    "hunyuan-509f-768p": "HunyuanVideo, 509 frames, 768p",
+}
+
+
+def results(name: str) -> dict:
+    """A file of benchmarks/results."""
+    return json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def cases(name: str) -> list[dict]:
+    return results(name)["cases"]
+
+
+def by_name(name: str) -> dict[str, dict]:
+    return {case["name"]: case for case in cases(name)}
+
+
+def markdown(head: list[str], rows: list[list[str]]) -> str:
+    """A table; every column but the first holds figures."""
+    lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def number(x: float) -> str:
+    """Three digits, or all of those before the point."""
+    return f"{x:,.0f}" if x >= 100 else f"{x:.1f}" if x >= 10 else f"{x:.2f}"
+
+
+def times(slow: float, fast: float) -> str:
+    return f"{slow / fast:.1f}x"

@@ -1,0 +1,172 @@
+"""Tables of how fast radial attention is: whole videos, training steps, single calls."""
+
+from tables_format import VIDEOS, by_name, cases, markdown, number, times
+
+ON_THE_FIRST_SCREEN = (
+    "wan2.1-14b-81f-720p",
+    "hunyuan-117f-768p",
+    "hunyuan-509f-720p",
+    "mochi-667f-480p",
+)
+PUBLISHED = ("Radial, paper", "Radial, its authors")
+BACKENDS = {
+    "ours, Hopper": "triton",
+    "flash-attn-4": "flash_attention",
+    "FlashInfer": "flashinfer",
+    "cuDNN": "cudnn",
+    "Flex": "flex",
+    "ours, portable": "triton, portable kernel",
+    "PyTorch": "sdpa",
+}
+DENSE_DEFAULT = "dense-sdpa-flash"
+DENSE_FASTEST = ("dense-flash_attention", "dense-triton", "dense-sdpa-cudnn")
+
+
+def speed() -> str:
+    """Minutes for a whole video with the node's default settings."""
+    rows = []
+    for name, case in by_name("end_to_end-h100").items():
+        if name in ON_THE_FIRST_SCREEN:
+            dense, radial = case["schedule_dense_s"], case["schedule_with_last_step_s"]
+            minutes = [f"{seconds / 60:.0f} min" for seconds in (dense, radial)]
+            rows.append([VIDEOS[name], *minutes, times(dense, radial)])
+    return markdown(["50 steps on one H100", "ComfyUI's default", "this node", "speed-up"], rows)
+
+
+def videos() -> str:
+    """Seconds of a pass and of all steps, and the memory of a pass."""
+    rows = []
+    for case in cases("end_to_end-h100"):
+        whole = [case[f"schedule_{way}_s"] for way in ("dense", "with_last_step")]
+        published = "".join(f"{s} s" for way, s in case["published_s"].items() if way in PUBLISHED)
+        if case["published_speedup"]:
+            published = f"{case['published_speedup']:.1f}x"
+        rows.append(
+            [
+                VIDEOS[case["name"]] + " ¹" * bool(case.get("measured_blocks")),
+                str(case["steps"]),
+                f"{case['density']:.1%}",
+                *(number(case[f"{way}_s"]) for way in ("dense", "dense_fastest", "radial")),
+                *map(number, whole),
+                times(*whole),
+                published,
+                " / ".join(number(case[f"peak_gib_{way}"]) for way in ("dense", "radial")),
+            ]
+        )
+    head = ["video", "steps", "kept", "pass: dense, ComfyUI's default", "dense, fastest", "radial"]
+    head += ["all steps: ComfyUI's default", "this node", "speed-up", "paper", "peak GiB"]
+    return markdown(head, rows)
+
+
+def videos_h200() -> str:
+    ways = ("dense", "dense_fastest", "radial")
+    rows = [
+        [VIDEOS[case["name"]], *(number(case[f"{way}_s"]) for way in ways)]
+        for case in cases("end_to_end-h200")
+    ]
+    return markdown(["one pass, s", "dense, ComfyUI's default", "dense, fastest", "radial"], rows)
+
+
+def profile() -> str:
+    """Where the time of a pass goes."""
+    rows = []
+    for case in cases("end_to_end-h100"):
+        for way in ("dense_fastest", "radial") if "profile" in case else ():
+            spent = case["profile"][way]["seconds"]
+            shares = [spent[kind] / sum(spent.values()) for kind in ("attention", "linear layers")]
+            name = f"{VIDEOS[case['name']]}, {way.replace('_', ', ')}"
+            rows.append([name, *(f"{share:.0%}" for share in (*shares, 1 - sum(shares)))])
+    return markdown(["one pass", "attention", "linear layers", "all else"], rows)
+
+
+def fused_passes() -> str:
+    """The radial pass before the norms were fused, and now."""
+    now, rows = by_name("end_to_end-h100"), []
+    for case in cases("end_to_end-unfused-h100"):
+        pair = case, now[case["name"]]
+        figures = [number(each[key]) for key in ("radial_s", "peak_gib_radial") for each in pair]
+        rows.append([VIDEOS[case["name"]], *figures])
+    head = ["radial pass", "unfused, s", "fused, s", "unfused, peak GiB", "fused, peak GiB"]
+    return markdown(head, rows)
+
+
+def fused_operations() -> str:
+    keys = ("comfyui_ms", "fused_ms")
+    rows = [[case["name"], *(number(case[k]) for k in keys)] for case in cases("fused-h100")]
+    return markdown(["operation, ms", "ComfyUI's", "fused"], rows)
+
+
+def training() -> str:
+    rows = []
+    for case in cases("training-h100"):
+        note = case["note"] or ""
+        mark = " ²" if note.startswith("Too large") else " ¹" if note else ""
+        dense, radial = (
+            sum(case["attention"][way][f"{x}_ms"] for x in ("forward", "backward"))
+            for way in ("dense", "radial")
+        )
+        published = case["published_speedup"]
+        rows.append(
+            [
+                VIDEOS[case["name"]] + mark,
+                f"{case['tokens']:,}",
+                f"{case['attention']['density']:.1%}",
+                *(number(dense), number(radial), times(dense, radial)),
+                number(case["comfyui_s"]) if "comfyui_s" in case else "",
+                *(number(case[f"{way}_s"]) for way in ("dense", "radial")),
+                times(case["dense_s"], case["radial_s"]),
+                f"{published:.1f}x" if published else "",
+                number(case["peak_gib_radial"]),
+            ]
+        )
+    head = ["clip", "tokens", "kept", "attention: dense, ms", "radial, ms", "speed-up"]
+    head += ["step: ComfyUI's default, s", "dense, fastest, s", "radial, s", "speed-up"]
+    return markdown([*head, "paper", "peak GiB"], rows)
+
+
+def training_template() -> str:
+    """What the template train_length_lora takes."""
+    case, rows = by_name("training-h100")["wan2.1-1.3b-161f-480p"], []
+    for title, way in (("dense, fastest kernel", "dense"), ("radial", "radial")):
+        seconds, peak = case[f"{way}_s"], case[f"peak_gib_{way}"]
+        rows.append([title, f"{seconds:.1f} s", f"{1200 * seconds / 3600:.1f} h", f"{peak} GiB"])
+    return markdown(["on one H100", "one step", "1,200 steps", "peak memory"], rows)
+
+
+def attention() -> str:
+    rows = []
+    for case in cases("attention-h100"):
+        ms = {row["backend"]: row["ms"] for row in case["rows"]}
+        name = f"{case['name']}: {case['tokens']:,} tokens, {case['heads']} heads"
+        figures = [number(ms[name]) if name in ms else "" for name in BACKENDS.values()]
+        dense = [ms[DENSE_DEFAULT], min(ms[kernel] for kernel in DENSE_FASTEST)]
+        rows.append([name, f"{case['density']:.1%}", *figures, *map(number, dense)])
+    head = ["one call, ms", "kept", *BACKENDS, "dense, ComfyUI's default", "dense, fastest"]
+    return markdown(head, rows)
+
+
+def crossover() -> str:
+    """Speed-up of one call by the number of latent frames."""
+    found = {(case["size"], case["latent_frames"]): case for case in cases("crossover-h100")}
+    sizes = ("480p", "720p")
+    rows = []
+    for frames in sorted({frames for size, frames in found if size in sizes}):
+        pair = [found[size, frames] for size in sizes]
+        cells = [(f"{case['density']:.0%}", f"{case['speedup']:.2f}x") for case in pair]
+        rows.append([str(frames), *(cell for pair in cells for cell in pair)])
+    head = ["latent frames", "480p: kept", "480p: speed-up", "720p: kept", "720p: speed-up"]
+    return markdown(head, rows)
+
+
+TABLES = (
+    speed,
+    videos,
+    videos_h200,
+    profile,
+    fused_passes,
+    fused_operations,
+    training,
+    training_template,
+    attention,
+    crossover,
+)

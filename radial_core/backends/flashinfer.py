@@ -18,7 +18,9 @@ import torch
 
 from ..call import Call, capability, readable
 from ..plan import Plan
+from .contract import EXACT
 
+ACCURACY = EXACT
 LEAST_VERSION = [0, 7, 2]  # the one whose source was read: what older ones do with pages is unknown
 HEAD_DIMS = (64, 128, 256)
 INSTALL = "pip install flashinfer-python; it compiles at first use, with nvcc of the CUDA toolkit"

@@ -13,7 +13,9 @@ import torch
 
 from ..call import Call, capability, wants_gradients
 from ..plan import Plan
+from .contract import EXACT
 
+ACCURACY = EXACT
 LEAST_TORCH = (2, 9)  # has AuxRequest and USE_TMA
 LARGEST_HEAD_DIM = 256
 # Compiled functions: the last used. A prompt's length is a shape of its own, and HunyuanVideo and

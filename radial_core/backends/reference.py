@@ -5,6 +5,9 @@ import torch
 from ..call import Call
 from ..plan import Plan
 from ..reference import reference_attention, reference_lse
+from .contract import EXACT
+
+ACCURACY = EXACT
 
 
 def why_not(call: Call) -> str | None:

@@ -10,6 +10,9 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from ..call import Call, wants_gradients, with_one_gradient_layout
 from ..plan import Plan
+from .contract import EXACT
+
+ACCURACY = EXACT
 
 
 def why_not(call: Call) -> str | None:

@@ -30,7 +30,7 @@ def why_not(call: Call) -> str | None:
     # On Ampere the library ignores the lists and runs dense; on Blackwell GeForce it refuses them.
     if major != 9:
         return "flash_attention needs a Hopper GPU (compute capability 9.x) for sparse attention"
-    # From 136 up its key tile is 112 or 80 wide, and shrinks to a list's blocks but never grows.
+    # Above 128 its key tile is 112 or 80 wide. It shrinks to the blocks of a list, but never grows.
     if call.head_dim > 128 and call.block_size != 64:
         return f"flash_attention needs block_size 64 for head_dim {call.head_dim}"
     if call.grad and (call.head_dim > 128 or call.block_size != BACKWARD_BLOCK):
@@ -43,7 +43,7 @@ def why_not(call: Call) -> str | None:
 
 def why_not_dense(call: Call) -> str | None:
     major = capability(call.device)[0]
-    # It has kernels for Ampere and Blackwell GeForce too: not tuned, no reason to leave torch's.
+    # Its kernels for Ampere and Blackwell GeForce are not tuned: no reason to leave torch's.
     if major not in (9, 10):
         return "flash_attention needs a GPU of compute capability 9.x or 10.x for dense attention"
     return _why_not_such_tensors(call, 256 if major == 9 or call.head_dim == 256 else 128)

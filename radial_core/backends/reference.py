@@ -1,4 +1,4 @@
-"""The oracle as a backend: to tell a fault of a kernel from a fault of the mask, on small calls."""
+"""The oracle as a backend, for small calls: it tells a fault of a kernel from one of the mask."""
 
 import torch
 

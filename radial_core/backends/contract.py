@@ -45,10 +45,6 @@ class Accuracy:
                     f"for {dtype}, got {error:g}"
                 )
 
-    def __str__(self):
-        percents = sorted({f"{100 * error:g}" for error in self.tolerance.values()}, key=float)
-        return "exact" if self.exact else f"approximate, within {' or '.join(percents)} %"
-
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 EXACT = Accuracy(True, {dtype: exact_tolerance(dtype) for dtype in FLOATS})

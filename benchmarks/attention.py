@@ -120,7 +120,7 @@ def dense_runs(everything: Plan, tokens: int):
             print(f"  dense-{name}: {reason}", flush=True)
             continue
         dense = module.dense
-        yield f"dense-{name}", everything, lambda q, k, v, f=dense: f(q, k, v, SCALE, False)[0]
+        yield f"dense-{name}", everything, lambda q, k, v, f=dense: f(q, k, v, SCALE)
     if tokens < SLOW:
         yield "auto at density 1", everything, partial(run_backend, "auto", everything)
 

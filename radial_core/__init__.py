@@ -1,6 +1,7 @@
 """Radial attention: layout, pattern, plan, schedule, attention. Knows nothing of ComfyUI."""
 
-from .attention import BACKENDS, radial_attention
+from .attention import radial_attention
+from .backends import BACKENDS
 from .layout import VideoLayout
 from .pattern import RadialPattern
 from .plan import Plan, make_plan

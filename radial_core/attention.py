@@ -1,4 +1,4 @@
-"""radial_attention(): check the call, choose a backend, run it; if it fails, the next one."""
+"""radial_attention(): check the call, choose a backend, and run it; if it fails, the next one."""
 
 import logging
 from functools import cache
@@ -6,14 +6,16 @@ from functools import cache
 import torch
 
 from . import failures
-from .backends import BACKENDS, SHORT, backend_module, ranking
-from .call import SIGNALS, Call, kind_of, on_device
+from .backends import backend_module, check_backend_name
+from .backends.ranking import SHORT_VIDEO, ranking
+from .call import SIGNALS, Call, call_key, on_device
 from .plan import Plan
-from .proof import may_pass, proof_failure
+from .proof import is_provisional, proof_failure
 
 log = logging.getLogger("radial_attention")
 
-# By the backend asked for, the length and the kind of call: until one fails, or the run ends.
+# By the backend asked for, whether approximate ones may run, tokens, and `call_key`. Kept until a
+# backend fails or the run ends.
 _choices: dict[tuple, str] = {}
 
 
@@ -25,18 +27,23 @@ def radial_attention(
     backend: str = "auto",
     softmax_scale: float | None = None,
     return_lse: bool = False,
+    approximate: bool = False,
 ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
-    """Exact attention over the kept blocks of a plan.
+    """Attention over the kept blocks of a plan; exact, unless asked otherwise.
 
     q, k, v: (b, s, h, d) with s = plan.tokens, any strides, on the plan's device. Returns a tensor
     of the same shape and dtype; with return_lse also the natural log of the softmax's denominator,
-    float32 (b, h, s). softmax_scale: d ** -0.5 if None. backend: a name in BACKENDS, or "auto" for
-    the fastest that can. A backend that fails is logged, and the next one takes the call.
+    float32 (b, h, s). softmax_scale: d ** -0.5 if None.
+
+    backend: a name in BACKENDS, or "auto" for the fastest that can take the call. A backend that
+    fails is logged, and the next one takes the call. approximate: whether "auto", and what takes
+    over from a backend that failed, may be approximate (backends/contract.py). Without it an
+    approximate backend runs only if it is the one named.
 
     Raises ValueError if the tensors don't fit the plan, or no such backend can take them.
     """
     _check_tensors(q, k, v, plan)
-    out, lse, _ = attend(q, k, v, plan, backend, softmax_scale, return_lse)
+    out, lse, _ = attend(q, k, v, plan, backend, softmax_scale, return_lse, approximate)
     return (out, lse) if return_lse else out
 
 
@@ -48,14 +55,15 @@ def attend(
     backend: str = "auto",
     softmax_scale: float | None = None,
     return_lse: bool = False,
+    approximate: bool = False,
 ) -> tuple[torch.Tensor, torch.Tensor | None, str]:
     """`radial_attention` of tensors known to fit the plan: out, lse or None, and the backend."""
-    kind = kind_of(q, k, v, plan.block_size, return_lse)
+    kind = call_key(q, k, v, plan.block_size, return_lse)
     scale = q.shape[-1] ** -0.5 if softmax_scale is None else softmax_scale
-    key = (backend, plan.tokens, kind)
+    key = (backend, approximate, plan.tokens, kind)
     name = _choices.get(key)
     if name is None:
-        name = _choose(backend, Call(*kind), plan.tokens, key)
+        name = _choose(*key)
     while True:
         try:
             with on_device(q.device):
@@ -65,32 +73,33 @@ def attend(
         except Exception as error:
             failure = error
         # Not in the except block, which keeps what the failed backend allocated.
-        name = _next_after(name, Call(*kind), plan.tokens, failure)
+        name = _next_after(name, failure, approximate, plan.tokens, Call(*kind))
 
 
-def _choose(backend: str, call: Call, tokens: int, key: tuple) -> str:
+def _choose(backend: str, approximate: bool, tokens: int, kind: tuple) -> str:
     """The backend for a call of `attend`, kept as the choice for the next ones."""
-    if backend != "auto" and failures.earlier(backend, call):  # it ran once: it was not refused
-        names = _after(backend, ranking(call, tokens))
+    call = Call(*kind)
+    if backend != "auto" and failures.earlier(backend, call):
+        # It was accepted before sampling and failed later: raising now would end the render.
+        names = _after(backend, ranking(call, tokens, approximate))
     else:
-        check_backend_name(backend)
-        names = ranking(call, tokens) if backend == "auto" else (backend,)
+        names = _names_for(backend, approximate, tokens, call)
     name, reasons = _first_that_can(names, call)
     if name == "sdpa" and backend == "auto" and call.device.type != "cpu":
         _warn_that_it_is_slow("; ".join(reasons) or _no_kernel_for(call.device))
-    if not any(may_pass(declined, call) for declined in names[: len(reasons)]):
-        _choices[key] = name
+    if not any(is_provisional(declined, call) for declined in names[: len(reasons)]):
+        _choices[backend, approximate, tokens, kind] = name
     return name
 
 
 def forget_choices() -> None:
-    """Choose anew from now on. What is the choice until now works, or it would not be."""
-    for (_, _, kind), name in list(_choices.items()):
+    """Choose anew from now on. A backend that is the choice until now has worked."""
+    for (*_, kind), name in list(_choices.items()):
         failures.worked(name, Call(*kind))
     _choices.clear()
 
 
-def _next_after(name: str, call: Call, tokens: int, error: Exception) -> str:
+def _next_after(name: str, error: Exception, approximate: bool, tokens: int, call: Call) -> str:
     """The backend to run in place of one that failed. Raises its error if there is none.
 
     What ran out of memory is asked again at the next call, all else in the next run.
@@ -98,49 +107,50 @@ def _next_after(name: str, call: Call, tokens: int, error: Exception) -> str:
     if failures.remember(name, call, error):
         _choices.clear()
     try:
-        return _first_that_can(_after(name, ranking(call, tokens)), call)[0]
+        return _first_that_can(_after(name, ranking(call, tokens, approximate)), call)[0]
     except ValueError:
         raise error from None
 
 
-def choose_backend(backend: str, call: Call, tokens: int = SHORT) -> str:
-    """The name of the backend to run: the one asked for, or the first that can for "auto".
+def choose_backend(
+    backend: str, call: Call, tokens: int = SHORT_VIDEO, approximate: bool = False
+) -> str:
+    """The name of the backend to run: the one asked for, or for "auto" the first that can.
 
-    Raises ValueError if the name is unknown, or none can take such a call.
+    tokens, approximate: of interest to "auto" alone. Raises ValueError if the name is unknown, or
+    none can take such a call.
     """
-    check_backend_name(backend)
-    return _first_that_can(ranking(call, tokens) if backend == "auto" else (backend,), call)[0]
+    return _first_that_can(_names_for(backend, approximate, tokens, call), call)[0]
 
 
 def why_not(name: str, call: Call) -> str | None:
     """Why a backend can't take such a call, for a person to read; None if it can.
 
-    One that says it can has to prove it on the device first.
+    A backend that accepts the call has to prove itself on the device first.
     """
     return failures.ask(name, backend_module(name).why_not, call) or proof_failure(name, call)
 
 
 @cache
 def _warn_that_it_is_slow(reason: str) -> None:
-    log.warning("Radial attention runs without a sparse kernel, and may gain nothing: %s", reason)
+    log.warning("Radial attention runs without a sparse kernel and may not be faster: %s", reason)
 
 
 def _no_kernel_for(device: torch.device) -> str:
-    """Torch calls AMD's GPUs "cuda", too."""
+    """Why a device that is no CPU has none. torch calls AMD's GPUs "cuda", too."""
     if device.type == "cuda":
         return f"there is none for {'this GPU' if torch.version.cuda else 'AMD GPUs'}"
     return f"there is none for devices of the type {device.type}"
 
 
-def check_backend_name(backend: str) -> None:
-    """Raises ValueError if there is no such backend."""
-    if backend != "auto" and backend not in BACKENDS:
-        names = ", ".join(("auto", *BACKENDS))
-        raise ValueError(f"backend must be one of {names}, got {backend!r}")
+def _names_for(backend: str, approximate: bool, tokens: int, call: Call) -> tuple[str, ...]:
+    """The backends to try, best first. Raises ValueError if there is none of this name."""
+    check_backend_name(backend)
+    return ranking(call, tokens, approximate) if backend == "auto" else (backend,)
 
 
 def _first_that_can(names: tuple[str, ...], call: Call) -> tuple[str, list[str]]:
-    """The first backend that can, and why those before it can't. Raises ValueError if none can."""
+    """The first that can take the call, and why those before it can't; ValueError if none can."""
     reasons = []
     for name in names:
         reason = why_not(name, call)
@@ -151,6 +161,7 @@ def _first_that_can(names: tuple[str, ...], call: Call) -> tuple[str, list[str]]
 
 
 def _after(name: str, names: tuple[str, ...]) -> tuple[str, ...]:
+    """The names behind this one; all of them if it is not among them."""
     return names[names.index(name) + 1 :] if name in names else names
 
 

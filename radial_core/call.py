@@ -1,4 +1,4 @@
-"""What kind of attention call this is: all that a backend must know to say whether it can."""
+"""The kind of an attention call: all that a backend must know to say whether it can take it."""
 
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -7,15 +7,15 @@ from functools import cache
 import torch
 from torch.utils import checkpoint
 
-# What gradient checkpointing raises through whatever saves a tensor, to end a recomputation. The
-# first is private, so it may have another name one day.
+# Gradient checkpointing raises these where a tensor is saved, to end a recomputation. They are no
+# failures. The first is private, so it may have another name one day.
 _SIGNALS = ("_StopRecomputationError", "CheckpointError")
 SIGNALS = tuple(getattr(checkpoint, name) for name in _SIGNALS if hasattr(checkpoint, name))
 
 
 @dataclass(frozen=True)
 class Call:
-    """The kind of an attention call, whatever its length.
+    """The kind of an attention call, whatever its number of tokens.
 
     grad: gradients will be asked for. lse: the log-sum-exp is asked for.
     """
@@ -35,7 +35,7 @@ class Call:
         )
 
 
-def kind_of(q, k, v, block_size: int, lse: bool = False) -> tuple:
+def call_key(q, k, v, block_size: int, lse: bool = False) -> tuple:
     """The arguments of `Call` for these (b, s, h, d) tensors: quicker to look up than a Call."""
     return q.device, q.dtype, q.shape[-1], block_size, wants_gradients(q, k, v), lse
 
@@ -46,11 +46,11 @@ def wants_gradients(*tensors: torch.Tensor) -> bool:
 
 
 def with_one_gradient_layout(out: torch.Tensor) -> torch.Tensor:
-    """What scaled_dot_product_attention returned, (b, h, s, d), for use with gradients.
+    """What scaled_dot_product_attention returned, (b, h, s, d), safe to use with gradients.
 
-    torch 2.11 keeps cuDNN's backward graphs by the layout of q, k and v, and not by that of the
-    gradient: where one of another layout comes, the gradients of q, k and v are wrong. So it always
-    comes in one: in memory as (b, s, h, d).
+    torch 2.11 looks up cuDNN's backward graphs by the strides of q, k and v, but not by those of
+    the incoming gradient. If these change, the gradients of q, k and v are wrong. So the incoming
+    gradient always gets the same strides: in memory it is (b, s, h, d).
     """
     if out.requires_grad:
         out.register_hook(lambda d_out: d_out.transpose(1, 2).contiguous().transpose(1, 2))
@@ -58,7 +58,7 @@ def with_one_gradient_layout(out: torch.Tensor) -> torch.Tensor:
 
 
 def readable(x: torch.Tensor) -> torch.Tensor:
-    """x, copied if most kernels can't read it as it lies: a head's values together, on 16 bytes."""
+    """x, copied unless most kernels can read it: head_dim contiguous, rows aligned to 16 bytes."""
     aligned = x.data_ptr() % 16 == 0 and all(stride % 8 == 0 for stride in x.stride()[:-1])
     return x if x.stride(-1) == 1 and aligned else x.clone(memory_format=torch.contiguous_format)
 
@@ -72,12 +72,12 @@ def capability(device: torch.device) -> tuple[int, int]:
 
 
 def on_device(device: torch.device):
-    """A context in which a GPU is the current one: kernels start there, whatever their tensors."""
+    """A context in which a GPU is the current one: kernels are launched on that one."""
     if device.type == "cuda" and device.index != torch.cuda.current_device():
         return torch.cuda.device(device)
     return nullcontext()
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Whether an error says that memory ran out, which may pass. Triton has no class for it."""
+    """Whether an error says that memory ran out. Triton has no class for it, only the text."""
     return isinstance(error, torch.cuda.OutOfMemoryError) or "out of memory" in str(error).lower()

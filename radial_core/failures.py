@@ -1,7 +1,8 @@
-"""Kernels that failed: logged once, not asked again in the same run, and tried again in the next.
+"""Kernels that failed: logged once, off for the rest of the run, and tried again in the next.
 
-Most errors pass: a file that another process had locked, a hiccup of the driver, a full GPU. What
-fails in several runs in a row is none of these, and would cost its seconds of compiling each time.
+Most errors are transient: a file that another process had locked, a hiccup of the driver, a full
+GPU. What fails in several runs in a row is none of these, and would cost its seconds of compiling
+each time, so it stays off.
 """
 
 import logging
@@ -15,9 +16,9 @@ MOST_RUNS = 3  # in a row in which a kernel may fail before it stays off
 
 log = logging.getLogger("radial_attention")
 
-_lasting: dict[tuple[str, Call], str] = {}  # why it is off now
-_runs: Counter[tuple[str, Call]] = Counter()  # in a row in which it failed
-_said: set[tuple[str, Call, type]] = set()
+_reasons: dict[tuple[str, Call], str] = {}  # of the kernels that are off
+_failed_runs: Counter[tuple[str, Call]] = Counter()  # in a row
+_logged: set[tuple[str, Call, type]] = set()
 
 
 def remember(name: str, call: Call, error: Exception) -> bool:
@@ -36,43 +37,46 @@ def remember(name: str, call: Call, error: Exception) -> bool:
 
 
 def is_new(name: str, call: Call, error: Exception) -> bool:
-    """Whether the log has yet to say that something failed in this way."""
+    """Whether this is the first such error of a kernel: the log has it only once."""
     key = (name, call, type(error))
-    new = key not in _said
-    _said.add(key)
+    new = key not in _logged
+    _logged.add(key)
     return new
 
 
-def turn_off(name: str, call: Call, reason: str, passes: bool = False) -> None:
-    """For the rest of the run, or for good if it failed in too many: unless it is known to pass."""
+def turn_off(name: str, call: Call, reason: str, transient: bool = False) -> None:
+    """For the rest of the run; until a restart if it failed in MOST_RUNS runs in a row.
+
+    transient: the error says nothing about the kernel, so this run doesn't count.
+    """
     key = (name, call)
-    if key not in _lasting and not passes:
-        _runs[key] += 1
-        if _runs[key] == MOST_RUNS:
+    if key not in _reasons and not transient:
+        _failed_runs[key] += 1
+        if _failed_runs[key] == MOST_RUNS:
             log.warning("%s in %d runs in a row: it stays off until a restart", reason, MOST_RUNS)
-    _lasting[key] = reason
+    _reasons[key] = reason
 
 
 def earlier(name: str, call: Call) -> str | None:
     """Why something that failed in such a call is off; None if it is not."""
-    return _lasting.get((name, call))
+    return _reasons.get((name, call))
 
 
 def worked(name: str, call: Call) -> None:
-    """Its failures in earlier runs count no more."""
-    _runs.pop((name, call), None)
+    """Its failures in earlier runs no longer count."""
+    _failed_runs.pop((name, call), None)
 
 
 def next_run() -> None:
     """A run has ended: what failed in it may be tried again, unless it failed in too many."""
-    for key in list(_lasting):
-        if _runs[key] < MOST_RUNS:
-            _lasting.pop(key, None)
+    for key in list(_reasons):
+        if _failed_runs[key] < MOST_RUNS:
+            _reasons.pop(key, None)
 
 
 def ask(name: str, why_not: Callable[[Call], str | None], call: Call) -> str | None:
-    """Why a kernel can't take a call: what it says, or how it failed to answer or failed before."""
+    """Why a kernel can't take a call: its answer, or how it failed to answer or failed before."""
     try:
         return why_not(call) or earlier(name, call)
     except Exception as error:  # another pack's stub of a library, say
-        return f"{name} can't be asked: {type(error).__name__}: {error}"
+        return f"{name} can't say whether it runs here: {type(error).__name__}: {error}"

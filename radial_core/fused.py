@@ -1,8 +1,8 @@
-"""What stands around attention in a transformer block, in fewer passes over memory.
+"""Fused norms: what surrounds attention in a transformer block, in fewer passes over memory.
 
-At real sizes the norms, rotations, modulations and gates of a block are bound by memory, and take
-11 % (Wan 14B) to 18 % (HunyuanVideo) of a radial pass when each is an operation by itself
-(benchmarks/results/end_to_end-unfused-h100.json; one by one: fused-h100.json).
+At real sizes the norms, rotations, modulations and gates of a block are limited by memory
+bandwidth. As separate operations they take 11 % (Wan 14B) to 18 % (HunyuanVideo) of a forward pass
+with radial attention (benchmarks/results/end_to_end-unfused-h100.json; each: fused-h100.json).
 """
 
 import logging
@@ -16,19 +16,17 @@ from .call import capability, is_out_of_memory, on_device
 log = logging.getLogger("radial_attention")
 
 DTYPES = (torch.bfloat16, torch.float16)
-COLUMNS = 4096  # of a row that a program of beside_gelu takes
-
-
-RUNS = 3  # in which an operation may fail before it is tried no more
+COLUMNS = 4096  # of a row, for each program of beside_gelu
+RUNS = 3  # in which an operation may fail before it stays off
 
 _verdicts: dict[tuple, str | None] = {}  # (device, dtype) -> why not
-_failed: set[tuple] = set()  # in this run; wrong results are no failure, and last
+_failed: set[tuple] = set()  # in this run; wrong results don't count here: they stay off for good
 _failed_runs: Counter[tuple] = Counter()
 _said: set[str] = set()
 
 
 def next_run() -> None:
-    """What failed is tried again in the next run, RUNS times in all."""
+    """A run has ended: what failed in it is tried again in the next, RUNS times in all."""
     for key in list(_failed):
         if _failed_runs[key] < RUNS:
             _verdicts.pop(key, None)
@@ -36,7 +34,7 @@ def next_run() -> None:
 
 
 def why_not(*tensors: torch.Tensor) -> str | None:
-    """Why these operations can't take such tensors; None if they can. They have no gradients."""
+    """Why these operations can't take such tensors, None if they can. They have no backward."""
     if torch.is_grad_enabled():
         return "gradients"
     x = tensors[0]
@@ -50,10 +48,10 @@ def why_not(*tensors: torch.Tensor) -> str | None:
     if key not in _verdicts:
         try:
             _say_once(wrong := _first_wrong(*key))
-            _verdicts.setdefault(key, wrong)  # a kernel that can't start has put its reason there
+            _verdicts.setdefault(key, wrong)  # keeps the reason of a kernel that could not start
         except Exception as error:
             if is_out_of_memory(error):
-                return "no memory to prove them"  # next time, perhaps
+                return "no memory to prove them"  # not kept: there may be memory next time
             _remember(key, f"{type(error).__name__}: {error}")
     return _verdicts[key]
 
@@ -65,11 +63,12 @@ def rms_norm_rope(
     eps: float,
     out: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """RMSNorm, then rotary embedding of neighbouring pairs.
+    """RMSNorm, then rotary embedding of adjacent pairs.
 
-    x: (b, s, h, d), any strides but the last; d a power of 2. weight: (d,) to norm each head, or
-    (h * d,) to norm all as one. freqs: (1 or b, s, d / 2, 2, 2), float32, contiguous but for the
-    batch. out: where to write, (b, s, h, d) contiguous but for the batch; a new tensor if None.
+    x: (b, s, h, d), any strides but the last, which is 1; d a power of 2. weight: (d,) to normalize
+    each head by itself, or (h * d,) to normalize all heads together. freqs: (1 or b, s, d / 2, 2,
+    2), float32, contiguous except for the batch. out: the tensor to write to, (b, s, h, d),
+    contiguous except for the batch; a new one if None.
     """
     batch, tokens, heads, head_dim = x.shape
     out = torch.empty(x.shape, dtype=x.dtype, device=x.device) if out is None else out
@@ -109,9 +108,9 @@ def add_gated(x: torch.Tensor, y: torch.Tensor, gate: torch.Tensor, out=None) ->
 
 
 def beside_gelu(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-    """y, in place: its first columns become x, the others their GELU, in its tanh form.
+    """Writes x to the first columns of y, and GELU (tanh form) of the others in place; returns y.
 
-    x: (b, s, c). y: (b, s, c + e). Any strides but the last.
+    x: (b, s, c). y: (b, s, c + e). Any strides but the last, which is 1.
     """
     batch, tokens, x_width = x.shape
     width = y.shape[2]
@@ -124,7 +123,7 @@ def beside_gelu(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
 
 
 def _launched(name: str, grid: tuple, arguments: tuple, out: torch.Tensor, **options) -> bool:
-    """Run a kernel. False if it can't be compiled or started: it has written nothing then."""
+    """Runs a kernel. False if it can't be compiled or started, and so has written nothing."""
     try:
         from .kernels import norms
 
@@ -161,7 +160,7 @@ def _batch_stride(x: torch.Tensor) -> int:
 
 
 def _first_wrong(device: torch.device, dtype: torch.dtype) -> str | None:
-    """What computes something else than torch does in float64; None if nothing."""
+    """Which operation differs from torch in float64, and by how much; None if none does."""
     for name, out, truth in _cases(device, dtype):
         error = ((out.double() - truth).norm() / truth.norm()).item()
         if not error < 8 * torch.finfo(dtype).eps:
@@ -170,7 +169,7 @@ def _first_wrong(device: torch.device, dtype: torch.dtype) -> str | None:
 
 
 def _cases(device, dtype, seed: int = 0):
-    """Name, output and truth of each operation on drawn tensors of odd shapes."""
+    """Name, output and expected output of each operation, on random tensors of odd shapes."""
     drawn = torch.Generator().manual_seed(seed)
 
     def draw(*shape):

@@ -2,7 +2,8 @@
 
 Kernel libraries come in many versions, for many GPUs, and some run dense, or attend to padding,
 where they should refuse. So each backend computes one small odd-shaped case for every kind of call
-that reaches it, once per process, and is compared with the oracle.
+that reaches it, once per process. Its error against the oracle must stay within the tolerance that
+the backend states itself (backends/contract.py).
 """
 
 import logging
@@ -16,6 +17,7 @@ import torch
 
 from . import failures
 from .backends import backend_module
+from .backends.contract import Accuracy
 from .call import Call, is_out_of_memory, on_device
 from .layout import VideoLayout
 from .pattern import RadialPattern
@@ -23,16 +25,15 @@ from .plan import Plan, make_plan
 from .reference import reference_attention, reference_lse
 
 # Text on both sides, frames that straddle blocks, a tail that fills no block, and a quarter of the
-# blocks dropped: a kernel that keeps them anyway is half off. Small, as the oracle takes memory in
-# tokens squared, in the middle of a pass: 35 MiB.
+# blocks dropped: a kernel that keeps them anyway is wrong by half. Small, as it is computed in the
+# middle of a pass, and the oracle takes memory in tokens squared: 35 MiB.
 LAYOUT = VideoLayout(10, 9, 11, prefix=77, suffix=60)
 DECAY = 0.1
-UNPROVEN = ("sdpa", "reference")  # torch's own attention on gathered keys, and the oracle itself
-LARGE = 30.0  # q and k times this: logits in the thousands
+TRUSTED = ("sdpa", "reference")  # torch's own attention on gathered keys, and the oracle itself
+LARGE_FACTOR = 30.0  # on q and k: logits in the thousands
+MOST_TRIES = 3  # in a run, of a proof that lacks memory: each costs time in the middle of a render
 
 log = logging.getLogger("radial_attention")
-
-MOST_TRIES = 3  # in a run, of a proof that has no memory: each costs time in the middle of a render
 
 _verdicts: dict[tuple[str, Call], str | None] = {}
 _tries: Counter[tuple[str, Call]] = Counter()
@@ -41,62 +42,64 @@ _lock = threading.Lock()
 
 def proof_failure(name: str, call: Call) -> str | None:
     """Why a backend failed its proof for such a call; None if it passed, now or earlier."""
-    if name in UNPROVEN:
+    if name in TRUSTED:
         return None
-    return verdict(name, call, backend_module(name).run)
+    backend = backend_module(name)
+    return verdict(name, call, backend.run, backend.ACCURACY)
 
 
 def verdict(
-    name: str, call: Call, run: Callable, pattern: RadialPattern | None = None
+    name: str, call: Call, run: Callable, accuracy: Accuracy, pattern: RadialPattern | None = None
 ) -> str | None:
-    """`fault_of`, once per process for a name and a kind of call, as a sentence; logged.
+    """`fault_of` as a sentence, found and logged once per process for a name and a kind of call.
 
-    An error is no verdict: it is the answer for the rest of the run. One of memory may be another
-    the next time, until it was the answer some times: see `may_pass`.
+    An error is no verdict: the answer is kept for the rest of the run only. Where memory was
+    lacking, the next answer in the same run may be another one: see `is_provisional`.
     """
     key = (name, call)
     if key not in _verdicts:
         with _lock:
             if key not in _verdicts:
-                return _prove(name, call, run, pattern)
+                return _prove(name, call, run, accuracy, pattern)
     return _verdicts[key]
 
 
-def may_pass(name: str, call: Call) -> bool:
-    """Whether a verdict may be another one the next time it is asked for, in the same run."""
+def is_provisional(name: str, call: Call) -> bool:
+    """Whether the proof lacked memory, and will be tried again in this run."""
     return (name, call) not in _verdicts and 0 < _tries[name, call] < MOST_TRIES
 
 
 def forget_tries() -> None:
-    """In the next run there may be memory."""
+    """For the next run, which may have more memory."""
     _tries.clear()
 
 
-def tolerance(dtype: torch.dtype) -> float:
-    """Relative RMS error allowed to a backend: about five times what rounding makes."""
-    return max(1.5 * torch.finfo(dtype).eps, 2e-3)
-
-
-def _prove(name: str, call: Call, run: Callable, pattern: RadialPattern | None) -> str | None:
+def _prove(
+    name: str, call: Call, run: Callable, accuracy: Accuracy, pattern: RadialPattern | None
+) -> str | None:
     proof = f"proof of {name}"
     if _tries[name, call] >= MOST_TRIES:
-        return f"{name} had no memory for its proof, {MOST_TRIES} times"
+        return f"{name} lacked the memory for its proof {MOST_TRIES} times"
     if failed := failures.earlier(proof, call):
         return failed
     start = time.perf_counter()
     try:
-        fault = fault_of(run, call, pattern)
+        fault = fault_of(run, call, accuracy, pattern)
     except Exception as error:
         return _not_proven(name, call, proof, error)
     seconds = time.perf_counter() - start
     failures.worked(proof, call)
     if fault is None:
-        log.info("Backend %s is exact on %s (%.1f s)", name, call, seconds)
+        log.info("Backend %s is %s on %s (%.1f s)", name, _closeness(accuracy, call), call, seconds)
     else:
         log.warning("Backend %s is not used on %s: %s (%.1f s)", name, call, fault, seconds)
         fault = f"{name} failed its proof on {call}: {fault}"
     _verdicts[name, call] = fault
     return fault
+
+
+def _closeness(accuracy: Accuracy, call: Call) -> str:
+    return "exact" if accuracy.exact else f"within {100 * accuracy.tolerance[call.dtype]:g} %"
 
 
 def _not_proven(name: str, call: Call, proof: str, error: Exception) -> str:
@@ -105,8 +108,8 @@ def _not_proven(name: str, call: Call, proof: str, error: Exception) -> str:
     if is_out_of_memory(error):
         _tries[name, call] += 1
         if new:
-            log.info("Backend %s has no memory for its proof: %s", name, error)
-        return f"{name} has no memory for its proof"
+            log.info("Backend %s lacks the memory for its proof: %s", name, error)
+        return f"{name} lacks the memory for its proof"
     fault = f"{type(error).__name__}: {error}"
     if new:
         log.warning("Backend %s is not used on %s: %s", name, call, fault)
@@ -116,11 +119,16 @@ def _not_proven(name: str, call: Call, proof: str, error: Exception) -> str:
     return reason
 
 
-def fault_of(run: Callable, call: Call, pattern: RadialPattern | None = None) -> str | None:
+def fault_of(
+    run: Callable, call: Call, accuracy: Accuracy, pattern: RadialPattern | None = None
+) -> str | None:
     """What is wrong with a backend's `run` on the small case, for such a call; None if nothing.
 
     pattern: one that drops some blocks, if None.
     """
+    tolerance = accuracy.tolerance.get(call.dtype)
+    if tolerance is None:
+        return f"it states no tolerance for {call.dtype}"
     pattern = pattern or RadialPattern(DECAY, 1, call.block_size)
     # ComfyUI samples in inference mode, where gradients can't be tried, and trains with autocast.
     with (
@@ -131,14 +139,33 @@ def fault_of(run: Callable, call: Call, pattern: RadialPattern | None = None) ->
     ):
         plan = make_plan(pattern, LAYOUT, call.device)
         q, k, v, weight = _draw(call)
-        fault = _fault_on(run, call, plan, q, k, v, weight)
+        fault = _fault_on(run, call, plan, q, k, v, weight, tolerance)
         if fault is None:
-            plain = replace(call, grad=False)
             with torch.no_grad():
-                q, k, v = (_heads_first(x) for x in (LARGE * q, LARGE * k, v))
-                fault = _fault_on(run, plain, plan, q, k, v, weight)
-                fault = fault and f"with large logits, heads first in memory, {fault}"
+                fault = _fault_on_other_inputs(run, call, plan, q, k, v, accuracy)
     return fault
+
+
+def _fault_on_other_inputs(
+    run: Callable, call: Call, plan: Plan, q, k, v, accuracy: Accuracy
+) -> str | None:
+    """Heads first in memory, and large logits: at once for exact backends.
+
+    Where logits are in the thousands, the rounding of q and k decides which key wins, so there an
+    approximate backend need only stay finite.
+    """
+    plain, tolerance = replace(call, grad=False), accuracy.tolerance[call.dtype]
+    cases = {"with large logits, heads first in memory": (LARGE_FACTOR, tolerance)}
+    if not accuracy.exact:
+        cases = {
+            "heads first in memory": (1.0, tolerance),
+            "with large logits": (LARGE_FACTOR, float("inf")),
+        }
+    for case, (factor, tolerance) in cases.items():
+        qkv = (_heads_first(x) for x in (factor * q, factor * k, v))
+        if fault := _fault_on(run, plain, plan, *qkv, None, tolerance):
+            return f"{case}, {fault}"
+    return None
 
 
 def _draw(call: Call) -> list[torch.Tensor]:
@@ -154,7 +181,10 @@ def _heads_first(x: torch.Tensor) -> torch.Tensor:
     return x.transpose(1, 2).contiguous().transpose(1, 2)
 
 
-def _fault_on(run: Callable, call: Call, plan: Plan, q, k, v, weight) -> str | None:
+def _fault_on(
+    run: Callable, call: Call, plan: Plan, q, k, v, weight, tolerance: float
+) -> str | None:
+    """weight: of the output in the sum whose gradients are compared, if call.grad."""
     scale = call.head_dim**-0.5
     out, lse = run(q, k, v, plan, scale, call.lse)
     truth = reference_attention(q, k, v, plan, scale)
@@ -175,6 +205,8 @@ def _fault_on(run: Callable, call: Call, plan: Plan, q, k, v, weight) -> str | N
         if not ours.isfinite().all():
             return f"its {what} is not finite"
         error = ((ours.double() - exact).norm() / exact.norm()).item()
-        if error > tolerance(call.dtype):
-            return f"the relative error of its {what} is {error:.1e}"
+        if error > tolerance:
+            return (
+                f"the relative error of its {what} is {error:.1e}, at most {tolerance:.1e} allowed"
+            )
     return None

@@ -1,6 +1,7 @@
 """NVIDIA's cudnn-frontend: block-sparse kernels in CuTe-DSL, from Hopper to Blackwell GeForce.
 
-They are compiled in seconds at the first call; on Blackwell GeForce for each shape anew.
+They are compiled in seconds at the first call; on Blackwell GeForce for each shape anew. The dense
+kernel is that of the cuDNN library in torch, and needs no cudnn-frontend.
 """
 
 from functools import cache
@@ -11,12 +12,15 @@ from weakref import WeakKeyDictionary
 import torch
 from torch.nn.functional import pad
 
-from ..call import Call, capability, wants_gradients
+from ..call import Call, capability, readable, wants_gradients, with_one_gradient_layout
 from ..plan import Plan
+from .contract import EXACT
 
+ACCURACY = EXACT
 INSTALL = "pip install nvidia-cudnn-frontend"
 HEAD_DIMS = {9: (64, 96, 128), 10: (64, 96, 128), 11: (64, 96, 128), 12: (128,)}
 ALIGNMENT = 128  # bytes: what the kernels assume of a tensor's address
+DENSE_OPERATOR = "_scaled_dot_product_cudnn_attention"  # of torch.ops.aten
 
 _sizes_of_plans = WeakKeyDictionary()  # plan -> tokens in each block
 
@@ -53,6 +57,34 @@ def run(
         return _Attention.apply(q, k, v, plan, softmax_scale), None
     out, lse = _forward(q, k, v, plan, softmax_scale)
     return out, lse if return_lse else None
+
+
+def why_not_dense(call: Call) -> str | None:
+    if not hasattr(torch.ops.aten, DENSE_OPERATOR):
+        return "this torch has no cuDNN attention"
+    if torch.are_deterministic_algorithms_enabled():
+        if not torch.is_deterministic_algorithms_warn_only_enabled():
+            return "cuDNN's attention is not deterministic"
+    if call.dtype not in (torch.float16, torch.bfloat16):
+        return f"cuDNN's attention needs float16 or bfloat16, got {call.dtype}"
+    if call.head_dim > 128 or call.head_dim % 8:
+        return (
+            f"cuDNN's attention needs a head_dim that is a multiple of 8 up to 128, "
+            f"got {call.head_dim}"
+        )
+    return None
+
+
+def dense(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, softmax_scale: float) -> torch.Tensor:
+    """Calls what scaled_dot_product_attention calls when it has chosen cuDNN.
+
+    To make it choose cuDNN one sets flags of the whole process, which other threads would obey.
+    """
+    keep_lse = wants_gradients(q, k, v)  # the backward pass needs it
+    q, k, v = (readable(x).transpose(1, 2) for x in (q, k, v))
+    attend = getattr(torch.ops.aten, DENSE_OPERATOR)
+    out = attend(q, k, v, None, keep_lse, scale=softmax_scale)[0]
+    return with_one_gradient_layout(out).transpose(1, 2)
 
 
 class _Attention(torch.autograd.Function):

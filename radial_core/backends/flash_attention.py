@@ -1,8 +1,8 @@
 """flash-attn-4: kernels in CuTe-DSL, compiled in seconds at the first call, without nvcc.
 
-On Hopper its sparse kernel is the fastest of all in short videos, its dense one in any. On
-datacenter Blackwell it computes two tiles of 128 queries at once and wants query blocks of 256,
-which no plan has; there only `dense` serves.
+On Hopper its sparse kernel is the fastest for short videos, its dense one for all. On datacenter
+Blackwell it works on two tiles of 128 queries at once and needs query blocks of 256, which no plan
+has: only `dense` runs there.
 """
 
 from functools import cache
@@ -14,7 +14,9 @@ import torch
 
 from ..call import Call, capability, wants_gradients
 from ..plan import Plan
+from .contract import EXACT
 
+ACCURACY = EXACT
 INSTALL = 'pip install --pre "flash-attn-4[cu13]" (without [cu13] on CUDA 12)'
 
 BACKWARD_BLOCK = 128  # the key tile of its backward kernels up to head_dim 128
@@ -28,7 +30,7 @@ def why_not(call: Call) -> str | None:
     # On Ampere the library ignores the lists and runs dense; on Blackwell GeForce it refuses them.
     if major != 9:
         return "flash_attention needs a Hopper GPU (compute capability 9.x) for sparse attention"
-    # From 136 up its key tile is 112 or 80 wide, and shrinks to a list's blocks but never grows.
+    # Above 128 its key tile is 112 or 80 wide. It shrinks to the blocks of a list, but never grows.
     if call.head_dim > 128 and call.block_size != 64:
         return f"flash_attention needs block_size 64 for head_dim {call.head_dim}"
     if call.grad and (call.head_dim > 128 or call.block_size != BACKWARD_BLOCK):
@@ -40,9 +42,8 @@ def why_not(call: Call) -> str | None:
 
 
 def why_not_dense(call: Call) -> str | None:
-    """Why `dense` can't take such a call (of any block size); None if it can."""
     major = capability(call.device)[0]
-    # It has kernels for Ampere and Blackwell GeForce too: not tuned, no reason to leave torch's.
+    # Its kernels for Ampere and Blackwell GeForce are not tuned: no reason to leave torch's.
     if major not in (9, 10):
         return "flash_attention needs a GPU of compute capability 9.x or 10.x for dense attention"
     return _why_not_such_tensors(call, 256 if major == 9 or call.head_dim == 256 else 128)
@@ -60,17 +61,8 @@ def run(
     return _attend(q, k, v, softmax_scale, return_lse, *lists)
 
 
-def dense(
-    q: torch.Tensor,
-    k: torch.Tensor,
-    v: torch.Tensor,
-    softmax_scale: float,
-    return_lse: bool = False,
-) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Exact attention over all keys. q, k, v, out: (b, s, h, d), any strides; k and v may be of
-    another length than q. lse: float32 (b, h, s), or None if it is not asked for.
-    """
-    return _attend(q, k, v, softmax_scale, return_lse, None, None)
+def dense(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, softmax_scale: float) -> torch.Tensor:
+    return _attend(q, k, v, softmax_scale, False, None, None)[0]
 
 
 def block_lists(lengths: torch.Tensor, table: torch.Tensor) -> dict[str, torch.Tensor]:

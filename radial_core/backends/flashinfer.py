@@ -1,7 +1,7 @@
 """FlashInfer's paged attention: a query block is a request, a key block a page of its cache.
 
-Its BlockSparseAttentionWrapper runs the very same kernels, but attends to what pads the last block.
-Pages have a last page that is partly filled, so here nothing is padded, and nothing is copied.
+Its BlockSparseAttentionWrapper runs the same kernels, but attends to the padding of the last block.
+The last page of a cache may be partly filled, so nothing has to be padded or copied here.
 """
 
 import logging
@@ -18,8 +18,10 @@ import torch
 
 from ..call import Call, capability, readable
 from ..plan import Plan
+from .contract import EXACT
 
-LEAST_VERSION = [0, 7, 2]  # the one whose source was read: what older ones do with pages is unknown
+ACCURACY = EXACT
+LEAST_VERSION = [0, 7, 2]  # its source was read; what older ones do with pages is unknown
 HEAD_DIMS = (64, 128, 256)
 INSTALL = "pip install flashinfer-python; it compiles at first use, with nvcc of the CUDA toolkit"
 

@@ -1,4 +1,4 @@
-"""torch's FlexAttention: Triton kernels that torch.compile writes. The one that trains anywhere."""
+"""torch's FlexAttention: Triton kernels that torch.compile writes. They train on any NVIDIA GPU."""
 
 import logging
 import os
@@ -13,7 +13,9 @@ import torch
 
 from ..call import Call, capability, wants_gradients
 from ..plan import Plan
+from .contract import EXACT
 
+ACCURACY = EXACT
 LEAST_TORCH = (2, 9)  # has AuxRequest and USE_TMA
 LARGEST_HEAD_DIM = 256
 # Compiled functions: the last used. A prompt's length is a shape of its own, and HunyuanVideo and
@@ -35,7 +37,7 @@ def why_not(call: Call) -> str | None:
         return f"flex needs float16, bfloat16 or float32, got {call.dtype}"
     if not 16 <= call.head_dim <= LARGEST_HEAD_DIM:
         return f"flex needs a head_dim from 16 to {LARGEST_HEAD_DIM}, got {call.head_dim}"
-    # torch offers one tile for the backward of each GPU, and takes none that exceeds the block.
+    # torch has one tile size for the backward on each GPU, which must not exceed the block.
     wide = major in (9, 10) and call.head_dim <= 128 or call.head_dim < 64
     if call.grad and call.block_size < 128 and call.dtype != torch.float32 and wide:
         return f"flex has no backward for blocks of {call.block_size} on this GPU, use 128"

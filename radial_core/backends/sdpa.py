@@ -1,7 +1,7 @@
-"""torch's scaled_dot_product_attention, one call a query block. Any device, dtype and head_dim.
+"""torch's scaled_dot_product_attention, one call for each query block.
 
-It gathers the keys that a query block sees, so the dropped blocks cost nothing; it is the one that
-runs where no kernel does.
+It runs on any device, dtype and head_dim, where no kernel does. The kept keys of a query block are
+gathered first, so dropped blocks cost nothing.
 """
 
 import torch
@@ -10,6 +10,9 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from ..call import Call, wants_gradients, with_one_gradient_layout
 from ..plan import Plan
+from .contract import EXACT
+
+ACCURACY = EXACT
 
 
 def why_not(call: Call) -> str | None:

@@ -1,4 +1,4 @@
-"""Our own kernels (radial_core/kernels), for NVIDIA GPUs from Ampere on. They need Triton alone."""
+"""Our own kernels (radial_core/kernels), for NVIDIA GPUs from Ampere on. They need only Triton."""
 
 import re
 from contextlib import suppress
@@ -9,7 +9,9 @@ import torch
 
 from ..call import Call, capability
 from ..plan import PLANS_KEPT, Plan
+from .contract import EXACT
 
+ACCURACY = EXACT
 HEAD_DIMS = (64, 80, 96, 128)
 DENSE_BLOCK = 128
 LEAST_VERSION = (3, 3)
@@ -37,15 +39,24 @@ def run(
     plan: Plan,
     softmax_scale: float,
     return_lse: bool,
+    config=None,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """config: of `tuning.candidates`; the best of them if None."""
     from ..kernels import tuning
 
-    config = tuning.best_config(q.device, q.dtype, q.shape[-1], plan.block_size)
-    return tuning.run(config, q, k, v, plan, softmax_scale, return_lse)
+    if config is None:
+        config = tuning.best_config(q.device, q.dtype, q.shape[-1], plan.block_size, run)
+    rest = (plan.indptr, plan.indices, plan.order, plan.block_size, softmax_scale, return_lse)
+    if config == tuning.HOPPER:
+        from ..kernels import hopper_launch  # Gluon is not in every Triton
+
+        return hopper_launch.run(q, k, v, *rest)
+    from ..kernels import portable_launch
+
+    return portable_launch.run(config, q, k, v, *rest)
 
 
 def why_not_dense(call: Call) -> str | None:
-    """Why `dense` can't take such a call; None if it can."""
     if reason := why_not(call):
         return reason
     if capability(call.device)[0] != 9 or call.head_dim not in (64, 128):
@@ -53,14 +64,12 @@ def why_not_dense(call: Call) -> str | None:
     return None
 
 
-def dense(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, softmax_scale: float, return_lse: bool
-) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Dense attention: every row walks one list of all blocks. (b, s, h, d) as in `run`."""
+def dense(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, softmax_scale: float) -> torch.Tensor:
+    """The sparse kernel, with one list of all blocks that every row of blocks walks."""
     from ..kernels import hopper_launch
 
     lists = (*_all_blocks(-(-q.shape[1] // DENSE_BLOCK), q.device), None)
-    return hopper_launch.run(q, k, v, *lists, DENSE_BLOCK, softmax_scale, return_lse)
+    return hopper_launch.run(q, k, v, *lists, DENSE_BLOCK, softmax_scale, False)[0]
 
 
 @lru_cache(maxsize=PLANS_KEPT)

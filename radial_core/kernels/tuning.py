@@ -7,6 +7,7 @@ import os
 import sys
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -15,12 +16,12 @@ import torch
 import triton
 
 from .. import failures
+from ..backends.contract import EXACT
 from ..call import Call, capability, is_out_of_memory
 from ..layout import VideoLayout
 from ..pattern import RadialPattern
-from ..plan import Plan, make_plan
+from ..plan import make_plan
 from ..proof import fault_of
-from . import portable_launch
 from .portable_launch import Tiles
 
 # 80 KiB of shared memory for head_dim 128: fits every GPU from Ampere on.
@@ -43,26 +44,27 @@ _lock = threading.Lock()
 
 
 def best_config(
-    device: torch.device, dtype: torch.dtype, head_dim: int, block_size: int
+    device: torch.device, dtype: torch.dtype, head_dim: int, block_size: int, run: Callable
 ) -> str | Tiles:
     """HOPPER, or the tiles of the portable kernel. Takes some seconds, once for a GPU.
 
-    Where it fails, SAFE serves for the rest of the run.
+    run: `run` of a backend (backends/contract.py) that also takes a `config`: what is measured.
+    Where measuring fails, SAFE serves for the rest of the run.
     """
     key = (device, dtype, head_dim, block_size)
     if key not in _chosen:
         with _lock:
             if key not in _chosen:
-                return _choose(key)
+                return _choose(key, run)
     return _chosen[key]
 
 
-def _choose(key: tuple) -> str | Tiles:
+def _choose(key: tuple, run: Callable) -> str | Tiles:
     call = Call(*key)
     if failures.earlier(TUNING, call):
         return SAFE
     try:
-        _chosen[key] = _load_or_measure(*key)
+        _chosen[key] = _load_or_measure(*key, run)
     except Exception as error:
         if failures.is_new(TUNING, call, error):
             log.warning("Triton kernel not tuned, using a safe configuration: %s", error)
@@ -78,25 +80,7 @@ def candidates(device: torch.device, head_dim: int, block_size: int) -> tuple[st
     return (HOPPER,) * own + CANDIDATES[block_size]
 
 
-def run(
-    config: str | Tiles,
-    q: torch.Tensor,
-    k: torch.Tensor,
-    v: torch.Tensor,
-    plan: Plan,
-    softmax_scale: float,
-    return_lse: bool,
-) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """`run` of a backend (radial_core/backends), in one configuration."""
-    rest = (plan.indptr, plan.indices, plan.order, plan.block_size, softmax_scale, return_lse)
-    if config == HOPPER:
-        from . import hopper_launch  # Gluon is not in every Triton
-
-        return hopper_launch.run(q, k, v, *rest)
-    return portable_launch.run(config, q, k, v, *rest)
-
-
-def _load_or_measure(device, dtype, head_dim, block_size) -> str | Tiles:
+def _load_or_measure(device, dtype, head_dim, block_size, run) -> str | Tiles:
     name = _key(device, dtype, head_dim, block_size)
     options = candidates(device, head_dim, block_size)
     kept = _read().get(name)
@@ -104,13 +88,13 @@ def _load_or_measure(device, dtype, head_dim, block_size) -> str | Tiles:
     if kept in options:
         return next(option for option in options if option == kept)
     start = time.perf_counter()
-    if HOPPER in options and _works(HOPPER, Call(device, dtype, head_dim, block_size)):
-        best = HOPPER  # half as fast again as any other, wherever it runs
+    if HOPPER in options and _works(HOPPER, Call(device, dtype, head_dim, block_size), run):
+        best = HOPPER  # 1.5 times as fast as the others, wherever it runs
     else:
         tiles = [option for option in options if option != HOPPER]
-        times = _measure(tiles, device, dtype, head_dim, block_size)
+        times = _measure(tiles, device, dtype, head_dim, block_size, run)
         if not times:
-            raise RuntimeError("none of the others works here")
+            raise RuntimeError("no configuration works on this GPU")
         best = min(times, key=times.get)
         log.debug("Milliseconds: %s", times)
     seconds = time.perf_counter() - start
@@ -119,7 +103,7 @@ def _load_or_measure(device, dtype, head_dim, block_size) -> str | Tiles:
     return best
 
 
-def _measure(options, device, dtype, head_dim, block_size) -> dict[Tiles, float]:
+def _measure(options, device, dtype, head_dim, block_size, run) -> dict[Tiles, float]:
     """Milliseconds by option; without those that fail or are wrong."""
     call = Call(device, dtype, head_dim, block_size)
     with torch.inference_mode(False), torch.no_grad(), torch.cuda.device(device):
@@ -128,11 +112,12 @@ def _measure(options, device, dtype, head_dim, block_size) -> dict[Tiles, float]
         random = torch.Generator(device).manual_seed(0)
         q, k, v = torch.randn(shape, dtype=dtype, device=device, generator=random).unbind(0)
         torch.cuda.synchronize()
-        runs = {o: partial(run, o, q, k, v, plan, head_dim**-0.5, False) for o in options}
+        given = (q, k, v, plan, head_dim**-0.5, False)
+        runs = {o: partial(run, *given, config=o) for o in options}
         with ThreadPoolExecutor() as threads:
             for call_once in runs.values():
                 threads.submit(_compile, call_once, device)
-        return {o: _milliseconds(runs[o]) for o in options if _works(o, call)}
+        return {o: _milliseconds(runs[o]) for o in options if _works(o, call, run)}
 
 
 def _compile(call_once, device: torch.device) -> None:
@@ -142,9 +127,9 @@ def _compile(call_once, device: torch.device) -> None:
         torch.cuda.synchronize()
 
 
-def _works(option: str | Tiles, call: Call) -> bool:
+def _works(option: str | Tiles, call: Call, run: Callable) -> bool:
     try:
-        fault = fault_of(partial(run, option), call)
+        fault = fault_of(partial(run, config=option), call, EXACT)
     except Exception as error:
         if is_out_of_memory(error):  # which says nothing of the kernel
             raise

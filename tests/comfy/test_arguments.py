@@ -123,8 +123,8 @@ def test_a_kernel_that_failed_is_used_again_in_the_next_run(wan, summaries, monk
 
     run, failures = sdpa.run, pack_module("radial_core.failures")
     monkeypatch.setattr(sdpa, "run", fails_once)
-    monkeypatch.setattr(failures, "_said", set())  # so that other tests see it said again
-    monkeypatch.setattr(failures, "_runs", Counter())
+    monkeypatch.setattr(failures, "_logged", set())  # so that other tests see it said again
+    monkeypatch.setattr(failures, "_failed_runs", Counter())
     for _ in range(2):
         sample(patch(wan), steps=1, cfg=1.0)
     first, second = summaries

@@ -325,7 +325,7 @@ def test_a_failing_kernel_does_not_spoil_the_render(wan, summaries, monkeypatch,
 
     attention = pack_module("radial_core.attention")
     monkeypatch.setattr(attention, "backend_module", lambda name: Broken)
-    for name, empty in (("_lasting", {}), ("_said", set())):
+    for name, empty in (("_reasons", {}), ("_logged", set())):
         monkeypatch.setattr(pack_module("radial_core.failures"), name, empty)
     assert torch.equal(sample(patch(wan)), sample(wan))
     assert summaries[0]["radial_calls"] == 0

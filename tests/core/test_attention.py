@@ -4,7 +4,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from torch.utils.checkpoint import checkpoint
 
 from radial_core import BACKENDS, RadialPattern, VideoLayout, make_plan, radial_attention
-from radial_core.backends import ranking
+from radial_core.backends.ranking import ranking
 from radial_core.call import Call
 from radial_core.reference import reference_attention
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
-from radial_core import dense
+from radial_core.backends import cudnn
 from radial_core.call import Call
 
 OPERATOR = "_scaled_dot_product_cudnn_attention"
@@ -59,8 +59,8 @@ def truth(q, k, v):
 @pytest.mark.parametrize("grad", [False, True])
 def test_sets_no_flag_and_has_the_lse_where_gradients_need_it(gpu, grad):
     before, qkv = flags(), draw(grad)
-    out, lse = dense._run("cudnn", *qkv, 0.3)
-    assert lse is None and torch.allclose(out, truth(*qkv), atol=1e-6)
+    out = cudnn.dense(*qkv, 0.3)
+    assert torch.allclose(out, truth(*qkv), atol=1e-6)
     assert [call[1:] for call in gpu.asked] == [(None, grad, ())]
     assert gpu.flags == [before] and flags() == before
     if grad:
@@ -77,7 +77,7 @@ def test_its_gradient_always_lies_in_memory_in_the_same_way(gpu):
         lambda x: x.transpose(1, 2).contiguous().transpose(1, 2),
     ):
         qkv = draw(True)
-        out, _ = dense._run("cudnn", *(change(x) for x in qkv), 0.3)
+        out = cudnn.dense(*(change(x) for x in qkv), 0.3)
         for weight in (torch.randn(out.shape), torch.randn(2, 3, 21, 16).transpose(1, 2)):
             found = torch.autograd.grad(out, qkv, weight, retain_graph=True)
             expected = torch.autograd.grad(truth(*qkv), qkv, weight)
@@ -89,22 +89,22 @@ def test_its_gradient_always_lies_in_memory_in_the_same_way(gpu):
 def test_copies_only_what_it_can_not_read(gpu):
     q, k, v = draw(False)
     scattered = torch.stack([q, q], dim=-1)[..., 0]
-    out, _ = dense._run("cudnn", scattered, k, v, 0.3)
+    out = cudnn.dense(scattered, k, v, 0.3)
     assert torch.allclose(out, truth(q, k, v), atol=1e-6)
     read_q, read_k, _ = gpu.asked[0][0]
     assert read_q.stride(-1) == 1 and read_k.data_ptr() == k.data_ptr()
 
 
 def test_a_torch_without_it_is_a_reason(monkeypatch):
-    call = Call(torch.device("cuda", 0), torch.bfloat16, 128, dense.BLOCK_SIZE)
-    assert dense._why_not_cudnn(call) is None
-    monkeypatch.setattr(dense, "CUDNN", "_an_operator_of_tomorrow")
-    assert dense._why_not_cudnn(call) == "this torch has no cuDNN attention"
+    call = Call(torch.device("cuda", 0), torch.bfloat16, 128, 128)
+    assert cudnn.why_not_dense(call) is None
+    monkeypatch.setattr(cudnn, "DENSE_OPERATOR", "_an_operator_of_tomorrow")
+    assert cudnn.why_not_dense(call) == "this torch has no cuDNN attention"
 
 
 def test_it_is_not_deterministic(monkeypatch):
-    call = Call(torch.device("cuda", 0), torch.bfloat16, 128, dense.BLOCK_SIZE)
+    call = Call(torch.device("cuda", 0), torch.bfloat16, 128, 128)
     monkeypatch.setattr(torch, "are_deterministic_algorithms_enabled", lambda: True)
-    assert dense._why_not_cudnn(call) == "cuDNN's attention is not deterministic"
+    assert cudnn.why_not_dense(call) == "cuDNN's attention is not deterministic"
     monkeypatch.setattr(torch, "is_deterministic_algorithms_warn_only_enabled", lambda: True)
-    assert dense._why_not_cudnn(call) is None
+    assert cudnn.why_not_dense(call) is None

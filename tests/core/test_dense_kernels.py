@@ -2,39 +2,40 @@
 
 import pytest
 import torch
+from registering import forget, register
 from torch.nn.functional import scaled_dot_product_attention
 
-from radial_core import VideoLayout, dense, failures, proof
+from radial_core import VideoLayout, dense, proof
+from radial_core.backends.contract import EXACT
 from radial_core.dense import dense_attention, fastest_dense
 
 
 class Kernel:
+    ACCURACY = EXACT
+
     def __init__(self):
         self.calls, self.error, self.reason, self.factor = 0, None, None, 1
 
     def why_not_dense(self, call):
         return self.reason
 
-    def dense(self, q, k, v, softmax_scale, return_lse):
+    def dense(self, q, k, v, softmax_scale):
         self.calls += 1
         if self.error is not None:
             raise self.error
         q, k, v = (x.transpose(1, 2) for x in (q, k, v * self.factor))
-        return scaled_dot_product_attention(q, k, v, scale=softmax_scale).transpose(1, 2), None
+        return scaled_dot_product_attention(q, k, v, scale=softmax_scale).transpose(1, 2)
 
 
 @pytest.fixture
 def kernels(monkeypatch):
     made = {"fast": Kernel(), "second": Kernel()}
-    monkeypatch.setattr(dense, "RANKING", {0: tuple(made)})
-    monkeypatch.setattr(dense, "backend_module", made.__getitem__)
-    monkeypatch.setattr(dense, "_choices", {})
-    for module, name in ((failures, "_lasting"), (proof, "_verdicts"), (failures, "_said")):
-        monkeypatch.setattr(module, name, type(getattr(module, name))())
-    monkeypatch.setattr(proof, "_tries", type(proof._tries)())
+    forget()
+    register(monkeypatch, **made)
     # How exact the real proof is: tests/core/test_dispatch.py.
     monkeypatch.setattr(proof, "LAYOUT", VideoLayout(3, 5, 9, prefix=7, suffix=5))
-    return made
+    yield made
+    forget()
 
 
 def draw():

@@ -8,19 +8,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from registering import forget, register
 
-from radial_core import (
-    RadialPattern,
-    VideoLayout,
-    attention,
-    backends,
-    failures,
-    make_plan,
-    proof,
-)
+from radial_core import RadialPattern, VideoLayout, make_plan, proof
 from radial_core.attention import attend, choose_backend, why_not
-from radial_core.backends import BACKENDS, ranking
+from radial_core.backends import BACKENDS, backend_module
+from radial_core.backends import ranking as rankings
 from radial_core.backends import reference as oracle
+from radial_core.backends.contract import EXACT
+from radial_core.backends.ranking import dense_ranking, ranking
 from radial_core.call import Call, capability
 
 CPU = torch.device("cpu")
@@ -32,6 +28,8 @@ PLAN = make_plan(RadialPattern(0.1, 1, 64), LAYOUT)
 
 class Backend:
     """A backend made for a test: exact unless told otherwise."""
+
+    ACCURACY = EXACT
 
     def __init__(self, run=oracle.run, reason=None):
         self.calls, self._run, self.reason = 0, run, reason
@@ -46,7 +44,7 @@ class Backend:
 
 @pytest.fixture
 def install(monkeypatch):
-    """Put backends of these names in place of the real ones, ranked in this order.
+    """Registers backends of these names in place of the real ones, ranked in this order.
 
     What their proof finds is not the question of most tests, so it is small in these.
     """
@@ -54,25 +52,11 @@ def install(monkeypatch):
     monkeypatch.setattr(proof, "LAYOUT", VideoLayout(3, 5, 9, prefix=7, suffix=5))
 
     def install(**made):
-        def module(name):
-            return made[name]
-
-        for place in (attention, proof):
-            monkeypatch.setattr(place, "backend_module", module)
-        monkeypatch.setattr(attention, "ranking", lambda call, tokens: tuple(made))
-        monkeypatch.setattr(attention, "BACKENDS", tuple(made))
+        register(monkeypatch, **made)
         return made
 
     yield install
     forget()
-
-
-def forget():
-    """As in a new process."""
-    for memory in (attention._choices, failures._lasting, failures._said):
-        memory.clear()
-    proof._verdicts.clear()
-    proof._tries.clear()
 
 
 def draw(requires_grad=False):
@@ -305,7 +289,7 @@ MEASURED = json.loads(
 
 @pytest.mark.parametrize("case", MEASURED, ids=lambda case: case["name"])
 def test_the_ranking_on_hopper_is_that_of_the_measurements(monkeypatch, case):
-    monkeypatch.setattr(backends, "capability", lambda device: (9, 0))
+    monkeypatch.setattr(rankings, "capability", lambda device: (9, 0))
     ms = {row["backend"]: row["ms"] for row in case["rows"]}
     ranked = [ms[name] for name in ranking(CALL, case["tokens"]) if name in ms]
     assert len(ranked) >= 5
@@ -314,11 +298,14 @@ def test_the_ranking_on_hopper_is_that_of_the_measurements(monkeypatch, case):
 
 @pytest.mark.parametrize("gpu", [(0, 0), (7, 5), (8, 6), (9, 0), (10, 0), (12, 0)], ids=str)
 @pytest.mark.parametrize("tokens", [1000, 1_000_000])
-def test_every_ranking_ends_with_what_runs_anywhere(monkeypatch, gpu, tokens):
-    monkeypatch.setattr(backends, "capability", lambda device: gpu)
-    names = ranking(CALL, tokens)
+@pytest.mark.parametrize("approximate", [False, True])
+def test_every_ranking_ends_with_what_runs_anywhere(monkeypatch, gpu, tokens, approximate):
+    monkeypatch.setattr(rankings, "capability", lambda device: gpu)
+    names = ranking(CALL, tokens, approximate)
     assert names[-1] == "sdpa" and len(names) == len(set(names))
     assert set(names) <= set(BACKENDS) - {"reference"}
+    assert approximate or all(backend_module(name).ACCURACY.exact for name in names)
+    assert set(dense_ranking(CALL, approximate)) <= set(BACKENDS)
 
 
 def test_capability_of_a_cpu():

@@ -5,10 +5,12 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from registering import forget, register
 
-from radial_core import VideoLayout, attention, dense, failures, make_plan, proof
+from radial_core import VideoLayout, dense, make_plan, proof
 from radial_core.attention import attend, choose_backend, why_not
 from radial_core.backends import reference as oracle
+from radial_core.backends.contract import EXACT
 from radial_core.call import Call
 from radial_core.failures import MOST_RUNS
 from radial_core.pattern import RadialPattern
@@ -24,6 +26,8 @@ FULL = torch.OutOfMemoryError("CUDA out of memory")
 class Kernel:
     """Exact, but raises `error` if there is one. factor: 1.1 makes it wrong."""
 
+    ACCURACY = EXACT
+
     def __init__(self):
         self.calls, self.error, self.factor = 0, None, 1.0
 
@@ -38,9 +42,9 @@ class Kernel:
             raise self.error
         return oracle.run(q, k, v * self.factor, *rest)
 
-    def dense(self, q, k, v, softmax_scale, return_lse):
+    def dense(self, q, k, v, softmax_scale):
         layout = VideoLayout(1, 1, q.shape[1])
-        return self.run(q, k, v, make_plan(RadialPattern(1.0, 1), layout), softmax_scale, False)
+        return self.run(q, k, v, make_plan(RadialPattern(1.0, 1), layout), softmax_scale, False)[0]
 
 
 @pytest.fixture(autouse=True)
@@ -51,21 +55,11 @@ def new_process(monkeypatch):
     forget()
 
 
-def forget():
-    memories = failures._lasting, failures._runs, failures._said, proof._verdicts, proof._tries
-    for memory in (*memories, attention._choices, dense._choices):
-        memory.clear()
-
-
 @pytest.fixture(params=["radial", "dense"])
 def machine(request, monkeypatch):
     """Kernels "a" and "b", and a function that makes a call and says which one it ran on."""
     made = {"a": Kernel(), "b": Kernel()}
-    for place in (attention, proof, dense):
-        monkeypatch.setattr(place, "backend_module", made.__getitem__)
-    monkeypatch.setattr(attention, "ranking", lambda call, tokens: tuple(made))
-    monkeypatch.setattr(attention, "BACKENDS", tuple(made))
-    monkeypatch.setattr(dense, "RANKING", {0: tuple(made)})
+    register(monkeypatch, **made)
 
     def call():
         q, k, v = torch.randn(3, 1, PLAN.tokens, 2, 16).unbind(0)
@@ -165,7 +159,7 @@ def test_a_named_backend_without_a_proof_is_refused_at_each_call(machine):
 
 def test_the_configuration_of_the_triton_kernel_is_measured_again(monkeypatch, tmp_path, caplog):
     tuning = pytest.importorskip("radial_core.kernels.tuning")
-    kind = (torch.device("cuda", 0), torch.bfloat16, 128, 128)
+    kind = (torch.device("cuda", 0), torch.bfloat16, 128, 128, None)
     best, tries = tuning.CANDIDATES[128][2], []
 
     def measure(*kind):

@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from radial_core import attention, call, failures, proof
-from radial_core.call import Call
 
 TOKENS = 75_600
 CUDA = torch.device("cuda", 0)
@@ -26,7 +25,7 @@ def machine(request, monkeypatch):
     device, cuda, capability, expected = request.param
     monkeypatch.setattr(torch.version, "cuda", cuda)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
-    memories = attention._choices, failures._lasting, failures._said, proof._verdicts
+    memories = attention._choices, failures._reasons, failures._logged, proof._verdicts
 
     def forget():
         call.capability.cache_clear()
@@ -42,10 +41,10 @@ def machine(request, monkeypatch):
 @pytest.mark.parametrize("machine", DEVICES.values(), ids=DEVICES, indirect=True)
 def test_all_but_a_cpu_warn_once_and_say_why(machine, caplog):
     device, expected = machine
-    kind = Call(device, torch.bfloat16, 128, 128)
+    kind = (device, torch.bfloat16, 128, 128)
     with caplog.at_level(logging.WARNING, "radial_attention"):
         for tokens in (TOKENS, 2 * TOKENS):
-            assert attention._choose("auto", kind, tokens, (tokens,)) == "sdpa"
+            assert attention._choose("auto", False, tokens, kind) == "sdpa"
     said = [r.getMessage() for r in caplog.records]
     if expected is None:
         assert said == []

@@ -5,13 +5,15 @@ import json
 import pytest
 import torch
 
-from radial_core import failures
+from radial_core import RadialPattern, VideoLayout, failures, make_plan
+from radial_core.backends import triton
 
 pytest.importorskip("triton")
-from radial_core.kernels import tuning  # noqa: E402
+from radial_core.kernels import hopper_launch, portable_launch, tuning  # noqa: E402
 from radial_core.kernels.tuning import CANDIDATES, HOPPER, SAFE, best_config  # noqa: E402
 
-KIND = (torch.device("cuda", 0), torch.bfloat16, 128, 128)
+# The last: what is measured, which no test here comes to.
+KIND = (torch.device("cuda", 0), torch.bfloat16, 128, 128, None)
 FAST = CANDIDATES[128][2]
 
 
@@ -34,7 +36,7 @@ def gpu(monkeypatch, tmp_path):
 
 def new_process(monkeypatch):
     monkeypatch.setattr(tuning, "_chosen", {})
-    monkeypatch.setattr(failures, "_lasting", {})
+    monkeypatch.setattr(failures, "_reasons", {})
 
 
 def test_measures_once_and_keeps_the_best_on_disk(gpu, monkeypatch, tmp_path):
@@ -49,7 +51,7 @@ def test_measures_once_and_keeps_the_best_on_disk(gpu, monkeypatch, tmp_path):
 
 def test_each_kind_of_call_has_its_own(gpu, tmp_path):
     best_config(*KIND)
-    best_config(KIND[0], torch.float16, 64, 64)
+    best_config(KIND[0], torch.float16, 64, 64, None)
     assert len(gpu) == 2 and len(json.loads((tmp_path / "triton.json").read_text())) == 2
 
 
@@ -105,8 +107,27 @@ def test_hoppers_own_kernel_is_a_candidate_on_hopper(
 @pytest.mark.parametrize("works", [True, False])
 def test_hoppers_own_kernel_needs_no_measuring_where_it_works(gpu, monkeypatch, works):
     monkeypatch.setattr(tuning, "capability", lambda device: (9, 0))
-    monkeypatch.setattr(tuning, "_works", lambda option, call: works)
+    monkeypatch.setattr(tuning, "_works", lambda *arguments: works)
     assert best_config(*KIND) == (HOPPER if works else FAST)
     assert gpu == ([] if works else [list(CANDIDATES[128])])
     new_process(monkeypatch)
     assert best_config(*KIND) == (HOPPER if works else FAST)
+
+
+@pytest.mark.parametrize("config", [HOPPER, FAST])
+@pytest.mark.parametrize("asked", [True, False], ids=["to be measured", "the best"])
+def test_a_configuration_runs_its_own_kernel(monkeypatch, config, asked):
+    launched = []
+    plan = make_plan(RadialPattern(0.2, 1, 64), VideoLayout(2, 5, 9))
+    lists = (plan.indptr, plan.indices, plan.order, 64, 0.3, True)
+    for module, prefix in ((hopper_launch, ()), (portable_launch, (FAST,))):
+
+        def run(*arguments, module=module, prefix=prefix):
+            assert arguments == (*prefix, q, q, q, *lists)
+            launched.append(module)
+
+        monkeypatch.setattr(module, "run", run)
+    monkeypatch.setattr(tuning, "best_config", lambda *kind: config)
+    q = torch.zeros(1, plan.tokens, 1, 64)
+    triton.run(q, q, q, plan, 0.3, True, **({"config": config} if asked else {}))
+    assert launched == [hopper_launch if config == HOPPER else portable_launch]

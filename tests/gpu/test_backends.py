@@ -6,7 +6,9 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from radial_core import BACKENDS, RadialPattern, VideoLayout, dense, make_plan, radial_attention
 from radial_core.attention import why_not
-from radial_core.backends import ranking
+from radial_core.backends import cudnn
+from radial_core.backends import ranking as rankings
+from radial_core.backends.ranking import ranking
 from radial_core.call import Call
 from radial_core.reference import reference_attention, reference_lse
 
@@ -204,7 +206,7 @@ def test_dense_gradients(monkeypatch, name):
     if reason := dense.why_not(name, call):
         assert "failed" not in reason, reason
         pytest.skip(reason)
-    monkeypatch.setattr(dense, "RANKING", {torch.cuda.get_device_capability()[0]: (name,)})
+    monkeypatch.setattr(rankings, "DENSE", {torch.cuda.get_device_capability()[0]: (name,)})
     monkeypatch.setattr(dense, "_choices", {})
     q, k, v = draw(LAYOUTS["both"], (2, 3, 128), torch.bfloat16)
     weight = torch.randn_like(q)
@@ -228,18 +230,18 @@ def test_dense_cudnn_reads_any_strides_and_sets_no_flag(monkeypatch, change, hea
     q, k, v = (change(x) for x in draw(LAYOUTS["both"], (2, 3, head_dim), torch.bfloat16))
     exact, of_torch = exact_dense(q, k, v), sdpa(q, k, v)
 
-    def cudnn(*qkv):
-        return dense._run("cudnn", *qkv, head_dim**-0.5)[0]
+    def attend(*qkv):
+        return cudnn.dense(*qkv, head_dim**-0.5)
 
     def refuse(*_):
         raise AssertionError("set for the whole process")
 
     for flag in ("flash", "mem_efficient", "math", "cudnn"):
         monkeypatch.setattr(torch._C, f"_set_sdp_use_{flag}", refuse)
-    assert relative_rms(cudnn(q, k, v), exact) <= 1.5 * relative_rms(of_torch, exact)
+    assert relative_rms(attend(q, k, v), exact) <= 1.5 * relative_rms(of_torch, exact)
     if grad:
         weight = torch.randn_like(exact)
-        fast = gradient_errors(cudnn, exact_dense, q, k, v, weight)
+        fast = gradient_errors(attend, exact_dense, q, k, v, weight)
         slow = gradient_errors(sdpa, exact_dense, q, k, v, weight)
         for ours, theirs in zip(fast, slow, strict=True):
             assert ours <= 1.5 * theirs
@@ -247,13 +249,13 @@ def test_dense_cudnn_reads_any_strides_and_sets_no_flag(monkeypatch, change, hea
 
 @pytest.mark.parametrize("head_dim", [64, 128])
 @pytest.mark.parametrize(
-    "name", sorted({name for names in dense.RANKING.values() for name in names})
+    "name", sorted({name for names in rankings.DENSE.values() for name in names})
 )
 def test_dense_kernels(monkeypatch, name, head_dim):
     if reason := dense.why_not(name, Call(DEVICE, torch.bfloat16, head_dim, dense.BLOCK_SIZE)):
         assert "failed" not in reason, reason
         pytest.skip(reason)
-    monkeypatch.setattr(dense, "RANKING", {torch.cuda.get_device_capability()[0]: (name,)})
+    monkeypatch.setattr(rankings, "DENSE", {torch.cuda.get_device_capability()[0]: (name,)})
     monkeypatch.setattr(dense, "_choices", {})
     for layout in (LAYOUTS["both"], LAYOUTS["one block"]):
         q, k, v = draw(layout, (2, 3, head_dim), torch.bfloat16)

@@ -1,0 +1,50 @@
+"""Which backends "auto" tries on a GPU, fastest first. A backend that is in none can be named."""
+
+from ..call import Call, capability
+from . import backend_module
+
+SHORT_VIDEO = 50_000  # tokens; measured at 33k, where flash_attention leads, and from 75k on
+
+# Measured on an H100: benchmarks/results/attention-h100.json.
+HOPPER = ("triton", "flash_attention", "flashinfer", "cudnn", "flex", "sdpa")
+HOPPER_SHORT = ("flash_attention", "triton", "flashinfer", "cudnn", "flex", "sdpa")
+# Not measured. What compiles without CUDA's nvcc comes first.
+DATACENTER_BLACKWELL = ("cudnn", "triton", "flashinfer", "flex", "sdpa")
+OTHER_NVIDIA = ("triton", "flashinfer", "cudnn", "flex", "sdpa")
+ANYWHERE = ("sdpa",)
+
+# Dense kernels that beat torch's own choice, by the major compute capability; on other GPUs none is
+# known to. Measured on the H100 only.
+DENSE = {9: ("flash_attention", "triton", "cudnn"), 10: ("flash_attention", "cudnn")}
+
+
+def ranking(call: Call, tokens: int, approximate: bool = False) -> tuple[str, ...]:
+    """The backends to try for such a call over so many tokens, fastest first.
+
+    approximate: with those that are not exact.
+    """
+    return _allowed(_fastest_first(call, tokens), approximate)
+
+
+def dense_ranking(call: Call, approximate: bool = False) -> tuple[str, ...]:
+    """The same for dense kernels. Empty where torch's own choice is the best."""
+    return _allowed(_fastest_dense_first(call), approximate)
+
+
+def _fastest_first(call: Call, tokens: int) -> tuple[str, ...]:
+    major = capability(call.device)[0]
+    if major == 0:
+        return ANYWHERE
+    if major == 9:
+        return HOPPER if tokens >= SHORT_VIDEO else HOPPER_SHORT
+    return DATACENTER_BLACKWELL if major == 10 else OTHER_NVIDIA
+
+
+def _fastest_dense_first(call: Call) -> tuple[str, ...]:
+    return DENSE.get(capability(call.device)[0], ())
+
+
+def _allowed(names: tuple[str, ...], approximate: bool) -> tuple[str, ...]:
+    if approximate:
+        return names
+    return tuple(name for name in names if backend_module(name).ACCURACY.exact)

@@ -6,7 +6,7 @@ from comfy_api.latest import io
 from ..radial_core.attention import check_backend_name, choose_backend
 from ..radial_core.backends import BACKENDS
 from ..radial_core.call import Call
-from ..radial_core.pattern import MAX_DECAY
+from ..radial_core.masks.radial import MAX_DECAY
 from . import features
 from .dense import AUTO, CHOICES
 from .inputs import (

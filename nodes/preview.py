@@ -2,7 +2,7 @@
 
 from comfy_api.latest import io
 
-from ..radial_core.pattern import MAX_DECAY
+from ..radial_core.masks.radial import MAX_DECAY
 from .drawing.canvas import as_image
 from .forecast import figures, forecast, picture
 from .inputs import (

@@ -2,7 +2,7 @@
 
 from .attention import BACKENDS, radial_attention
 from .layout import VideoLayout
-from .pattern import RadialPattern
+from .masks.radial import RadialPattern
 from .plan import Plan, make_plan
 from .schedule import Schedule
 

@@ -19,7 +19,7 @@ from .call import (
     wants_gradients,
     with_one_gradient_layout,
 )
-from .pattern import RadialPattern
+from .masks.radial import RadialPattern
 from .proof import LAYOUT, may_pass, verdict
 
 BLOCK_SIZE = 128  # of the plan that keeps everything, which the proof uses

@@ -18,7 +18,9 @@ from . import failures
 from .backends import backend_module
 from .call import Call, is_out_of_memory, on_device
 from .layout import VideoLayout
-from .pattern import RadialPattern
+from .masks.mask import BlockMask
+from .masks.per_head import MaskPerHead
+from .masks.radial import RadialPattern
 from .plan import Plan, make_plan
 from .reference import reference_attention, reference_lse
 
@@ -27,6 +29,7 @@ from .reference import reference_attention, reference_lse
 # tokens squared, in the middle of a pass: 35 MiB.
 LAYOUT = VideoLayout(10, 9, 11, prefix=77, suffix=60)
 DECAY = 0.1
+SINKS = (0, 3)  # of the two heads, in a call with lists per head
 UNPROVEN = ("sdpa", "reference")  # torch's own attention on gathered keys, and the oracle itself
 LARGE = 30.0  # q and k times this: logits in the thousands
 
@@ -46,9 +49,7 @@ def proof_failure(name: str, call: Call) -> str | None:
     return verdict(name, call, backend_module(name).run)
 
 
-def verdict(
-    name: str, call: Call, run: Callable, pattern: RadialPattern | None = None
-) -> str | None:
+def verdict(name: str, call: Call, run: Callable, mask: BlockMask | None = None) -> str | None:
     """`fault_of`, once per process for a name and a kind of call, as a sentence; logged.
 
     An error is no verdict: it is the answer for the rest of the run. One of memory may be another
@@ -58,7 +59,7 @@ def verdict(
     if key not in _verdicts:
         with _lock:
             if key not in _verdicts:
-                return _prove(name, call, run, pattern)
+                return _prove(name, call, run, mask)
     return _verdicts[key]
 
 
@@ -77,7 +78,7 @@ def tolerance(dtype: torch.dtype) -> float:
     return max(1.5 * torch.finfo(dtype).eps, 2e-3)
 
 
-def _prove(name: str, call: Call, run: Callable, pattern: RadialPattern | None) -> str | None:
+def _prove(name: str, call: Call, run: Callable, mask: BlockMask | None) -> str | None:
     proof = f"proof of {name}"
     if _tries[name, call] >= MOST_TRIES:
         return f"{name} had no memory for its proof, {MOST_TRIES} times"
@@ -85,7 +86,7 @@ def _prove(name: str, call: Call, run: Callable, pattern: RadialPattern | None) 
         return failed
     start = time.perf_counter()
     try:
-        fault = fault_of(run, call, pattern)
+        fault = fault_of(run, call, mask)
     except Exception as error:
         return _not_proven(name, call, proof, error)
     seconds = time.perf_counter() - start
@@ -116,12 +117,12 @@ def _not_proven(name: str, call: Call, proof: str, error: Exception) -> str:
     return reason
 
 
-def fault_of(run: Callable, call: Call, pattern: RadialPattern | None = None) -> str | None:
+def fault_of(run: Callable, call: Call, mask: BlockMask | None = None) -> str | None:
     """What is wrong with a backend's `run` on the small case, for such a call; None if nothing.
 
-    pattern: one that drops some blocks, if None.
+    mask: one that drops some blocks, in each head others if the call has lists per head, if None.
     """
-    pattern = pattern or RadialPattern(DECAY, 1, call.block_size)
+    mask = mask or _mask(call)
     # ComfyUI samples in inference mode, where gradients can't be tried, and trains with autocast.
     with (
         torch.inference_mode(False),
@@ -129,7 +130,7 @@ def fault_of(run: Callable, call: Call, pattern: RadialPattern | None = None) ->
         torch.autocast(call.device.type, enabled=False),
         on_device(call.device),
     ):
-        plan = make_plan(pattern, LAYOUT, call.device)
+        plan = make_plan(mask, LAYOUT, call.device)
         q, k, v, weight = _draw(call)
         fault = _fault_on(run, call, plan, q, k, v, weight)
         if fault is None:
@@ -141,10 +142,16 @@ def fault_of(run: Callable, call: Call, pattern: RadialPattern | None = None) ->
     return fault
 
 
+def _mask(call: Call) -> BlockMask:
+    if not call.per_head:
+        return RadialPattern(DECAY, 1, call.block_size)
+    return MaskPerHead(tuple(RadialPattern(DECAY, sink, call.block_size) for sink in SINKS))
+
+
 def _draw(call: Call) -> list[torch.Tensor]:
     # A generator of our own: the user's seed must give the same video with and without a proof.
     random = torch.Generator(call.device).manual_seed(0)
-    shape = (4, 2, LAYOUT.tokens, 2, call.head_dim)
+    shape = (4, 2, LAYOUT.tokens, 2, call.head_dim)  # q, k, v and a weight of 2 batches and 2 heads
     drawn = torch.randn(shape, generator=random, device=call.device).to(call.dtype)
     return [x.detach().requires_grad_(call.grad) for x in drawn.unbind(0)]
 

@@ -5,12 +5,12 @@ from typing import NamedTuple
 import torch
 import triton
 
-from .launch import LOG2_E, launch, outputs
+from .launch import LOG2_E, launch, list_stride, outputs
 from .portable import attend
 
 
 class Tiles(NamedTuple):
-    """How a program works: queries, keys a step, warps, and steps loaded ahead."""
+    """How a program works: its queries, keys in each step, warps, and steps loaded ahead."""
 
     block_m: int
     block_n: int
@@ -30,7 +30,7 @@ def run(
     softmax_scale: float,
     return_lse: bool,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """out (b, s, h, d) contiguous, and lse (b, h, s) or None."""
+    """out (b, s, h, d) contiguous, and lse (b, h, s) or None. indptr, indices, order: of a plan."""
     batch, tokens, heads, head_dim = q.shape
     q, k, v = (x if x.stride(-1) == 1 else x.contiguous() for x in (q, k, v))
     out, lse = outputs(q, return_lse)
@@ -39,7 +39,17 @@ def run(
     aligned = tuple(x.data_ptr() % 16 == 0 for x in (q, k, v))
     strides = (*q.stride()[:3], *k.stride()[:3], *v.stride()[:3])
     launch(
-        (tiles, q.device, q.dtype, q.shape, strides, aligned, block_size, return_lse),
+        (
+            tiles,
+            q.device,
+            q.dtype,
+            q.shape,
+            strides,
+            aligned,
+            len(indptr) > 1,
+            block_size,
+            return_lse,
+        ),
         attend,
         (-(-tokens // block_size) * (block_size // block_m), batch * heads, 1),
         (
@@ -51,6 +61,7 @@ def run(
             indptr,
             indices,
             order,
+            list_stride(indptr),
             tokens,
             heads,
             softmax_scale * LOG2_E,

@@ -17,7 +17,7 @@ import triton
 from .. import failures
 from ..call import Call, capability, is_out_of_memory
 from ..layout import VideoLayout
-from ..pattern import RadialPattern
+from ..masks.radial import RadialPattern
 from ..plan import Plan, make_plan
 from ..proof import fault_of
 from . import portable_launch

@@ -5,7 +5,7 @@ from conftest import pack_module
 core = pack_module("radial_core")
 found = pack_module("radial_core.measurements")
 size = pack_module("radial_core.estimate").ModelSize(20, 12, 128, 3e9)
-reading = pack_module("radial_core.measure").Reading
+reading = pack_module("radial_core.measure").CallMeasurement
 findings = pack_module("nodes.probing.findings").findings
 
 LAYOUT = core.VideoLayout(21, 30, 52)
@@ -21,7 +21,7 @@ def lines(error, sink=1, dense_blocks=1, steps=(3, 6)):
             errors = tuple(error(p.decay, p.sink_frames, step, block) for p in PATTERNS)
             shares = tuple(1 - e for e in errors)
             one = reading(errors, shares, shares, shares, (0.1,) * LAYOUT.frames)
-            calls.append(found.Measured(step, block, one))
+            calls.append(found.MeasuredCall(step, block, one))
     now = PATTERNS.index(core.RadialPattern(0.5, sink))
     everything = (size, LAYOUT, 9, PATTERNS, DENSITIES, now, dense_blocks, "nobody", tuple(calls))
     return findings(found.Measurements(*everything)).split("\n")

@@ -11,7 +11,7 @@ from radial_core.attention import attend, choose_backend, why_not
 from radial_core.backends import reference as oracle
 from radial_core.call import Call
 from radial_core.failures import MOST_RUNS
-from radial_core.pattern import RadialPattern
+from radial_core.masks.radial import RadialPattern
 from radial_core.runs import next_run
 
 CPU = torch.device("cpu")

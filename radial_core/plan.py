@@ -50,7 +50,7 @@ class Plan:
         """1 if all heads share one list of rows, else the number of heads."""
         return self.indptr.shape[0]
 
-    @property
+    @cached_property  # asked for at every call
     def per_head(self) -> bool:
         return self.lists > 1
 
@@ -99,16 +99,16 @@ class Plan:
         Rows with text keep everything, so with them the table is blocks squared: 49 MiB at 461k
         tokens, and 198 MiB in blocks of 64. Empty if the whole table takes TABLE_BYTES at most.
         """
-        longest = int(self._lengths.max())
-        if 4 * self._lengths.numel() * longest <= TABLE_BYTES:
+        if 4 * self._lengths.numel() * int(self._lengths.max()) <= TABLE_BYTES:
             return ()
-        size, rows = self.block_size, []
-        cut = enumerate(self._keeps_everything.tolist())
-        for keeps_everything, group in groupby(cut, lambda each: each[1]):
-            first, *_, last = 2 * [row for row, _ in group]
+        rows = enumerate(self._keeps_everything.tolist())
+        tokens = []
+        for keeps_everything, group in groupby(rows, lambda row: row[1]):
             if keeps_everything:
-                rows.append(slice(first * size, min((last + 1) * size, self.tokens)))
-        return tuple(rows)
+                numbers = [number for number, _ in group]
+                end = min((numbers[-1] + 1) * self.block_size, self.tokens)
+                tokens.append(slice(numbers[0] * self.block_size, end))
+        return tuple(tokens)
 
     @cached_property
     def columns(self) -> tuple[torch.Tensor, torch.Tensor]:

@@ -64,12 +64,13 @@ def run(
         q, k, v = (x.clone(memory_format=torch.contiguous_format) for x in (q, k, v))
         found = loads(q, k, v, block_size)
     out, lse = outputs(q, return_lse)
+    to_next_list = list_stride(indptr)
     descriptors = [
         _descriptor(x, *how)
         for x, *how in zip((q, k, v), found.matrices, found.boxes, found.layouts, strict=True)
     ]
     launch(
-        (found.key, q.device, order is None, len(indptr) > 1, return_lse),
+        (found.key, q.device, order is None, to_next_list > 0, return_lse),
         attend,
         (-(-tokens // block_size), batch * heads, 1),
         (
@@ -79,7 +80,7 @@ def run(
             indptr,
             indices,
             indices if order is None else order,  # not touched
-            list_stride(indptr),
+            to_next_list,
             tokens,
             heads,
             softmax_scale * LOG2_E,

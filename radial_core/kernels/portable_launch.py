@@ -34,6 +34,7 @@ def run(
     batch, tokens, heads, head_dim = q.shape
     q, k, v = (x if x.stride(-1) == 1 else x.contiguous() for x in (q, k, v))
     out, lse = outputs(q, return_lse)
+    to_next_list = list_stride(indptr)
     block_m = min(tiles.block_m, block_size)
     block_n = min(tiles.block_n, block_size)
     aligned = tuple(x.data_ptr() % 16 == 0 for x in (q, k, v))
@@ -46,7 +47,7 @@ def run(
             q.shape,
             strides,
             aligned,
-            len(indptr) > 1,
+            to_next_list > 0,
             block_size,
             return_lse,
         ),
@@ -61,7 +62,7 @@ def run(
             indptr,
             indices,
             order,
-            list_stride(indptr),
+            to_next_list,
             tokens,
             heads,
             softmax_scale * LOG2_E,

@@ -4,6 +4,7 @@ Masks other than the radial ones take `keep`, the key blocks of each query block
 can be compared at one budget. They rank the key blocks of a query block, and keep the first.
 """
 
+import lab  # noqa: F401 (puts the pack's folder on the path)
 import torch
 from torch.nn.functional import pad
 

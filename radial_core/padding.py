@@ -30,7 +30,7 @@ def absent_tokens(mask: torch.Tensor, tokens: int) -> tuple[int, ...] | None:
 
 
 @contextmanager
-def closed_up(
+def without_padding(
     tensors: Sequence[torch.Tensor], prefix: int, absent: Sequence[int]
 ) -> Iterator[list[torch.Tensor]]:
     """(b, s, h, d) tensors without the absent tokens, which must be among the first `prefix`.
@@ -54,7 +54,7 @@ def closed_up(
             x[:, gone:prefix] = text
 
 
-def opened_up(out: torch.Tensor, prefix: int, absent: Sequence[int]) -> torch.Tensor:
+def with_padding(out: torch.Tensor, prefix: int, absent: Sequence[int]) -> torch.Tensor:
     """The output (b, s, h, d) of a call that was closed up, for all tokens: 0 for the absent ones.
 
     Nothing reads these: as keys they are absent in the next call, too.

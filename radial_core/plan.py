@@ -89,7 +89,9 @@ class Plan:
         """
         if not self.cut_rows:
             return self.table
-        return self._rows_side_by_side(torch.where(self._keeps_everything, 1, self._lengths))
+        with torch.inference_mode(False):
+            lengths = torch.where(self._keeps_everything, 1, self._lengths)
+        return self._rows_side_by_side(lengths)
 
     @cached_property
     def cut_rows(self) -> tuple[slice, ...]:
@@ -182,7 +184,7 @@ class Plan:
             place = torch.arange(self.indices.numel(), dtype=torch.int32, device=self.device)
             place -= self.indptr[:, :-1].flatten()[row]
             table = self.indices.new_zeros(self.lists * self.blocks, int(lengths.max()))
-            kept = place < lengths.flatten()[row]
+            kept = (place < lengths.flatten()[row]).nonzero().flatten()
             table[row[kept], place[kept]] = self.indices[kept]
             return lengths, table.view(self.lists, self.blocks, -1)
 

@@ -53,7 +53,7 @@ def all_settings(measurements: Measurements) -> list[Setting]:
     return [setting(measurements, i, k) for i in patterns for k in range(most + 1)]
 
 
-def front(settings: Sequence[Setting]) -> list[Setting]:
+def pareto_front(settings: Sequence[Setting]) -> list[Setting]:
     """The Pareto front: no other is both faster and more exact. The fastest comes first."""
     best = []
     for each in sorted(settings, key=_fastest_first):

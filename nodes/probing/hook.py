@@ -17,7 +17,7 @@ from comfy.patcher_extension import WrappersMP
 from ...radial_core import VideoLayout
 from ...radial_core.measure import QueryRows, choose_rows, measure
 from ...radial_core.measurements import MeasuredCall, Measurements
-from ...radial_core.padding import closed_up
+from ...radial_core.padding import without_padding
 from ...radial_core.schedule import step_of
 from .. import features
 from ..calls import BlockNumbers, why_not_arguments, why_not_call
@@ -230,7 +230,7 @@ class Probe:
         rows = self._rows_of(there, q.device)
         scale = kwargs.get("scale")
         if absent:
-            with closed_up(tensors, layout.prefix, absent) as closed:
+            with without_padding(tensors, layout.prefix, absent) as closed:
                 reading = measure(*(x[0] for x in closed), rows, scale)
         else:
             reading = measure(*(x[0] for x in tensors), rows, scale)

@@ -128,8 +128,10 @@ def test_the_order_goes_through_strips():
     assert (first // 30 == torch.arange(64).repeat_interleave(6)).all()
 
 
-def test_derived_tables_serve_training_too():
+def test_derived_tables_serve_training_too(monkeypatch):
+    monkeypatch.setattr(plan, "TABLE_BYTES", 0)
     with torch.inference_mode():
-        plan = make_plan(RadialPattern(0.3), VideoLayout(5, 9, 15))
-        made = (*plan.table, plan.order)
+        cut = make_plan(RadialPattern(0.31, 0, 64), VideoLayout(12, 9, 15, prefix=5))
+        assert cut.cut_rows
+        made = (*cut.bounded_table, *cut.table, *cut.columns, cut.order)
     assert not any(x.is_inference() for x in made)

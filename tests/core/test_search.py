@@ -14,8 +14,8 @@ from radial_core.measurements import MeasuredCall, Measurements
 from radial_core.search import (
     all_settings,
     current_setting,
-    front,
     largest_speedup,
+    pareto_front,
     setting,
     smallest_error,
 )
@@ -133,7 +133,7 @@ def test_out_of_reach_it_takes_the_best_there_is():
 
 def test_nothing_beats_the_front():
     settings = all_settings(made_up(smooth))
-    best = front(settings)
+    best = pareto_front(settings)
     assert all(a.speedup > b.speedup and a.error > b.error for a, b in pairwise(best))
     for each in settings:
         assert any(x.speedup >= each.speedup and x.error <= each.error for x in best)

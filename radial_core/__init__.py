@@ -1,13 +1,17 @@
-"""Radial attention: layout, pattern, plan, schedule, attention. Knows nothing of ComfyUI."""
+"""Radial attention: layout, mask, plan, schedule, attention. Knows nothing of ComfyUI."""
 
 from .attention import BACKENDS, radial_attention
 from .layout import VideoLayout
+from .masks.mask import BlockMask
+from .masks.per_head import MaskPerHead
 from .masks.radial import RadialPattern
 from .plan import Plan, make_plan
 from .schedule import Schedule
 
 __all__ = [
     "BACKENDS",
+    "BlockMask",
+    "MaskPerHead",
     "Plan",
     "RadialPattern",
     "Schedule",

@@ -191,7 +191,7 @@ def host_us(run: Callable) -> int:
 
 def relative_error(out, q, k, v, kept: Plan) -> float:
     """Relative RMS error against float32, over some query blocks of the first and last head."""
-    size, bounds = kept.block_size, kept.indptr.tolist()
+    size, bounds = kept.block_size, kept.indptr[0].tolist()
     wrong = total = 0.0
     for p in {0, 1, kept.blocks // 3, kept.blocks // 2, kept.blocks - 2, kept.blocks - 1}:
         blocks = kept.indices[bounds[p] : bounds[p + 1], None].long()

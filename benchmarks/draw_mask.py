@@ -67,7 +67,7 @@ def forecast(model: str, width: int, height: int, length: int):
 def plain(core, side: int) -> Image.Image:
     """Wan 2.1 at 81 frames of 832 x 480 and decay 1, the map alone."""
     pattern, layout = core.RadialPattern(1.0, 1), core.VideoLayout(21, 30, 52)
-    rows = the_pack("radial_core.sampled").sample(pattern, layout)
+    rows = the_pack("radial_core.mask_sample").sample(pattern, layout)
     print(f"{rows.density:.1%} of the blocks kept")
     picture = the_pack("nodes.drawing.mask").block_map(rows, pattern, layout, side)
     return picture.quantize(64)

@@ -6,7 +6,7 @@ from comfy_api.latest import io
 from ..radial_core.attention import check_backend_name, choose_backend
 from ..radial_core.backends import BACKENDS
 from ..radial_core.call import Call
-from ..radial_core.pattern import MAX_DECAY
+from ..radial_core.masks.radial import MAX_DECAY
 from .comfyui import features
 from .comfyui.option_keys import KEY
 from .families.registry import head_dim_of

@@ -2,7 +2,7 @@
 
 from comfy_api.latest import io
 
-from ..radial_core.pattern import MAX_DECAY
+from ..radial_core.masks.radial import MAX_DECAY
 from .comfyui.node_ui import shown
 from .drawing.canvas import as_image
 from .families.catalog import VIDEO_MODELS, catalog_entry, layout_of

@@ -58,7 +58,7 @@ def attend(
     approximate: bool = False,
 ) -> tuple[torch.Tensor, torch.Tensor | None, str]:
     """`radial_attention` of tensors known to fit the plan: out, lse or None, and the backend."""
-    kind = call_key(q, k, v, plan.block_size, return_lse)
+    kind = call_key(q, k, v, plan.block_size, return_lse, plan.per_head)
     scale = q.shape[-1] ** -0.5 if softmax_scale is None else softmax_scale
     key = (backend, approximate, plan.tokens, kind)
     name = _choices.get(key)
@@ -168,6 +168,8 @@ def _after(name: str, names: tuple[str, ...]) -> tuple[str, ...]:
 def _check_tensors(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, plan: Plan) -> None:
     if q.ndim != 4 or q.shape[1] != plan.tokens:
         raise ValueError(f"q must be (b, {plan.tokens}, h, d), got {tuple(q.shape)}")
+    if plan.per_head and q.shape[2] != plan.lists:
+        raise ValueError(f"q must have {plan.lists} heads, as the plan has, got {q.shape[2]}")
     for name, x in (("k", k), ("v", v)):
         if x.shape != q.shape or x.dtype != q.dtype or x.device != q.device:
             raise ValueError(

@@ -17,7 +17,8 @@ SIGNALS = tuple(getattr(checkpoint, name) for name in _SIGNALS if hasattr(checkp
 class Call:
     """The kind of an attention call, whatever its number of tokens.
 
-    grad: gradients will be asked for. lse: the log-sum-exp is asked for.
+    grad: gradients will be asked for. lse: the log-sum-exp is asked for. per_head: the plan has
+    lists of its own for each head.
     """
 
     device: torch.device
@@ -26,18 +27,19 @@ class Call:
     block_size: int
     grad: bool = False
     lse: bool = False
+    per_head: bool = False
 
     def __str__(self):
-        extras = "".join(f", {name}" for name in ("grad", "lse") if getattr(self, name))
+        extras = "".join(f", {name}" for name in ("grad", "lse", "per_head") if getattr(self, name))
         dtype = str(self.dtype).removeprefix("torch.")
         return (
             f"{self.device}, {dtype}, head_dim {self.head_dim}, blocks of {self.block_size}{extras}"
         )
 
 
-def call_key(q, k, v, block_size: int, lse: bool = False) -> tuple:
+def call_key(q, k, v, block_size: int, lse: bool = False, per_head: bool = False) -> tuple:
     """The arguments of `Call` for these (b, s, h, d) tensors: quicker to look up than a Call."""
-    return q.device, q.dtype, q.shape[-1], block_size, wants_gradients(q, k, v), lse
+    return q.device, q.dtype, q.shape[-1], block_size, wants_gradients(q, k, v), lse, per_head
 
 
 def wants_gradients(*tensors: torch.Tensor) -> bool:

@@ -11,7 +11,7 @@ from . import failures
 from .backends import backend_module
 from .backends.ranking import dense_ranking
 from .call import SIGNALS, Call, call_key, on_device, with_one_gradient_layout
-from .pattern import RadialPattern
+from .masks.radial import RadialPattern
 from .proof import LAYOUT, is_provisional, verdict
 
 BLOCK_SIZE = 128  # of the plan that keeps everything, which the proof uses

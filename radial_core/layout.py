@@ -1,6 +1,8 @@
-"""Where the video tokens stand in one attention call."""
+"""Where the video tokens lie in the sequence of one attention call."""
 
 from dataclasses import dataclass
+
+import torch
 
 
 @dataclass(frozen=True)
@@ -8,7 +10,7 @@ class VideoLayout:
     """A sequence of `prefix` other tokens, then the video, then `suffix` other tokens.
 
     The video is `frames` latent frames of `height` x `width` patches, frame after frame, row after
-    row. Prefix and suffix hold whatever else is in the call: text, reference or context tokens.
+    row. Prefix and suffix are the text, reference or context tokens of the call.
 
     Raises ValueError if a size is not a whole number, or is too small.
     """
@@ -36,3 +38,19 @@ class VideoLayout:
     @property
     def tokens(self) -> int:
         return self.prefix + self.video_tokens + self.suffix
+
+    def blocks(self, block_size: int) -> int:
+        """Blocks along the whole sequence; the last one may be partly filled."""
+        return -(-self.tokens // block_size)
+
+    def frames_of_blocks(
+        self, rows: torch.Tensor, block_size: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """First and last frame that each of these blocks has tokens of, like `rows` (rows,).
+
+        The last one is below the first where a block has none.
+        """
+        start = rows * block_size - self.prefix
+        first = start.clamp(min=0) // self.tokens_per_frame
+        last = ((start + block_size).clamp(max=self.video_tokens) - 1) // self.tokens_per_frame
+        return first, last

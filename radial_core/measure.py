@@ -1,8 +1,8 @@
-"""What a mask does to a real attention call: the mass it keeps, and the error of its output.
+"""What a mask does to a real attention call: the attention mass it keeps, and its output's error.
 
-Exact for some of the rows: a row's softmax over all keys tells what any pattern would make of it.
-Keys come in chunks, and each is summed up block by block, unnormalised: then a pattern is a choice
-of blocks, and all patterns cost one pass over the keys and some small products.
+Exact for a sample of the rows: from a row's softmax over all keys follows the output of any mask.
+Keys come in chunks, whose unnormalised weights and values are summed block by block. A mask is then
+a choice of blocks, and all masks cost one pass over the keys and some small products.
 """
 
 from collections.abc import Sequence
@@ -12,15 +12,16 @@ import torch
 from torch.nn.functional import pad
 
 from .layout import VideoLayout
-from .pattern import RadialPattern, begin_behind, block_count
+from .masks.mask import kept_runs
+from .masks.radial import RadialPattern
 
-SCRATCH = 3 * 2**26  # bytes for keys at once; with all else a call stays below 256 MiB
-ROWS_AT_ONCE = 256  # of the block map, which bounds what `choose_rows` takes on the CPU
+SCRATCH = 3 * 2**26  # bytes for a chunk of keys; with all the rest a call stays below 256 MiB
+ROWS_AT_ONCE = 256  # of the block map: bounds the memory that `choose_rows` takes on the CPU
 
 
 @dataclass(frozen=True, eq=False)
-class Rows:
-    """Rows of a call to measure, and what each pattern keeps of them.
+class QueryRows:
+    """Queries of a call to measure, and the key blocks that each pattern keeps for them.
 
     tokens: int64 (rows,), ascending, places in the whole sequence. kept: bool (rows, patterns,
     key blocks). densities: kept share of the whole block map, for each pattern.
@@ -32,19 +33,20 @@ class Rows:
     kept: torch.Tensor
     densities: tuple[float, ...]
 
-    def to(self, device: torch.device) -> "Rows":
+    def to(self, device: torch.device) -> "QueryRows":
         tokens, kept = self.tokens.to(device), self.kept.to(device)
-        return Rows(self.layout, self.block_size, tokens, kept, self.densities)
+        return QueryRows(self.layout, self.block_size, tokens, kept, self.densities)
 
 
 @dataclass(frozen=True)
-class Reading:
-    """One measured call. All but the last are for each pattern.
+class CallMeasurement:
+    """What was measured in one call. All but the last have a number for each pattern.
 
-    error: relative RMS of the masked output against the dense one, over all rows and heads.
-    coverage: the mean share of a row's attention mass that is kept. worst_head, median_head: that
-    mean for one head. by_distance: the share of the mass that one frame gets at each distance in
-    time, from 0 to frames - 1, as a mean over all pairs of a row and a frame.
+    error: relative RMS error of the masked output against the dense one, over all rows and heads.
+    coverage: the kept share of a row's attention mass, as a mean over rows and heads. worst_head,
+    median_head: the same for the worst and the median head. by_distance: the share of the mass on
+    one frame at each distance in time, from 0 to frames - 1, as a mean over all pairs of a row and
+    a frame.
     """
 
     error: tuple[float, ...]
@@ -54,15 +56,16 @@ class Reading:
     by_distance: tuple[float, ...]
 
 
-def choose_rows(layout: VideoLayout, patterns: Sequence[RadialPattern], number: int) -> Rows:
-    """`number` tokens of the video, or all if it has fewer: one at random of each stretch.
+def choose_rows(layout: VideoLayout, patterns: Sequence[RadialPattern], number: int) -> QueryRows:
+    """`number` tokens of the video, or all if it has fewer: one at random from each stretch.
 
-    The same ones each time. Raises ValueError if the patterns don't share a block size.
+    The same tokens each time. Raises ValueError if the patterns don't share a block size.
     """
     sizes = {pattern.block_size for pattern in patterns}
     if len(sizes) != 1:
         raise ValueError(f"patterns must share one block size, got {sorted(sizes)}")
-    size, blocks = sizes.pop(), block_count(layout, patterns[0].block_size)
+    size = sizes.pop()
+    blocks = layout.blocks(size)
     with torch.inference_mode(False):
         number = min(number, layout.video_tokens)
         edges = torch.arange(number + 1) * layout.video_tokens // number
@@ -72,27 +75,17 @@ def choose_rows(layout: VideoLayout, patterns: Sequence[RadialPattern], number: 
         densities = []
         for i, pattern in enumerate(patterns):
             total = 0
-            for start in range(0, blocks, ROWS_AT_ONCE):
-                some = range(start, min(start + ROWS_AT_ONCE, blocks))
-                first, last = kept_runs(pattern, layout, some)
+            for chunk in torch.arange(blocks).split(ROWS_AT_ONCE):
+                first, last = kept_runs(pattern, layout, chunk)
                 total += int((last - first + 1).sum())
-                here = (tokens // size >= some.start) & (tokens // size < some.stop)
-                row = tokens[here] // size - start
-                kept[here, i] = _spread_out(first[row], last[row], blocks)
+                inside = (tokens // size >= chunk[0]) & (tokens // size <= chunk[-1])
+                row = tokens[inside] // size - chunk[0]
+                kept[inside, i] = _as_mask(first[row], last[row], blocks)
             densities.append(total / blocks**2)
-    return Rows(layout, size, tokens, kept, tuple(densities))
+    return QueryRows(layout, size, tokens, kept, tuple(densities))
 
 
-def kept_runs(
-    pattern: RadialPattern, layout: VideoLayout, query_blocks: range
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """`RadialPattern.key_runs` without overlaps; an empty run ends just before it begins."""
-    first, last = pattern.key_runs(layout, query_blocks)
-    begin_behind(first, last)
-    return first, torch.maximum(last, first - 1)
-
-
-def _spread_out(first: torch.Tensor, last: torch.Tensor, blocks: int) -> torch.Tensor:
+def _as_mask(first: torch.Tensor, last: torch.Tensor, blocks: int) -> torch.Tensor:
     """Runs without overlaps, (rows, runs), as a mask (rows, blocks)."""
     steps = torch.zeros(len(first), blocks + 1, dtype=torch.int32)
     ones = torch.ones_like(first)
@@ -106,13 +99,14 @@ def measure(
     q: torch.Tensor,
     k: torch.Tensor,
     v: torch.Tensor,
-    rows: Rows,
+    rows: QueryRows,
     softmax_scale: float | None = None,
     scratch: int = SCRATCH,
-) -> Reading:
+) -> CallMeasurement:
     """Measure a call. q, k, v: (s, h, d) with s = the layout's tokens, on the rows' device.
 
-    In float32, or float64 if the tensors are. softmax_scale: d ** -0.5 if None. scratch: bytes.
+    Computed in float32, or float64 if the tensors are. softmax_scale: d ** -0.5 if None. scratch:
+    bytes.
     """
     number, patterns, _ = rows.kept.shape
     heads, head_dim = q.shape[1:]
@@ -126,7 +120,7 @@ def measure(
     step = _keys_at_once(scratch // dtype.itemsize, number, patterns, head_dim, rows.block_size)
     for head in range(heads):
         mass, out, frame_mass = _sums(q[:, head], k[:, head], v[:, head], rows, step)
-        # Where all that is kept underflows, the output counts as nothing, an error of 1.
+        # If all kept weights underflow, the output is 0, which is an error of 1.
         out /= mass.clamp(min=torch.finfo(dtype).tiny)[..., None]
         out[:, :-1] -= out[:, -1:]
         squares += out.square().sum(dim=(0, 2))
@@ -137,13 +131,13 @@ def measure(
     median = coverage.quantile(0.5, dim=0)
     parts = (error, coverage.mean(dim=0), coverage.amin(dim=0), median, by_distance)
     numbers = torch.cat(parts).tolist()  # one wait for the GPU
-    return Reading(
+    return CallMeasurement(
         *(tuple(numbers[i * patterns : (i + 1) * patterns]) for i in range(4)),
         tuple(numbers[4 * patterns :]),
     )
 
 
-def _sums(q, k, v, rows: Rows, step: int):
+def _sums(q, k, v, rows: QueryRows, step: int):
     """Sums over all keys, relative to each row's largest score: see the top of this file.
 
     q: (rows, d), times the scale. k, v: (s, d). step: keys at once, whole blocks. Returns, for each
@@ -168,16 +162,16 @@ def _sums(q, k, v, rows: Rows, step: int):
         fill = -(stop - start) % size  # the last block may be partly filled
         values = pad(v[start:stop].to(q.dtype), (0, 0, 0, fill)).unflatten(0, (-1, size))
         weights = pad(weights, (0, fill)).unflatten(1, (-1, size))  # (rows, blocks, size)
-        here = rows.kept[:, :, start // size : -(-stop // size)].to(q.dtype)
-        here = pad(here, (0, 0, 0, 1), value=1.0)
-        mass = mass * shrink + (here @ weights.sum(dim=2)[:, :, None])[:, :, 0]
+        kept = rows.kept[:, :, start // size : -(-stop // size)].to(q.dtype)
+        kept = pad(kept, (0, 0, 0, 1), value=1.0)
+        mass = mass * shrink + (kept @ weights.sum(dim=2)[:, :, None])[:, :, 0]
         block_out = weights.transpose(0, 1) @ values  # (blocks, rows, d)
-        out = torch.baddbmm(out * shrink[:, :, None], here, block_out.transpose(0, 1))
+        out = torch.baddbmm(out * shrink[:, :, None], kept, block_out.transpose(0, 1))
     return mass, out, by_frame
 
 
 def _frames_within(layout: VideoLayout, start: int, stop: int):
-    """Each frame that has keys from start to stop, and which of those keys are its own."""
+    """Each frame with keys from start to stop, and the slice of these keys that is its own."""
     s = layout.tokens_per_frame
     first = max(start - layout.prefix, 0) // s
     for frame in range(first, layout.frames):
@@ -188,12 +182,12 @@ def _frames_within(layout: VideoLayout, start: int, stop: int):
 
 
 def _keys_at_once(numbers: int, rows: int, patterns: int, head_dim: int, block_size: int) -> int:
-    """Whole blocks of keys whose scratch tensors hold so many numbers in all."""
+    """How many keys, in whole blocks, have scratch tensors of `numbers` numbers in all."""
     one_block = block_size * (2 * head_dim + 2 * rows) + 2 * rows * (head_dim + patterns + 1)
     return block_size * max(1, numbers // one_block)
 
 
-def _by_distance(by_frame: torch.Tensor, rows: Rows) -> torch.Tensor:
+def _by_distance(by_frame: torch.Tensor, rows: QueryRows) -> torch.Tensor:
     """(rows, frames) -> (frames,): means over the pairs of a row and a frame at each distance."""
     layout = rows.layout
     frames = torch.arange(layout.frames, device=by_frame.device)

@@ -1,4 +1,4 @@
-"""What was measured in a run of a model, and the error of any setting by it."""
+"""What was measured in a run of a model, and the error of any setting that follows from it."""
 
 import json
 from bisect import bisect_left
@@ -9,28 +9,28 @@ from itertools import groupby
 
 from .estimate import ModelSize
 from .layout import VideoLayout
-from .measure import Reading
-from .pattern import RadialPattern
+from .masks.radial import RadialPattern
+from .measure import CallMeasurement
 
 DIGITS = 4  # of a measured number in a file
 
 
 @dataclass(frozen=True)
-class Measured:
-    """A call that was measured: where it was in the run, and what was found."""
+class MeasuredCall:
+    """One measured call: its step and transformer block, and what was measured."""
 
     step: int
     block: int
-    reading: Reading
+    reading: CallMeasurement
 
 
 @dataclass(frozen=True)
 class Measurements:
     """The measured calls of one run; at least one.
 
-    steps: of the sampler. patterns: those that each call was measured for, with the kept share of
-    the block map for each in `densities`. current: the pattern that the run's settings stand for,
-    as an index. dense_blocks: theirs, too. settings_of: whose they are, for a person to read.
+    steps: of the sampler. patterns: the masks that each call was measured for; densities: the share
+    of the block map that each keeps. current, dense_blocks: the settings that the run had, the
+    first as an index into `patterns`. settings_of: where they come from, for a person to read.
     """
 
     size: ModelSize
@@ -41,7 +41,7 @@ class Measurements:
     current: int
     dense_blocks: int
     settings_of: str
-    calls: tuple[Measured, ...]
+    calls: tuple[MeasuredCall, ...]
 
     @cached_property
     def measured_steps(self) -> tuple[int, ...]:
@@ -56,7 +56,7 @@ class Measurements:
         return tuple(sorted({pattern.decay for pattern in self.patterns}))
 
     def index(self, decay: float, sink_frames: int) -> int | None:
-        """Which pattern has these settings; None if it was not measured."""
+        """The index of the pattern with these settings; None if it was not measured."""
         block_size = self.patterns[self.current].block_size
         pattern = RadialPattern(decay, sink_frames, block_size)
         return self.patterns.index(pattern) if pattern in self.patterns else None
@@ -64,7 +64,7 @@ class Measurements:
     def error(self, pattern: int, dense_blocks: int) -> float:
         """Relative RMS error of the output of self-attention, over all blocks and measured steps.
 
-        Dense blocks make none. A block that was not measured lies between its neighbours.
+        Dense blocks have no error. That of an unmeasured block is interpolated.
         """
         squares = self._squares[pattern][dense_blocks:]
         return (sum(squares) / self.size.blocks) ** 0.5
@@ -90,16 +90,16 @@ class Measurements:
     def _squares(self) -> list[list[float]]:
         """The squared error of each block, for each pattern."""
         return [
-            _between({block: e * e for block, e in self.by_block(i).items()}, self.size.blocks)
+            _interpolated({block: e * e for block, e in self.by_block(i).items()}, self.size.blocks)
             for i in range(len(self.patterns))
         ]
 
     def as_json(self) -> str:
-        """All of it, for a file."""
+        """Everything, as the text of a file."""
         return json.dumps(_rounded(asdict(self)))
 
 
-def _rms_by(calls: Sequence[Measured], pattern: int, key) -> dict[int, float]:
+def _rms_by(calls: Sequence[MeasuredCall], pattern: int, key) -> dict[int, float]:
     groups = groupby(sorted(calls, key=key), key)
     return {
         name: _mean([call.reading.error[pattern] ** 2 for call in group]) ** 0.5
@@ -111,8 +111,8 @@ def _mean(numbers: Sequence[float]) -> float:
     return sum(numbers) / len(numbers)
 
 
-def _between(known: dict[int, float], number: int) -> list[float]:
-    """Values at 0 ... number - 1: straight lines between the known ones, level beyond them."""
+def _interpolated(known: dict[int, float], number: int) -> list[float]:
+    """Values at 0 ... number - 1: linear between the known ones, constant beyond them."""
     places = sorted(known)
     values = []
     for i in range(number):

@@ -1,4 +1,4 @@
-"""Calls with padding: text tokens that an attention mask takes from all queries."""
+"""Calls with padding: text tokens that an attention mask hides from all queries."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -9,11 +9,11 @@ from .call import wants_gradients
 
 
 def absent_tokens(mask: torch.Tensor, tokens: int) -> tuple[int, ...] | None:
-    """The keys, of so many, that a mask takes from every query, batch and head; None if it does
-    anything else.
+    """The keys, of `tokens`, that a mask hides from all queries, batches and heads alike; None if
+    it does anything else.
 
-    mask: as torch's scaled_dot_product_attention takes it, (..., keys): True where a key is seen,
-    or added to the scores. Reading it waits for the GPU.
+    mask: as torch's scaled_dot_product_attention takes it, (..., keys): bool, True where a key is
+    seen, or numbers that are added to the scores. Reading it waits for the GPU.
     """
     if mask.shape[-1:] != (tokens,) or mask.numel() != tokens:
         return None
@@ -30,43 +30,43 @@ def absent_tokens(mask: torch.Tensor, tokens: int) -> tuple[int, ...] | None:
 
 
 @contextmanager
-def closed_up(
+def without_padding(
     tensors: Sequence[torch.Tensor], prefix: int, absent: Sequence[int]
 ) -> Iterator[list[torch.Tensor]]:
-    """(b, s, h, d) tensors without the absent tokens, all of which stand among the first `prefix`.
+    """(b, s, h, d) tensors without the absent tokens, which must be among the first `prefix`.
 
-    q, k and v of a long video are gigabytes and its text is not. So nothing is copied but text: the
-    tokens that are there move next to the video, in place, and back at the end. With gradients,
-    which forbid that, all is copied.
+    q, k and v of a long video are gigabytes, its text is not. So only text is copied: the present
+    tokens move next to the video, in place, and back at the end. Gradients forbid that, so with
+    them everything is copied.
     """
     gone = len(absent)
-    there = _others(tensors[0], prefix, absent)
+    present = _present(tensors[0], prefix, absent)
     if wants_gradients(*tensors):
-        yield [torch.cat((x[:, there], x[:, prefix:]), dim=1) for x in tensors]
+        yield [torch.cat((x[:, present], x[:, prefix:]), dim=1) for x in tensors]
         return
     before = [x[:, gone:prefix].clone() for x in tensors]
     try:
         for x in tensors:
-            x[:, gone:prefix] = x[:, there]
+            x[:, gone:prefix] = x[:, present]
         yield [x[:, gone:] for x in tensors]
     finally:
         for x, text in zip(tensors, before, strict=True):
             x[:, gone:prefix] = text
 
 
-def opened_up(out: torch.Tensor, prefix: int, absent: Sequence[int]) -> torch.Tensor:
-    """The output (b, s, h, d) of a call that was closed up, for all tokens: 0 for the absent.
+def with_padding(out: torch.Tensor, prefix: int, absent: Sequence[int]) -> torch.Tensor:
+    """The output (b, s, h, d) of a call that was closed up, for all tokens: 0 for the absent ones.
 
-    Nothing reads those: as keys they are absent in the next call, too.
+    Nothing reads these: as keys they are absent in the next call, too.
     """
-    there = _others(out, prefix, absent)
+    present = _present(out, prefix, absent)
     whole = out.new_zeros(out.shape[0], out.shape[1] + len(absent), *out.shape[2:])
-    whole[:, there] = out[:, : len(there)]
-    whole[:, prefix:] = out[:, len(there) :]
+    whole[:, present] = out[:, : len(present)]
+    whole[:, prefix:] = out[:, len(present) :]
     return whole
 
 
-def _others(like: torch.Tensor, prefix: int, absent: Sequence[int]) -> torch.Tensor:
-    """Places of the prefix's other tokens."""
+def _present(like: torch.Tensor, prefix: int, absent: Sequence[int]) -> torch.Tensor:
+    """Places of the tokens in the prefix that are not absent."""
     gone = set(absent)
     return torch.tensor([i for i in range(prefix) if i not in gone], device=like.device, dtype=int)

@@ -20,7 +20,9 @@ from .backends import backend_module
 from .backends.contract import Accuracy
 from .call import Call, is_out_of_memory, on_device
 from .layout import VideoLayout
-from .pattern import RadialPattern
+from .masks.mask import BlockMask
+from .masks.per_head import MaskPerHead
+from .masks.radial import RadialPattern
 from .plan import Plan, make_plan
 from .reference import reference_attention, reference_lse
 
@@ -29,6 +31,7 @@ from .reference import reference_attention, reference_lse
 # middle of a pass, and the oracle takes memory in tokens squared: 35 MiB.
 LAYOUT = VideoLayout(10, 9, 11, prefix=77, suffix=60)
 DECAY = 0.1
+SINKS = (0, 3)  # of the two heads, in a call with lists per head
 TRUSTED = ("sdpa", "reference")  # torch's own attention on gathered keys, and the oracle itself
 LARGE_FACTOR = 30.0  # on q and k: logits in the thousands
 MOST_TRIES = 3  # in a run, of a proof that lacks memory: each costs time in the middle of a render
@@ -49,7 +52,7 @@ def proof_failure(name: str, call: Call) -> str | None:
 
 
 def verdict(
-    name: str, call: Call, run: Callable, accuracy: Accuracy, pattern: RadialPattern | None = None
+    name: str, call: Call, run: Callable, accuracy: Accuracy, mask: BlockMask | None = None
 ) -> str | None:
     """`fault_of` as a sentence, found and logged once per process for a name and a kind of call.
 
@@ -60,7 +63,7 @@ def verdict(
     if key not in _verdicts:
         with _lock:
             if key not in _verdicts:
-                return _prove(name, call, run, accuracy, pattern)
+                return _prove(name, call, run, accuracy, mask)
     return _verdicts[key]
 
 
@@ -75,7 +78,7 @@ def forget_tries() -> None:
 
 
 def _prove(
-    name: str, call: Call, run: Callable, accuracy: Accuracy, pattern: RadialPattern | None
+    name: str, call: Call, run: Callable, accuracy: Accuracy, mask: BlockMask | None
 ) -> str | None:
     proof = f"proof of {name}"
     if _tries[name, call] >= MOST_TRIES:
@@ -84,7 +87,7 @@ def _prove(
         return failed
     start = time.perf_counter()
     try:
-        fault = fault_of(run, call, accuracy, pattern)
+        fault = fault_of(run, call, accuracy, mask)
     except Exception as error:
         return _not_proven(name, call, proof, error)
     seconds = time.perf_counter() - start
@@ -120,16 +123,16 @@ def _not_proven(name: str, call: Call, proof: str, error: Exception) -> str:
 
 
 def fault_of(
-    run: Callable, call: Call, accuracy: Accuracy, pattern: RadialPattern | None = None
+    run: Callable, call: Call, accuracy: Accuracy, mask: BlockMask | None = None
 ) -> str | None:
     """What is wrong with a backend's `run` on the small case, for such a call; None if nothing.
 
-    pattern: one that drops some blocks, if None.
+    mask: one that drops some blocks, in each head others if the call has lists per head, if None.
     """
     tolerance = accuracy.tolerance.get(call.dtype)
     if tolerance is None:
         return f"it states no tolerance for {call.dtype}"
-    pattern = pattern or RadialPattern(DECAY, 1, call.block_size)
+    mask = mask or _mask(call)
     # ComfyUI samples in inference mode, where gradients can't be tried, and trains with autocast.
     with (
         torch.inference_mode(False),
@@ -137,7 +140,7 @@ def fault_of(
         torch.autocast(call.device.type, enabled=False),
         on_device(call.device),
     ):
-        plan = make_plan(pattern, LAYOUT, call.device)
+        plan = make_plan(mask, LAYOUT, call.device)
         q, k, v, weight = _draw(call)
         fault = _fault_on(run, call, plan, q, k, v, weight, tolerance)
         if fault is None:
@@ -168,10 +171,16 @@ def _fault_on_other_inputs(
     return None
 
 
+def _mask(call: Call) -> BlockMask:
+    if not call.per_head:
+        return RadialPattern(DECAY, 1, call.block_size)
+    return MaskPerHead(tuple(RadialPattern(DECAY, sink, call.block_size) for sink in SINKS))
+
+
 def _draw(call: Call) -> list[torch.Tensor]:
     # A generator of our own: the user's seed must give the same video with and without a proof.
     random = torch.Generator(call.device).manual_seed(0)
-    shape = (4, 2, LAYOUT.tokens, 2, call.head_dim)
+    shape = (4, 2, LAYOUT.tokens, 2, call.head_dim)  # q, k, v and a weight of 2 batches and 2 heads
     drawn = torch.randn(shape, generator=random, device=call.device).to(call.dtype)
     return [x.detach().requires_grad_(call.grad) for x in drawn.unbind(0)]
 

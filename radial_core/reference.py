@@ -1,4 +1,4 @@
-"""The oracle: masked attention in float64, in the plainest code. Slow; memory in tokens squared."""
+"""The oracle: masked attention in float64, in the plainest code. Slow; memory is tokens squared."""
 
 from itertools import product
 
@@ -39,7 +39,8 @@ def _scores_of_each_head(q, k, plan, softmax_scale):
     """Batch index, head, and the scores (query tokens, key tokens), -inf where dropped."""
     scale = q.shape[-1] ** -0.5 if softmax_scale is None else softmax_scale
     block = torch.arange(plan.tokens, device=q.device) // plan.block_size
-    dropped = ~plan.block_mask()[block[:, None], block]
+    kept = plan.block_mask()[..., block[:, None], block]  # (s, s), or (h, s, s)
+    dropped = (~kept).expand(q.shape[2], -1, -1)
     for b, h in product(range(q.shape[0]), range(q.shape[2])):
         scores = q[b, :, h].double() @ k[b, :, h].double().T
-        yield b, h, scores.mul_(scale).masked_fill_(dropped, -torch.inf)
+        yield b, h, scores.mul_(scale).masked_fill_(dropped[h], -torch.inf)

@@ -1,15 +1,17 @@
 """What the core remembers of a sampler run, and forgets when it has ended."""
 
-from . import attention, dense, failures, fused, proof
+from . import attention, dense, failures, fused, plan, proof
 
 
 def next_run() -> None:
     """To be called when a sampler run has ended: what failed in it may work in the next.
 
-    Plans, compiled kernels and proofs that ended, well or not, stay.
+    Plans are freed, with the tables that backends made of them. Compiled kernels and finished
+    proofs, passed or failed, stay.
     """
     attention.forget_choices()
     dense.forget_choices()
     proof.forget_tries()
     failures.next_run()
     fused.next_run()
+    plan.forget_plans()

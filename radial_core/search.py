@@ -1,4 +1,4 @@
-"""Which settings to take: the error of each by what was measured, its speed-up by an estimate."""
+"""Which settings to choose, by their measured error and their estimated speed-up."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,15 +7,15 @@ from .estimate import estimate
 from .measurements import Measurements
 from .plan import MOST_DENSITY
 
-MOST_DENSE = 0.5  # of the blocks: past that there is little left to gain
+MOST_DENSE = 0.5  # share of the blocks: beyond it there is little left to gain
 
 
 @dataclass(frozen=True)
 class Setting:
-    """Settings of the node, and what they come to.
+    """Settings of the node, and what they cost and gain.
 
-    error: relative RMS of the attention's output. speedup, attention_speedup: how many times as
-    fast a step, and its self-attention, as with full attention in all blocks.
+    error: relative RMS error of the attention's output. speedup, attention_speedup: how many times
+    as fast a step, and its self-attention, run as with full attention in all blocks.
     """
 
     decay: float
@@ -27,7 +27,7 @@ class Setting:
 
 
 def setting(measurements: Measurements, pattern: int, dense_blocks: int) -> Setting:
-    """A measured pattern with so many dense blocks. What keeps nearly all runs dense in all."""
+    """A measured pattern and dense blocks. With a pattern that keeps nearly all, all run dense."""
     m, chosen = measurements, measurements.patterns[pattern]
     dense = m.size.blocks if m.densities[pattern] > MOST_DENSITY else dense_blocks
     times = estimate(m.size, m.layout.tokens, m.densities[pattern], dense)
@@ -42,7 +42,7 @@ def setting(measurements: Measurements, pattern: int, dense_blocks: int) -> Sett
 
 
 def current_setting(measurements: Measurements) -> Setting:
-    """The settings that the measured run had or, without the node, would have had."""
+    """The settings of the measured run, or those it would have had with the node."""
     return setting(measurements, measurements.current, measurements.dense_blocks)
 
 
@@ -53,8 +53,8 @@ def all_settings(measurements: Measurements) -> list[Setting]:
     return [setting(measurements, i, k) for i in patterns for k in range(most + 1)]
 
 
-def front(settings: Sequence[Setting]) -> list[Setting]:
-    """Those that no other beats in both speed-up and error, from the fastest on."""
+def pareto_front(settings: Sequence[Setting]) -> list[Setting]:
+    """The Pareto front: no other is both faster and more exact. The fastest comes first."""
     best = []
     for each in sorted(settings, key=_fastest_first):
         if not best or each.error < best[-1].error:
@@ -63,8 +63,7 @@ def front(settings: Sequence[Setting]) -> list[Setting]:
 
 
 def largest_speedup(settings: Sequence[Setting], error: float) -> tuple[Setting, bool]:
-    """The fastest with no more error than that, and True; if there is none, the most exact and
-    False."""
+    """The fastest within that error, and True; if there is none, the most exact and False."""
     within = [each for each in settings if each.error <= error]
     if within:
         return min(within, key=_fastest_first), True
@@ -72,7 +71,7 @@ def largest_speedup(settings: Sequence[Setting], error: float) -> tuple[Setting,
 
 
 def smallest_error(settings: Sequence[Setting], speedup: float) -> tuple[Setting, bool]:
-    """The most exact that is at least so fast, and True; if there is none, the fastest and
+    """The most exact that is at least that fast, and True; if there is none, the fastest and
     False."""
     within = [each for each in settings if each.speedup >= speedup]
     if within:

@@ -22,12 +22,12 @@ Attention = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, int], torch.Tens
 
 def plan_of(kept: torch.Tensor, layout: VideoLayout, block_size: int, device) -> Plan:
     """Any block map as a plan, which the radial kernels run: they see only its lists."""
-    indptr = torch.zeros(len(kept) + 1, dtype=torch.int32)
-    indptr[1:] = kept.sum(dim=1).cumsum(0)
+    indptr = torch.zeros(1, len(kept) + 1, dtype=torch.int32)
+    indptr[0, 1:] = kept.sum(dim=1).cumsum(0)
     indices = kept.nonzero()[:, 1].int()
-    pattern = RadialPattern(block_size=block_size)
+    mask = RadialPattern(block_size=block_size)
     with torch.inference_mode(False):
-        return Plan(pattern, layout, indptr.to(device), indices.to(device))
+        return Plan(mask, layout, indptr.to(device), indices.to(device))
 
 
 def by_plan(plan: Plan, order: torch.Tensor | None = None) -> Attention:

@@ -4,16 +4,12 @@ Masks other than the radial ones take `keep`, the key blocks of each query block
 can be compared at one budget. They rank the key blocks of a query block, and keep the first.
 """
 
-import sys
-
+import lab  # noqa: F401 (puts the pack's folder on the path)
 import torch
-from lab import record
 from torch.nn.functional import pad
 
 from radial_core import RadialPattern, VideoLayout, make_plan
-
-sys.path.insert(0, str(record.ROOT / "tests/core"))
-from released_rule import blocks_of, token_mask  # noqa: E402
+from radial_core.masks.radial import kept_blocks, token_mask
 
 # A tile of the tile window is a block: frames, rows and columns of tokens.
 TILES = {64: (4, 4, 4), 128: (4, 4, 8)}
@@ -33,16 +29,17 @@ def released(layout: VideoLayout, decay: float, sink_frames: int, block_size: in
     s, blocks = layout.tokens_per_frame, layout.tokens // block_size
     if layout.tokens % block_size:
         raise ValueError(f"the released mask needs whole blocks of {block_size}, got {layout}")
+    pattern = RadialPattern(decay, sink_frames, block_size)
     looked_at = -(-s // block_size)
     kept = torch.zeros(blocks, blocks, dtype=torch.bool)
     for i in range(layout.frames):
         for j in range(layout.frames):
             distance = 0 if j < sink_frames else abs(i - j)
-            mask = token_mask(distance, s, decay, block_size)
+            mask = token_mask(distance, s, pattern)
             row, column = divmod(i * s, block_size), divmod(j * s, block_size)
             padded = pad(mask, (column[1], block_size, row[1], block_size))
             side = looked_at * block_size
-            found = blocks_of(padded[:side, :side], block_size)
+            found = kept_blocks(padded[:side, :side], block_size)
             found = found[: blocks - row[0], : blocks - column[0]]
             rows, columns = found.shape
             kept[row[0] : row[0] + rows, column[0] : column[0] + columns] |= found

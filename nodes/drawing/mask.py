@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from ...radial_core import RadialPattern, VideoLayout
-from ...radial_core.sampled import Sample
+from ...radial_core.mask_sample import Sample
 from .canvas import DROPPED, EDGE, FAINT, FAR, INK, NEAR, PAPER, SINK, TEXT, blend, font, legend
 
 WIDTH, HEIGHT, MARGIN = 1024, 940, 28

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from PIL import Image, ImageDraw
 
-from ...radial_core.search import Setting, front
+from ...radial_core.search import Setting, pareto_front
 from .axes import Axes, around, between
 from .canvas import FAR, INK, NEAR, PAPER, SINK, TEXT, blend
 from .compare import floor_of
@@ -33,7 +33,7 @@ def draw_search(
     for each in settings:
         place = axes.at(each.speedup, max(each.error, floor))
         draw.circle(place, 2.5 * ZOOM, blend(PAPER, FAR, 0.7))
-    axes.line([(each.speedup, max(each.error, floor)) for each in front(settings)], NEAR)
+    axes.line([(each.speedup, max(each.error, floor)) for each in pareto_front(settings)], NEAR)
     if error:
         axes.dashed((x.low, error), (x.high, error), TEXT)
         place = axes.at(x.low, error)

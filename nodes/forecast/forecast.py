@@ -6,8 +6,8 @@ from PIL import Image
 
 from ...radial_core import RadialPattern, VideoLayout
 from ...radial_core.estimate import Estimate, estimate
+from ...radial_core.mask_sample import Sample, sample
 from ...radial_core.plan import MOST_DENSITY
-from ...radial_core.sampled import Sample, sample
 from ..drawing import mask as drawing
 from ..families.catalog import VideoModel
 from ..inputs.settings import Settings

@@ -13,7 +13,7 @@ from comfy.patcher_extension import WrappersMP
 from ...radial_core import Plan, make_plan, runs
 from ...radial_core.attention import attend
 from ...radial_core.call import SIGNALS
-from ...radial_core.padding import closed_up, opened_up
+from ...radial_core.padding import with_padding, without_padding
 from ...radial_core.plan import MOST_DENSITY
 from ...radial_core.schedule import step_of
 from ..comfyui import features
@@ -232,9 +232,9 @@ class RadialOverride:
             q, k, v = q.view(shape), k.view(shape), v.view(shape)
         if not absent:
             return self._run(span, todo, q, k, v, kwargs.get("scale"))
-        with closed_up((q, k, v), prefix, absent) as tensors:
+        with without_padding((q, k, v), prefix, absent) as tensors:
             out = self._run(span, todo, *tensors, kwargs.get("scale"))
-        return None if out is None else opened_up(out, prefix, absent)
+        return None if out is None else with_padding(out, prefix, absent)
 
     def _run(self, span: Span, todo: Plan | Dense, q, k, v, scale) -> torch.Tensor | None:
         """The output of q, k, v (b, s, h, d); None if ComfyUI's dense attention is as good."""

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 
 import torch
 
-from ...radial_core.pattern import BLOCK_SIZES
+from ...radial_core.masks.radial import BLOCK_SIZES
 
 PLAIN = (int, float, str)  # tensors, which a comparison makes tensors of, are not
 

@@ -15,9 +15,9 @@ import torch
 from comfy.patcher_extension import WrappersMP
 
 from ...radial_core import VideoLayout
-from ...radial_core.measure import Rows, choose_rows, measure
-from ...radial_core.measurements import Measured, Measurements
-from ...radial_core.padding import closed_up
+from ...radial_core.measure import QueryRows, choose_rows, measure
+from ...radial_core.measurements import MeasuredCall, Measurements
+from ...radial_core.padding import without_padding
 from ...radial_core.schedule import step_of
 from ..comfyui import features
 from ..comfyui.option_keys import KEY, SLOT
@@ -66,7 +66,7 @@ class Run:
         self.passes = 0
         self.steps = None  # of the sampler
         self.seen = set()  # chosen steps
-        self.calls = {}  # (step, block) -> Measured
+        self.calls = {}  # (step, block) -> MeasuredCall
         self.reasons = Counter()  # why other calls were not measured
         self.about = {}  # what else Measurements takes
         self.seconds = 0.0
@@ -230,14 +230,14 @@ class Probe:
         rows = self._rows_of(there, q.device)
         scale = kwargs.get("scale")
         if absent:
-            with closed_up(tensors, layout.prefix, absent) as closed:
+            with without_padding(tensors, layout.prefix, absent) as closed:
                 reading = measure(*(x[0] for x in closed), rows, scale)
         else:
             reading = measure(*(x[0] for x in tensors), rows, scale)
         if not all(map(math.isfinite, reading.error)):
             run.reasons["numbers that are not finite"] += 1
             return
-        run.calls[here.step, block] = Measured(here.step, block, reading)
+        run.calls[here.step, block] = MeasuredCall(here.step, block, reading)
         run.about.setdefault("layout", there)
         run.about.setdefault("densities", rows.densities)
         run.seconds += time.perf_counter() - start
@@ -253,7 +253,7 @@ class Probe:
             return "a video of another size than before in the run"
         return None
 
-    def _rows_of(self, layout: VideoLayout, device: torch.device) -> Rows:
+    def _rows_of(self, layout: VideoLayout, device: torch.device) -> QueryRows:
         key = layout, device
         if self._rows is None or self._rows[0] != key:
             patterns = self.run.about["patterns"]

@@ -13,6 +13,7 @@ import torch
 from torch.nn.functional import pad
 
 from ..call import Call, capability, readable, wants_gradients, with_one_gradient_layout
+from ..dense_rows import fill_dense_rows
 from ..plan import Plan
 from .contract import EXACT
 
@@ -55,8 +56,10 @@ def run(
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     if wants_gradients(q, k, v):
         return _Attention.apply(q, k, v, plan, softmax_scale), None
-    out, lse = _forward(q, k, v, plan, softmax_scale)
-    return out, lse if return_lse else None
+    out, lse = _forward(q, k, v, plan, softmax_scale, plan.bounded_table)
+    lse = lse if return_lse else None
+    fill_dense_rows(out, lse, q, k, v, plan.cut_rows, softmax_scale)
+    return out, lse
 
 
 def why_not_dense(call: Call) -> str | None:
@@ -88,11 +91,11 @@ def dense(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, softmax_scale: floa
 
 
 class _Attention(torch.autograd.Function):
-    """q, k, v -> out, with the library's backward pass."""
+    """q, k, v -> out, with the library's backward pass, which needs the whole table."""
 
     @staticmethod
     def forward(ctx, q, k, v, plan: Plan, softmax_scale: float):
-        out, lse = _forward(q, k, v, plan, softmax_scale)
+        out, lse = _forward(q, k, v, plan, softmax_scale, plan.table)
         ctx.save_for_backward(q, k, v, out, lse)
         ctx.plan, ctx.softmax_scale = plan, softmax_scale
         return out
@@ -103,14 +106,16 @@ class _Attention(torch.autograd.Function):
         return *_backward(d_out, q, k, v, out, lse, ctx.plan, ctx.softmax_scale), None, None
 
 
-def _forward(q, k, v, plan: Plan, softmax_scale: float) -> tuple[torch.Tensor, torch.Tensor]:
+def _forward(
+    q, k, v, plan: Plan, softmax_scale: float, table: tuple[torch.Tensor, torch.Tensor]
+) -> tuple[torch.Tensor, torch.Tensor]:
     from cudnn.block_sparse_attention import block_sparse_attention_forward
 
     tokens = q.shape[1]
     if _queries_must_fill_blocks(plan):
         q = pad(q, (0, 0, 0, 0, 0, -tokens % plan.block_size))
     q, k, v = (_aligned(x) for x in (q, k, v))
-    result = block_sparse_attention_forward(q, k, v, **_sparse(q, plan, softmax_scale))
+    result = block_sparse_attention_forward(q, k, v, **_sparse(q, plan, softmax_scale, table))
     return result["o_tensor"][:, :tokens], result["lse_tensor"][:, :, :tokens]
 
 
@@ -124,16 +129,17 @@ def _backward(d_out, q, k, v, out, lse, plan: Plan, softmax_scale: float):
         d_out, q, out = (pad(x, (0, 0, 0, 0, 0, more)) for x in (d_out, q, out))
         lse = pad(lse, (0, more))
     tensors = (_aligned(x) for x in (d_out, q, k, v, out))
-    sparse = _sparse(q, plan, softmax_scale)
+    sparse = _sparse(q, plan, softmax_scale, plan.table)
     result = block_sparse_attention_backward(*tensors, lse.contiguous(), **sparse)
     return result["dq_tensor"][:, :tokens], result["dk_tensor"], result["dv_tensor"]
 
 
-def _sparse(q: torch.Tensor, plan: Plan, softmax_scale: float) -> dict:
+def _sparse(q: torch.Tensor, plan: Plan, softmax_scale: float, table) -> dict:
     """The library's arguments that both passes share."""
-    counts, indices = block_lists(plan, len(q), q.shape[2])
+    counts, indices = block_lists(*table, len(q), q.shape[2])
     if not (capability(q.device)[0] == 9 and plan.block_size == 128):
-        # Packed here, call after call: it would be a gigabyte a plan to keep on the longest videos.
+        # Copied for every batch and head, at each call: on the longest videos it takes hundreds of
+        # MiB, too much to keep with the plan.
         counts, indices = counts.contiguous(), indices.contiguous()
     return {
         "q2k_block_index": indices,
@@ -158,12 +164,13 @@ def _why_no_gradients(call: Call, major: int) -> str | None:
     return "cudnn has no gradient of the log-sum-exp" if call.lse else None
 
 
-def block_lists(plan: Plan, batch: int, heads: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """A plan's rows as the library's lists, views of the plan's table with strides of 0.
+def block_lists(
+    lengths: torch.Tensor, table: torch.Tensor, batch: int, heads: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """A plan's table as the library's lists: views with strides of 0 where they repeat.
 
     int32 counts (batch, heads, blocks) and indices (batch, heads, blocks, longest row).
     """
-    lengths, table = plan.table
     return lengths.expand(batch, heads, -1), table.expand(batch, heads, -1, -1)
 
 
@@ -176,7 +183,7 @@ def block_sizes(plan: Plan) -> torch.Tensor | None:
     if tail == 0:
         return None
     if plan not in _sizes_of_plans:
-        sizes = torch.full_like(plan.table[0], plan.block_size)
+        sizes = plan.indptr.new_full((plan.blocks,), plan.block_size)
         sizes[-1] = tail
         _sizes_of_plans[plan] = sizes
     return _sizes_of_plans[plan]

@@ -13,6 +13,7 @@ from weakref import WeakKeyDictionary
 import torch
 
 from ..call import Call, capability, wants_gradients
+from ..dense_rows import fill_dense_rows
 from ..plan import Plan
 from .contract import EXACT
 
@@ -20,7 +21,7 @@ ACCURACY = EXACT
 INSTALL = 'pip install --pre "flash-attn-4[cu13]" (without [cu13] on CUDA 12)'
 
 BACKWARD_BLOCK = 128  # the key tile of its backward kernels up to head_dim 128
-_lists_of_plans = WeakKeyDictionary()  # plan -> its BlockSparseTensorsTorch, by rows and by columns
+_lists_of_plans = WeakKeyDictionary()  # plan -> what `_lists` returns, by "with gradients"
 
 
 def why_not(call: Call) -> str | None:
@@ -57,8 +58,11 @@ def run(
     softmax_scale: float,
     return_lse: bool,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    lists = _lists(plan, wants_gradients(q, k, v))
-    return _attend(q, k, v, softmax_scale, return_lse, *lists)
+    grad = wants_gradients(q, k, v)
+    out, lse = _attend(q, k, v, softmax_scale, return_lse, *_lists(plan, grad))
+    if not grad:
+        fill_dense_rows(out, lse, q, k, v, plan.cut_rows, softmax_scale)
+    return out, lse
 
 
 def dense(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, softmax_scale: float) -> torch.Tensor:
@@ -66,28 +70,32 @@ def dense(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, softmax_scale: floa
 
 
 def block_lists(lengths: torch.Tensor, table: torch.Tensor) -> dict[str, torch.Tensor]:
-    """A plan's rows, or columns, as the library's lists, for every batch and head alike.
+    """A plan's rows, or columns, as the library's lists, for every batch alike.
 
-    counts: int32 (1, 1, blocks). indices: int32 (1, 1, blocks, longest row), ascending, which the
-    library needs: it compares key positions to the length only in a row's last entry.
+    counts: int32 (1, heads or 1, blocks). indices: int32 (1, heads or 1, blocks, longest row),
+    ascending, which the library needs: it compares key positions to the length only in a row's last
+    entry.
     """
     none = torch.zeros_like(lengths)
     return {
-        "mask_block_cnt": none[None, None],
-        "mask_block_idx": none[None, None, :, None],
-        "full_block_cnt": lengths[None, None],
-        "full_block_idx": table[None, None],
+        "mask_block_cnt": none[None],
+        "mask_block_idx": none[None, ..., None],
+        "full_block_cnt": lengths[None],
+        "full_block_idx": table[None],
     }
 
 
 def _lists(plan: Plan, grad: bool):
-    """The library's lists of a plan: by rows, and with grad by columns too, else None."""
+    """The library's lists of a plan: by rows, and with grad by columns too, else None.
+
+    Without grad they lack the plan's cut rows. Gradients need the whole table; their columns are as
+    large anyway, as all queries see the sink.
+    """
     lists = _lists_of_plans.setdefault(plan, {})
-    if "rows" not in lists:
-        lists["rows"] = _as_library(plan, *plan.table)
-    if grad and "columns" not in lists:
-        lists["columns"] = _as_library(plan, *plan.columns)
-    return lists["rows"], lists["columns"] if grad else None
+    if grad not in lists:
+        rows = _as_library(plan, *(plan.table if grad else plan.bounded_table))
+        lists[grad] = rows, _as_library(plan, *plan.columns) if grad else None
+    return lists[grad]
 
 
 def _as_library(plan: Plan, lengths: torch.Tensor, table: torch.Tensor):

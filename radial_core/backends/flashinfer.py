@@ -32,6 +32,8 @@ _planned: WeakKeyDictionary[Plan, dict] = WeakKeyDictionary()
 def why_not(call: Call) -> str | None:
     if call.grad:
         return "flashinfer has no backward"
+    if call.per_head:
+        return "flashinfer has one list of blocks for all heads, not one for each"
     if capability(call.device) < (8, 0):
         return "flashinfer needs an NVIDIA GPU of compute capability 8.0 or newer"
     if call.dtype not in (torch.float16, torch.bfloat16):
@@ -68,7 +70,8 @@ def page_size(plan: Plan) -> int:
 def pages(x: torch.Tensor, size: int) -> torch.Tensor:
     """The full pages of a sequence, as a view: (s, h, d) -> (s // size, size, h, d).
 
-    By its number the kernels also find the partly filled page behind; they stop where a row ends.
+    The kernels also reach the partly filled page after them, by its number, and stop where a row
+    ends.
     """
     return x[: x.shape[0] // size * size].unflatten(0, (-1, size))
 
@@ -77,7 +80,7 @@ def last_page_lengths(plan: Plan) -> torch.Tensor:
     """Tokens in the last page that each query block sees: int32 (blocks,), on the CPU."""
     size = page_size(plan)
     tail = plan.tokens - (plan.blocks - 1) * size
-    last = plan.indices[plan.indptr[1:] - 1].cpu()  # rows ascend, so only it can be the tail
+    last = plan.indices[plan.indptr[0, 1:] - 1].cpu()  # rows ascend, so only it can be the tail
     return torch.where(last == plan.blocks - 1, tail, size).int()
 
 
@@ -91,7 +94,7 @@ def _plan_wrapper(plan: Plan, heads, head_dim, dtype, scale):
     wrapper = Wrapper(workspace, backend=kernel)
     queries = torch.arange(plan.blocks + 1, dtype=torch.int32) * page_size(plan)
     queries[-1] = plan.tokens
-    rows = queries, plan.indptr.cpu(), plan.indices, last_page_lengths(plan)
+    rows = queries, plan.indptr[0].cpu(), plan.indices, last_page_lengths(plan)
     types = {f"{x}_data_type": dtype for x in ("q", "kv", "o")}
     options = {"sm_scale": scale, "non_blocking": False, "disable_split_kv": True}
     wrapper.plan(*rows, heads, heads, head_dim, page_size(plan), **types, **options)

@@ -12,6 +12,7 @@ from weakref import WeakKeyDictionary
 import torch
 
 from ..call import Call, capability, wants_gradients
+from ..dense_rows import fill_dense_rows
 from ..plan import Plan
 from .contract import EXACT
 
@@ -47,25 +48,30 @@ def why_not(call: Call) -> str | None:
 def run(q, k, v, plan: Plan, softmax_scale: float, return_lse: bool):
     grad = wants_gradients(q, k, v)
     tma = capability(q.device)[0] == 9
-    q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+    heads_first = [x.transpose(1, 2) for x in (q, k, v)]
     if grad or not tma:
-        # Pointers are computed in 32 bits there, from the start of a head.
-        q, k, v = (x.contiguous() if x.shape[2] * x.stride(2) >= 2**31 else x for x in (q, k, v))
-    kernel = _kernel(plan, softmax_scale, return_lse, grad, tma, q, k, v)
-    out, lse = kernel(q, k, v, block_mask(plan, grad))
-    return out.transpose(1, 2), lse
+        # Those kernels compute pointers in 32 bits, from the start of a head.
+        heads_first = [
+            x.contiguous() if x.shape[2] * x.stride(2) >= 2**31 else x for x in heads_first
+        ]
+    kernel = _kernel(plan, softmax_scale, return_lse, grad, tma, *heads_first)
+    out, lse = kernel(*heads_first, block_mask(plan, grad))
+    out = out.transpose(1, 2)
+    if not grad:
+        fill_dense_rows(out, lse, q, k, v, plan.cut_rows, softmax_scale)
+    return out, lse
 
 
 def block_mask(plan: Plan, grad: bool):
-    """The plan as flex takes it: all its blocks full, none in need of a mask.
+    """The plan as flex takes it: all its blocks are full, so none needs a mask.
 
     The kernels mask the keys past the end by themselves. With grad it has the query blocks of each
-    key block too. Not BlockMask.from_kv_blocks: that wants and makes tables of blocks squared, and
-    sorts them, in 64 bits.
+    key block too; without, it lacks the plan's cut rows. BlockMask.from_kv_blocks won't do: it
+    takes and makes tables of blocks squared, and sorts them, in 64 bits.
     """
     masks = _masks.setdefault(plan, {})
     if grad not in masks:
-        with torch.inference_mode(False):  # of another kind of tensor, training could save none
+        with torch.inference_mode(False):  # training can't save an inference tensor
             masks[grad] = _block_mask(plan, grad)
     return masks[grad]
 
@@ -73,21 +79,26 @@ def block_mask(plan: Plan, grad: bool):
 def _block_mask(plan: Plan, grad: bool):
     from torch.nn.attention.flex_attention import BlockMask, noop_mask
 
-    zeros = plan.indptr.new_zeros(plan.blocks)
-    tables = {"full_kv": plan.table}
-    tables["full_q"] = plan.columns if grad else (zeros, zeros[:, None])
-    # No other blocks; but the kernels step through both tables with the strides of these.
+    zeros = plan.indptr.new_zeros(plan.lists, plan.blocks)
+    tables = {"full_kv": _rows(plan, grad)}
+    tables["full_q"] = plan.columns if grad else (zeros, zeros[..., None])
+    # There are no other blocks; but the kernels walk both kinds with the strides of these tables.
     tables |= {name.removeprefix("full_"): (zeros, table) for name, (_, table) in tables.items()}
-    for_all_heads = {}
+    lists = {}  # (1, heads or 1, blocks, ...)
     for name, (lengths, table) in tables.items():
-        for_all_heads[f"{name}_num_blocks"] = lengths[None, None]
-        for_all_heads[f"{name}_indices"] = table[None, None]
+        lists[f"{name}_num_blocks"] = lengths[None]
+        lists[f"{name}_indices"] = table[None]
     return BlockMask(
         seq_lengths=(plan.tokens, plan.tokens),
         BLOCK_SIZE=(plan.block_size, plan.block_size),
         mask_mod=noop_mask,
-        **for_all_heads,
+        **lists,
     )
+
+
+def _rows(plan: Plan, grad: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    """Gradients need the whole table. Their columns are as large: all queries see the sink."""
+    return plan.table if grad else plan.bounded_table
 
 
 def _kernel(plan: Plan, scale: float, lse: bool, grad: bool, tma: bool, *tensors: torch.Tensor):
@@ -96,8 +107,8 @@ def _kernel(plan: Plan, scale: float, lse: bool, grad: bool, tma: bool, *tensors
     One for each shape, as whole blocks need no bounds checks: of q, k and v, and of the plan's
     tables, which torch.compile guards on too. Not one for each plan: those come and go.
     """
-    tables = (plan.table, plan.columns) if grad else (plan.table,)
-    widths = tuple(table.shape[1] for _, table in tables)
+    tables = (plan.table, plan.columns) if grad else (plan.bounded_table,)
+    widths = tuple(table.shape for _, table in tables)
     kinds = tuple(
         (x.shape, x.stride(), x.dtype, x.device, x.requires_grad, x.is_inference()) for x in tensors
     )

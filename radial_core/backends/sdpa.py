@@ -31,12 +31,23 @@ def run(
     softmax_scale: float,
     return_lse: bool,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    size = plan.block_size
-    bounds = plan.indptr.tolist()
-    last_seen = plan.indices[plan.indptr[1:] - 1].tolist()
-    dtype, out = q.dtype, []
+    dtype = q.dtype
     if wants_gradients(q, k, v) and dtype.itemsize < 4:
         k, v = k.float(), v.float()  # their gradients are added up over the rows
+    if not plan.per_head:
+        return _one_list(q, k, v, plan, 0, softmax_scale, dtype), None
+    heads = [
+        _one_list(*(x[:, :, h : h + 1] for x in (q, k, v)), plan, h, softmax_scale, dtype)
+        for h in range(plan.lists)
+    ]
+    return torch.cat(heads, dim=2), None
+
+
+def _one_list(q, k, v, plan: Plan, index: int, softmax_scale: float, dtype) -> torch.Tensor:
+    """Attention of heads that share one of the plan's lists, in a dtype: (b, s, h, d)."""
+    size, out = plan.block_size, []
+    bounds = plan.indptr[index].tolist()
+    last_seen = plan.indices[plan.indptr[index, 1:] - 1].tolist()
     for p in range(plan.blocks):
         seen = plan.indices[bounds[p] : bounds[p + 1]]
         sees_the_tail = last_seen[p] >= plan.tokens // size  # a last block that is partly filled
@@ -45,7 +56,7 @@ def run(
         query, key, value = (rearrange(x, "b s h d -> b h s d") for x in (query, key, value))
         row = scaled_dot_product_attention(query, key, value, scale=softmax_scale)
         out.append(rearrange(with_one_gradient_layout(row), "b h s d -> b s h d"))
-    return torch.cat(out, dim=1), None
+    return torch.cat(out, dim=1)
 
 
 def _gather(x: torch.Tensor, seen: torch.Tensor, sees_the_tail: bool, size: int) -> torch.Tensor:

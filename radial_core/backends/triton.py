@@ -74,7 +74,7 @@ def dense(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, softmax_scale: floa
 
 @lru_cache(maxsize=PLANS_KEPT)
 def _all_blocks(count: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    indptr = torch.tensor([0, count], dtype=torch.int32, device=device)
+    indptr = torch.tensor([[0, count]], dtype=torch.int32, device=device)
     return indptr, torch.arange(count, dtype=torch.int32, device=device)
 
 

@@ -2,7 +2,7 @@
 
 The schedule is that of FlashAttention-3 (arXiv 2407.08608). One program computes a query block of
 one head. A loading warp streams the key and value blocks of the row's list through shared memory by
-TMA; two warpgroups, each with half of the queries, multiply. Within a warpgroup the scores of the
+TMA; two warpgroups multiply, each with half of the queries. Within a warpgroup the scores of the
 next key block and the output of the last one are in flight together.
 """
 
@@ -32,10 +32,11 @@ def attend(
     indptr,
     indices,
     order,  # the rows in the order to compute them
+    list_stride,  # from one head's rows in indptr to the next one's; 0 if all heads share a list
     tokens,
     heads,
     scale,  # softmax_scale * log2(e): the softmax is taken to base 2
-    q_batch,  # where a batch element and a head begin: rows, rows and columns
+    q_batch,  # where a batch element and a head begin: in rows, rows and columns
     q_head,
     q_column,
     k_batch,
@@ -51,14 +52,14 @@ def attend(
 ):
     """out: contiguous (b, s, h, d). lse: float32 (b, h, s), natural log; not touched unless LSE.
 
-    ONE_LIST: all rows share the first row's list, and are computed as they come.
+    ONE_LIST: all rows share the first row's list, and are computed in their own order.
     """
     row = gl.program_id(0)
     batch = gl.program_id(1) // heads
     head = gl.program_id(1) % heads
     if not ONE_LIST:
         row = gl.load(order + row)
-        indptr += row
+        indptr += head * list_stride + row
     begin = gl.load(indptr)
     end = gl.load(indptr + 1)
     last = gl.load(indices + end - 1)
@@ -124,7 +125,7 @@ def _load(
     v_column,
     BLOCK_SIZE: gl.constexpr,
 ):
-    """Streams the row's blocks: the last one first, as only it can reach past the end."""
+    """Streams the row's blocks. The last one comes first: only it can reach past the end."""
     mbarrier.expect(q_full, 2 * Q.block_type.nbytes)
     _copy(Q, [q_row, q_column], q_full, queries.index(0))
     lower = q_row + BLOCK_SIZE // 2
@@ -182,8 +183,8 @@ def _multiply(
     scores = warpgroup_mma(q, keys.index(0).permute((1, 0)), zeros, use_acc=False, is_async=True)
     scores = warpgroup_mma_wait(0, deps=[scores])
     mbarrier.arrive(k_free.index(0), count=1)
-    here = last * BLOCK_SIZE + gl.arange(0, BLOCK_SIZE, gl.SliceLayout(0, scores_layout)) < tokens
-    scores = gl.where(here[None, :], scores, float("-inf"))
+    key_tokens = last * BLOCK_SIZE + gl.arange(0, BLOCK_SIZE, gl.SliceLayout(0, scores_layout))
+    scores = gl.where((key_tokens < tokens)[None, :], scores, float("-inf"))
     top = gl.max(scores, 1) * scale
     p = gl.exp2(scores * scale - top[:, None])
     total = gl.sum(p, 1)
@@ -235,7 +236,7 @@ def _multiply(
 
 @gluon.jit
 def _next(slot, phase):
-    """The slot behind this one; the phase turns when the slots start over."""
+    """The next slot. The phase flips when the slots start over."""
     slot += 1
     turn = slot == STAGES
     return gl.where(turn, 0, slot), phase ^ turn.to(gl.int32)

@@ -8,7 +8,7 @@ from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
 from .hopper import attend
-from .launch import LOG2_E, SHAPES_KEPT, launch, outputs
+from .launch import LOG2_E, SHAPES_KEPT, launch, list_stride, outputs
 
 DTYPES = {torch.float16: gl.float16, torch.bfloat16: gl.bfloat16}
 MAX_REGISTERS = 168  # of a thread when the program starts: 384 threads share 65,536
@@ -17,7 +17,8 @@ MAX_REGISTERS = 168  # of a thread when the program starts: 384 threads share 65
 class Matrix(NamedTuple):
     """A (b, s, h, d) tensor as a matrix whose rows are tokens, for the copy engine.
 
-    Heads lie beside each other in (b, s, h, d), below each other in (b, h, s, d).
+    In memory as (b, s, h, d), heads are columns side by side; as (b, h, s, d), they are rows one
+    below the other.
     """
 
     shape: tuple[int, int]
@@ -36,7 +37,7 @@ class Loads(NamedTuple):
 
 
 def loads(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, block_size: int) -> Loads | None:
-    """How the copy engine loads these (b, s, h, d) tensors as they lie in memory; None if not."""
+    """How the copy engine loads these (b, s, h, d) tensors with their strides; None if it can't."""
     if (q.data_ptr() | k.data_ptr() | v.data_ptr()) % 16:
         return None
     return _find_loads(q.dtype, q.shape, q.stride(), k.stride(), v.stride(), block_size)
@@ -53,19 +54,23 @@ def run(
     softmax_scale: float,
     return_lse: bool,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """out (b, s, h, d) contiguous, and lse (b, h, s) or None. No order: one list, for all rows."""
+    """out (b, s, h, d) contiguous, and lse (b, h, s) or None.
+
+    indptr, indices, order: of a plan. No order: indptr has one row, which all rows walk.
+    """
     batch, tokens, heads, head_dim = q.shape
     found = loads(q, k, v, block_size)
-    if found is None:  # the copy engine can't read them as they lie
+    if found is None:
         q, k, v = (x.clone(memory_format=torch.contiguous_format) for x in (q, k, v))
         found = loads(q, k, v, block_size)
     out, lse = outputs(q, return_lse)
+    to_next_list = list_stride(indptr)
     descriptors = [
         _descriptor(x, *how)
         for x, *how in zip((q, k, v), found.matrices, found.boxes, found.layouts, strict=True)
     ]
     launch(
-        (found.key, q.device, order is None, return_lse),
+        (found.key, q.device, order is None, to_next_list > 0, return_lse),
         attend,
         (-(-tokens // block_size), batch * heads, 1),
         (
@@ -75,6 +80,7 @@ def run(
             indptr,
             indices,
             indices if order is None else order,  # not touched
+            to_next_list,
             tokens,
             heads,
             softmax_scale * LOG2_E,
@@ -113,7 +119,7 @@ def _find_loads(dtype, shape, q_stride, k_stride, v_stride, block_size) -> Loads
 
 
 def _matrix(shape: torch.Size, stride: tuple[int, ...], block_size: int) -> Matrix | None:
-    """A tensor of this shape and stride as a matrix; None if it is none, or not safe to read."""
+    """A tensor of this shape and stride as a matrix; None if it isn't one or isn't safe to read."""
     batch, tokens, heads, head_dim = shape
     by_batch, by_token, by_head, by_place = stride
     if by_place != 1 or by_token % 8 or by_token < head_dim:  # rows of 16 bytes
@@ -131,8 +137,8 @@ def _matrix(shape: torch.Size, stride: tuple[int, ...], block_size: int) -> Matr
         head_rows, rest = divmod(by_head, by_token)
         if rest:
             return None
-    # A last block reads past its sequence: into another one or into nothing, which both count as
-    # nothing, but never into memory that nobody has written: it might hold NaN.
+    # The last block reads past the end of its sequence. Another sequence or the end of the matrix
+    # does no harm: these scores are masked. Memory that nobody has written might hold NaN.
     steps = sorted(
         (step, count) for step, count in ((batch_rows, batch), (head_rows, heads)) if step
     )

@@ -1,4 +1,4 @@
-"""What both launchers share: the outputs, and a launch without Triton's own dispatch."""
+"""What both launchers share: outputs, lists per head, and a launch without Triton's dispatch."""
 
 import math
 
@@ -6,15 +6,15 @@ import torch
 
 LOG2_E = math.log2(math.e)  # the kernels take the softmax to base 2
 
-# Shapes whose launch is remembered. Each length of prompt is one, and a server runs for weeks; to
-# find one anew costs microseconds.
+# Launches that are remembered. Each length of prompt is a shape of its own, and a server runs for
+# weeks; to forget one costs some 50 us.
 SHAPES_KEPT = 4096
 
 _compiled: dict[tuple, object] = {}
 
 
 def outputs(q: torch.Tensor, return_lse: bool) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Room for out (b, s, h, d), contiguous, and for lse (b, h, s), float32, or None."""
+    """Empty out (b, s, h, d), contiguous, and empty lse (b, h, s), float32, or None."""
     batch, tokens, heads, _ = q.shape
     out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
     if not return_lse:
@@ -22,11 +22,16 @@ def outputs(q: torch.Tensor, return_lse: bool) -> tuple[torch.Tensor, torch.Tens
     return out, torch.empty(batch, heads, tokens, dtype=torch.float32, device=q.device)
 
 
+def list_stride(indptr: torch.Tensor) -> int:
+    """From the rows of one head's list to the next one's; 0 if all heads share one list."""
+    return indptr.stride(0) if len(indptr) > 1 else 0
+
+
 def launch(key: tuple, kernel, grid: tuple[int, int, int], arguments: tuple, **options):
     """kernel[grid](*arguments, **options); some 50 us faster from the second time on.
 
-    key: all that Triton compiles for: whole numbers, types and alignment of the tensors, constants,
-    options and device. The same key always launches the same binary.
+    key: everything that Triton compiles for: whole numbers, types and alignment of the tensors,
+    constants, options and device. The same key always launches the same binary.
     """
     key = (kernel, *key)
     ready = _compiled.get(key)

@@ -1,7 +1,7 @@
 """Block-sparse attention forward in Triton, for any NVIDIA GPU from Ampere on.
 
-The online softmax of FlashAttention-2 (arXiv 2307.08691), walking a list of key blocks in place of
-all of them. One program computes BLOCK_M queries of one head.
+The online softmax of FlashAttention-2 (arXiv 2307.08691), over a list of key blocks instead of all
+of them. One program computes BLOCK_M queries of one head.
 """
 
 import triton
@@ -18,6 +18,7 @@ def attend(
     indptr,
     indices,
     order,  # the rows in the order to compute them
+    list_stride,  # from one head's rows in indptr to the next one's; 0 if all heads share a list
     tokens,
     heads,
     scale,  # softmax_scale * log2(e): the softmax is taken to base 2
@@ -39,8 +40,8 @@ def attend(
     LSE: tl.constexpr,
 ):
     """out: contiguous (b, s, h, d). lse: float32 (b, h, s), natural log; not touched unless LSE."""
-    TILES: tl.constexpr = BLOCK_SIZE // BLOCK_M  # programs a query block
-    STEPS: tl.constexpr = BLOCK_SIZE // BLOCK_N  # steps a key block
+    TILES: tl.constexpr = BLOCK_SIZE // BLOCK_M  # programs for each query block
+    STEPS: tl.constexpr = BLOCK_SIZE // BLOCK_N  # steps for each key block
     row = tl.load(order + tl.program_id(0) // TILES)
     first = row * BLOCK_SIZE + tl.program_id(0) % TILES * BLOCK_M
     if first >= tokens:
@@ -56,10 +57,11 @@ def attend(
     top = tl.full([BLOCK_M], float("-inf"), tl.float32)  # the largest score of each row so far
     total = tl.zeros([BLOCK_M], tl.float32)  # of exp2(score - top)
 
+    indptr += tl.program_id(1) % heads * list_stride
     begin = tl.load(indptr + row)
     end = tl.load(indptr + row + 1)
     last = tl.load(indices + end - 1) * BLOCK_SIZE
-    # Rows ascend, so only the last block can reach past the end: it has a loop with masks.
+    # Rows ascend, so only the last block can reach past the end: it has a masked loop of its own.
     cut = last + BLOCK_SIZE > tokens
     whole = end - cut.to(tl.int32)
     for step in tl.range(begin * STEPS, whole * STEPS, num_stages=STAGES):
@@ -74,16 +76,16 @@ def attend(
             acc, top, total = _accumulate(q, k, v, acc, top, total, scale, n, tokens, True)
 
     rows = first + tl.arange(0, BLOCK_M)
-    here = rows < tokens
+    inside = rows < tokens
     columns = tl.arange(0, WIDTH)
     out += (batch * tokens * heads + head) * HEAD_DIM
     place = rows.to(tl.int64)[:, None] * (heads * HEAD_DIM) + columns[None, :]
-    mask = here[:, None] & (columns < HEAD_DIM)[None, :]
+    mask = inside[:, None] & (columns < HEAD_DIM)[None, :]
     acc = acc / total[:, None]
     tl.store(out + place, acc.to(out.dtype.element_ty), mask)
     if LSE:
         place = (batch * heads + head) * tokens + rows
-        tl.store(lse + place, (top + tl.log2(total)) * 0.6931471805599453, here)
+        tl.store(lse + place, (top + tl.log2(total)) * 0.6931471805599453, inside)
 
 
 @triton.jit
@@ -100,7 +102,7 @@ def _tile(
     """Tokens [first, first + LENGTH) of one head; zero past the end if MASKED."""
     rows = first + tl.arange(0, LENGTH)
     columns = tl.arange(0, WIDTH)
-    # Computed anew for each tile: offsets kept over the loop would cost registers, and spill.
+    # Computed anew for each tile: offsets kept across the loop would take registers, and spill.
     places = start + rows[:, None].to(tl.int64) * stride + columns[None, :]
     if MASKED:
         mask = (rows < tokens)[:, None] & (columns < HEAD_DIM)[None, :]
@@ -113,11 +115,11 @@ def _tile(
 
 @triton.jit
 def _accumulate(q, k, v, acc, top, total, scale, n, tokens, MASKED: tl.constexpr):
-    """One step of the online softmax: takes in the keys and values [n, n + BLOCK_N)."""
+    """One step of the online softmax, over the keys and values [n, n + BLOCK_N)."""
     scores = tl.dot(q, tl.trans(k))
     if MASKED:
-        here = n + tl.arange(0, k.shape[0]) < tokens
-        scores = tl.where(here[None, :], scores, float("-inf"))
+        inside = n + tl.arange(0, k.shape[0]) < tokens
+        scores = tl.where(inside[None, :], scores, float("-inf"))
     new_top = tl.maximum(top, tl.max(scores, 1) * scale)
     p = tl.exp2(scores * scale - new_top[:, None])
     shrink = tl.exp2(top - new_top)

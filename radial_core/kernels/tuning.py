@@ -19,7 +19,7 @@ from .. import failures
 from ..backends.contract import EXACT
 from ..call import Call, capability, is_out_of_memory
 from ..layout import VideoLayout
-from ..pattern import RadialPattern
+from ..masks.radial import RadialPattern
 from ..plan import make_plan
 from ..proof import fault_of
 from .portable_launch import Tiles

@@ -14,7 +14,7 @@ from conftest import pack_module, patch
 import nodes
 
 core = pack_module("radial_core")
-sampled = pack_module("radial_core.sampled")
+mask_sample = pack_module("radial_core.mask_sample")
 canvas = pack_module("nodes.drawing.canvas")
 drawing = pack_module("nodes.drawing.mask")
 models = pack_module("nodes.families.registry")
@@ -189,7 +189,7 @@ def test_each_block_has_the_colour_of_what_it_is(pattern, layout):
     """4 pixels a block: the kept ones are those of the plan; text and sink have their colours."""
     mask = core.make_plan(pattern, layout).block_mask().numpy()
     blocks, size = len(mask), pattern.block_size
-    picture = drawing.block_map(sampled.sample(pattern, layout), pattern, layout, 4 * blocks)
+    picture = drawing.block_map(mask_sample.sample(pattern, layout), pattern, layout, 4 * blocks)
     picture = np.asarray(picture)
     begin, end = layout.prefix, layout.prefix + layout.video_tokens
     sink_end = begin + min(pattern.sink_frames, layout.frames) * layout.tokens_per_frame
@@ -215,7 +215,7 @@ def test_bands_pale_with_every_doubling_of_the_distance():
     """Whole-block frames of one block: pixel column d of row 0 is the frame at distance d."""
     pattern, layout = core.RadialPattern(4.0, 0), core.VideoLayout(17, 8, 16)
     mask = core.make_plan(pattern, layout).block_mask()[0]
-    picture = drawing.block_map(sampled.sample(pattern, layout), pattern, layout, 17)
+    picture = drawing.block_map(mask_sample.sample(pattern, layout), pattern, layout, 17)
     kept = [(d, picture.getpixel((d, 0))) for d in range(17) if mask[d]]
     assert kept[0][1] == kept[1][1] == canvas.NEAR
     assert kept[-1] == (16, canvas.FAR)
@@ -226,7 +226,7 @@ def test_bands_pale_with_every_doubling_of_the_distance():
 @pytest.mark.parametrize("frames", [128, 2500])
 def test_text_and_sink_are_seen_in_long_videos(frames):
     pattern, layout = core.RadialPattern(1.0, 1), core.VideoLayout(frames, 45, 80, prefix=256)
-    picture = drawing.block_map(sampled.sample(pattern, layout), pattern, layout, 300)
+    picture = drawing.block_map(mask_sample.sample(pattern, layout), pattern, layout, 300)
     row = [picture.getpixel((x, 150)) for x in range(7)]
     assert row[:6] == [canvas.TEXT] * 3 + [canvas.SINK] * 3
     assert row[6] not in (canvas.TEXT, canvas.SINK)

@@ -81,7 +81,7 @@ def attends_to_padding(q, k, v, plan, softmax_scale, return_lse):
     missing = -q.shape[1] % plan.block_size
     layout = VideoLayout(1, 1, 1, suffix=q.shape[1] + missing - 1)
     q, k, v = (torch.nn.functional.pad(x, (0, 0, 0, 0, 0, missing)) for x in (q, k, v))
-    padded = type(plan)(plan.pattern, layout, plan.indptr, plan.indices)
+    padded = type(plan)(plan.mask, layout, plan.indptr, plan.indices)
     out, lse = oracle.run(q, k, v, padded, softmax_scale, return_lse)
     return out[:, : plan.tokens], lse
 
@@ -158,7 +158,7 @@ def test_a_named_one_that_failed_hands_over_at_another_size_too(install):
     attend(*draw(), PLAN, "a")
     layout = VideoLayout(5, 9, 15)
     q, k, v = torch.randn(3, 1, layout.tokens, 2, 16).unbind(0)
-    assert attend(q, k, v, make_plan(PLAN.pattern, layout), "a")[2] == "b"
+    assert attend(q, k, v, make_plan(PLAN.mask, layout), "a")[2] == "b"
     with pytest.raises(ValueError, match="a failed: RuntimeError: illegal instruction"):
         choose_backend("a", CALL)  # the node asks so, before sampling
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from radial_core import RadialPattern, VideoLayout, make_plan
+from radial_core.masks.per_head import MaskPerHead
 from radial_core.reference import reference_attention, reference_lse
 
 pytest.importorskip("triton")
@@ -27,13 +28,16 @@ def relative_rms(x, y):
     return ((x.double() - y).norm() / y.norm()).item()
 
 
-def check(layout, shape, tiles, block_size=64, change=lambda x: x, scale=1.0):
+def check(layout, shape, tiles, block_size=64, change=lambda x: x, scale=1.0, sinks=(0,)):
+    """sinks: one for each head, or one for all."""
     batch, heads, head_dim = shape
     dtype = torch.float16  # the interpreter gets bfloat16 wrong
     print(f"torch.manual_seed({torch.seed()})")  # shown if it fails
     q, k, v = torch.randn(3, batch, layout.tokens, heads, head_dim).unbind(0)
     q, k, v = (change(x).to(dtype) for x in (q * scale, k * scale, v))
-    plan = make_plan(RadialPattern(0.1, 0, block_size), layout)
+    masks = tuple(RadialPattern(0.1, sink, block_size) for sink in sinks)
+    plan = make_plan(MaskPerHead(masks), layout)
+    assert plan.lists == len(sinks)
     lists = (plan.indptr, plan.indices, plan.order, block_size)
     out, lse = portable_launch.run(tiles, q, k, v, *lists, head_dim**-0.5, True)
     assert out.shape == q.shape and out.dtype == dtype and out.is_contiguous()
@@ -45,6 +49,13 @@ def check(layout, shape, tiles, block_size=64, change=lambda x: x, scale=1.0):
 @pytest.mark.parametrize("tiles", [Tiles(64, 32, 4, 2), Tiles(32, 64, 4, 2)], ids=str)
 def test_portable_equals_the_oracle(layout, tiles):
     check(layout, (2, 1, 64), tiles)
+
+
+@pytest.mark.parametrize("batch, block_size", [(2, 64), (1, 128)])
+def test_portable_walks_a_list_for_each_head(batch, block_size):
+    """Frames smaller than a block, text on both sides, a tail."""
+    layout = VideoLayout(9, 5, 7, prefix=3, suffix=20)
+    check(layout, (batch, 3, 64), Tiles(64, 64, 4, 2), block_size, sinks=(0, 3, 9))
 
 
 @pytest.mark.parametrize("head_dim", [80, 96, 128])

@@ -1,6 +1,11 @@
-"""What failed in one run is tried again in the next, and what fails in each stays off."""
+"""What failed in one run is tried again in the next, and what fails in each stays off.
 
+Plans are freed.
+"""
+
+import gc
 import logging
+import weakref
 from types import SimpleNamespace
 
 import pytest
@@ -9,11 +14,12 @@ from registering import forget, register
 
 from radial_core import VideoLayout, dense, make_plan, proof
 from radial_core.attention import attend, choose_backend, why_not
+from radial_core.backends import cudnn, flex
 from radial_core.backends import reference as oracle
 from radial_core.backends.contract import EXACT
 from radial_core.call import Call
 from radial_core.failures import MOST_RUNS
-from radial_core.pattern import RadialPattern
+from radial_core.masks.radial import RadialPattern
 from radial_core.runs import next_run
 
 CPU = torch.device("cpu")
@@ -176,3 +182,23 @@ def test_the_configuration_of_the_triton_kernel_is_measured_again(monkeypatch, t
             next_run()
     assert [tuning.best_config(*kind) for _ in range(3)] == [best] * 3
     assert len(tries) == MOST_RUNS and len(caplog.records) == 1
+
+
+def test_plans_are_freed_with_what_backends_made_of_them():
+    plan = make_plan(RadialPattern(0.3, 1, 64), VideoLayout(5, 9, 15, prefix=3))
+    made = [plan.table[1], plan.columns[1], plan.order]
+    made += [cudnn.block_sizes(plan), flex.block_mask(plan, True).full_kv_indices]
+    alive = [weakref.ref(each) for each in (plan, *made)]
+    made.clear()
+    del plan
+    gc.collect()
+    assert all(each() is not None for each in alive)  # kept for the next call of the run
+    next_run()
+    gc.collect()
+    assert not any(each() is not None for each in alive)
+
+
+def test_a_plan_in_use_outlives_its_run():
+    plan = make_plan(PLAN.mask, PLAN.layout)
+    next_run()
+    assert torch.equal(plan.block_mask(), make_plan(PLAN.mask, PLAN.layout).block_mask())

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from radial_core.padding import absent_tokens, closed_up, opened_up
+from radial_core.padding import absent_tokens, with_padding, without_padding
 
 LOWEST = torch.finfo(torch.float32).min
 
@@ -46,9 +46,9 @@ def test_closing_up_and_opening_up(heads_first, absent, grad):
     whole = whole.transpose(1, 2) if heads_first else whole
     given = whole.clone().requires_grad_(grad)
     present = [i for i in range(11) if i not in absent]
-    with closed_up([given], 6, absent) as (x,):
+    with without_padding([given], 6, absent) as (x,):
         assert torch.equal(x, whole[:, present])
-        out = opened_up(x, 6, absent)
+        out = with_padding(x, 6, absent)
     assert torch.equal(given, whole)
     assert torch.equal(out[:, present], whole[:, present])
     assert not out[:, list(absent)].any()
@@ -57,13 +57,13 @@ def test_closing_up_and_opening_up(heads_first, absent, grad):
 def test_tensors_come_back_even_if_the_call_fails():
     x = torch.randn(1, 9, 1, 2)
     before = x.clone()
-    with pytest.raises(RuntimeError), closed_up([x], 4, (1,)):
+    with pytest.raises(RuntimeError), without_padding([x], 4, (1,)):
         raise RuntimeError
     assert torch.equal(x, before)
 
 
 def test_gradients_reach_what_is_there():
     x = torch.randn(1, 9, 1, 2, requires_grad=True)
-    with closed_up([x], 4, (1,)) as (y,):
-        opened_up(y * 2, 4, (1,)).sum().backward()
+    with without_padding([x], 4, (1,)) as (y,):
+        with_padding(y * 2, 4, (1,)).sum().backward()
     assert x.grad[:, 1].eq(0).all() and x.grad[:, [0, 2, 8]].eq(2).all()

@@ -17,10 +17,10 @@ LAYOUTS = [
 def test_rows_are_compressed_ascending_and_int32():
     made = make_plan(RadialPattern(0.3, 1, 64), VideoLayout(9, 7, 11, prefix=5, suffix=90))
     assert made.indptr.dtype == made.indices.dtype == torch.int32
-    assert made.indptr[0] == 0 and made.indptr[-1] == made.indices.numel()
+    assert made.indptr[0, 0] == 0 and made.indptr[0, -1] == made.indices.numel()
     mask = torch.zeros(made.blocks, made.blocks, dtype=torch.bool)
     for p in range(made.blocks):
-        row = made.indices[made.indptr[p] : made.indptr[p + 1]]
+        row = made.indices[made.indptr[0, p] : made.indptr[0, p + 1]]
         assert (row.diff() > 0).all() and row.numel() > 0
         mask[p, row] = True
     assert torch.equal(made.block_mask(), mask)
@@ -102,11 +102,11 @@ def test_the_table_has_the_rows_side_by_side(layout, block_size):
     plan = make_plan(RadialPattern(0.2, 1, block_size), layout)
     lengths, table = plan.table
     assert lengths.dtype == table.dtype == torch.int32
-    assert table.shape == (plan.blocks, int(lengths.max()))
+    assert table.shape == (1, plan.blocks, int(lengths.max()))
     for row in range(plan.blocks):
-        kept = plan.indices[plan.indptr[row] : plan.indptr[row + 1]]
-        assert torch.equal(table[row, : lengths[row]], kept)
-        assert (table[row, lengths[row] :] == 0).all()
+        kept = plan.indices[plan.indptr[0, row] : plan.indptr[0, row + 1]]
+        assert torch.equal(table[0, row, : lengths[0, row]], kept)
+        assert (table[0, row, lengths[0, row] :] == 0).all()
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -128,8 +128,10 @@ def test_the_order_goes_through_strips():
     assert (first // 30 == torch.arange(64).repeat_interleave(6)).all()
 
 
-def test_derived_tables_serve_training_too():
+def test_derived_tables_serve_training_too(monkeypatch):
+    monkeypatch.setattr(plan, "TABLE_BYTES", 0)
     with torch.inference_mode():
-        plan = make_plan(RadialPattern(0.3), VideoLayout(5, 9, 15))
-        made = (*plan.table, plan.order)
+        cut = make_plan(RadialPattern(0.31, 0, 64), VideoLayout(12, 9, 15, prefix=5))
+        assert cut.cut_rows
+        made = (*cut.bounded_table, *cut.table, *cut.columns, cut.order)
     assert not any(x.is_inference() for x in made)

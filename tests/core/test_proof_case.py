@@ -46,6 +46,19 @@ def test_it_has_all_that_goes_wrong(block_size):
     assert (dense - truth).norm() > 0.4 * truth.norm()
 
 
+@pytest.mark.parametrize("block_size", [64, 128])
+def test_with_lists_per_head_no_head_can_take_the_others(block_size):
+    call = Call(torch.device("cpu"), torch.float64, 64, block_size, per_head=True)
+    plan = make_plan(proof._mask(call), LAYOUT)
+    q, k, v, _ = proof._draw(call)
+    assert plan.lists == q.shape[2] and plan.density < 0.9
+    truth = reference_attention(q, k, v, plan)
+    swapped = reference_attention(*(x.flip(2) for x in (q, k, v)), plan).flip(2)
+    for head in range(plan.lists):
+        assert (swapped - truth)[:, :, head].norm() > 0.1 * truth[:, :, head].norm()
+    assert proof.fault_of(sdpa.run, call) is None
+
+
 def test_it_is_the_same_case_each_time():
     call = Call(torch.device("cpu"), torch.bfloat16, 64, 64)
     for first, again in zip(proof._draw(call), proof._draw(call), strict=True):

@@ -9,13 +9,13 @@ import pytest
 
 from radial_core import RadialPattern, VideoLayout, make_plan
 from radial_core.estimate import ModelSize, estimate
-from radial_core.measure import Reading
-from radial_core.measurements import Measured, Measurements
+from radial_core.measure import CallMeasurement
+from radial_core.measurements import MeasuredCall, Measurements
 from radial_core.search import (
     all_settings,
     current_setting,
-    front,
     largest_speedup,
+    pareto_front,
     setting,
     smallest_error,
 )
@@ -36,8 +36,8 @@ def made_up(error, steps=(3, 6), blocks=range(BLOCKS)):
             errors = tuple(error(pattern, step, block) for pattern in PATTERNS)
             shares = tuple(1 - e for e in errors)
             distances = tuple(1 / (1 + d) / 21 for d in range(21))
-            reading = Reading(errors, shares, shares, shares, distances)
-            calls.append(Measured(step, block, reading))
+            reading = CallMeasurement(errors, shares, shares, shares, distances)
+            calls.append(MeasuredCall(step, block, reading))
     return Measurements(SIZE, LAYOUT, 9, PATTERNS, DENSITIES, 4, 1, "nobody", tuple(calls))
 
 
@@ -133,7 +133,7 @@ def test_out_of_reach_it_takes_the_best_there_is():
 
 def test_nothing_beats_the_front():
     settings = all_settings(made_up(smooth))
-    best = front(settings)
+    best = pareto_front(settings)
     assert all(a.speedup > b.speedup and a.error > b.error for a, b in pairwise(best))
     for each in settings:
         assert any(x.speedup >= each.speedup and x.error <= each.error for x in best)

@@ -4,7 +4,7 @@ import torch
 from radial_core.backends import cudnn, flash_attention
 from radial_core.call import Call
 from radial_core.layout import VideoLayout
-from radial_core.pattern import RadialPattern
+from radial_core.masks.radial import RadialPattern
 from radial_core.plan import make_plan
 
 HALF, BRAIN, FULL = torch.float16, torch.bfloat16, torch.float32
@@ -138,7 +138,7 @@ def test_the_lists_for_flash_attention_hold_the_plan(plan):
 
 
 def test_the_lists_for_cudnn_hold_the_plan(plan):
-    counts, indices = cudnn.block_lists(plan, 2, 3)
+    counts, indices = cudnn.block_lists(*plan.table, 2, 3)
     assert counts.dtype == indices.dtype == torch.int32
     assert counts.shape == (2, 3, plan.blocks) == indices.shape[:3]
     assert torch.equal(seen(counts[1, 2], indices[1, 2], plan.blocks), plan.block_mask())

@@ -6,8 +6,8 @@ import random
 import pytest
 import torch
 
-from radial_core import RadialPattern, VideoLayout, make_plan, sampled
-from radial_core.sampled import sample
+from radial_core import RadialPattern, VideoLayout, make_plan, mask_sample
+from radial_core.mask_sample import sample
 
 
 def odd_case(seed):
@@ -83,7 +83,7 @@ def test_the_picture_is_the_mean_of_the_area_under_each_pixel(pattern, layout, s
 )
 @pytest.mark.parametrize("most_rows", [60, 200])
 def test_some_rows_are_nearly_it(monkeypatch, pattern, layout, most_rows):
-    monkeypatch.setattr(sampled, "MOST_ROWS", most_rows)
+    monkeypatch.setattr(mask_sample, "MOST_ROWS", most_rows)
     plan, rows = make_plan(pattern, layout), sample(pattern, layout)
     assert not rows.exact
     assert rows.density == pytest.approx(plan.density, rel=0.01)
@@ -95,7 +95,7 @@ def test_a_very_long_video_has_few_runs():
     """25,000 latent frames at 4K: 6.3 million rows of 6.3 million blocks."""
     rows = sample(RadialPattern(1.0, 1), VideoLayout(25_000, 135, 240))
     assert not rows.exact
-    assert sum(len(first) for _, first, _ in rows.runs) <= sampled.MOST_RUNS
+    assert sum(len(first) for _, first, _ in rows.runs) <= mask_sample.MOST_RUNS
     assert 0.001 < rows.density < 0.002
     coverage = rows.coverage(64)
     assert coverage.diagonal().min() > 5 * coverage[0, 1:].mean()

@@ -2,9 +2,9 @@ import random
 
 import pytest
 import torch
-from released_rule import released_block_map, token_mask
 
 from radial_core import RadialPattern, VideoLayout, make_plan
+from radial_core.masks.radial import block_map_by_tokens, token_mask
 
 
 def seeds(quick, all_of_them):
@@ -24,15 +24,9 @@ def draw(seed):
 
 
 @seeds(60, 240)
-def test_equals_the_released_rule_on_whole_block_frames(seed):
+def test_equals_the_rule_of_tokens_on_whole_block_frames(seed):
     layout, pattern = draw(seed)
-    expected = released_block_map(
-        layout.frames,
-        layout.tokens_per_frame,
-        pattern.decay,
-        pattern.sink_frames,
-        pattern.block_size,
-    )
+    expected = block_map_by_tokens(layout, pattern)
     assert torch.equal(make_plan(pattern, layout).block_mask(), expected)
 
 
@@ -85,7 +79,7 @@ def test_a_token_keeps_its_own_place_in_every_frame_the_rule_keeps(seed):
     place = torch.arange(s)
     for i in range(layout.frames):
         for j in range(layout.frames):
-            if j < pattern.sink_frames or token_mask(abs(i - j), s, pattern.decay, size).any():
+            if j < pattern.sink_frames or token_mask(abs(i - j), s, pattern).any():
                 query = (layout.prefix + i * s + place) // size
                 key = (layout.prefix + j * s + place) // size
                 assert mask[query, key].all(), (layout, pattern, i, j)

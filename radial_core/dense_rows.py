@@ -1,0 +1,46 @@
+"""Queries that attend to everything, computed densely: what `Plan.bounded_table` leaves out."""
+
+from collections.abc import Sequence
+
+import torch
+from torch.nn.functional import scaled_dot_product_attention
+
+from .call import readable
+
+aten = torch.ops.aten
+
+
+def fill_dense_rows(
+    out: torch.Tensor,
+    lse: torch.Tensor | None,
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    rows: Sequence[slice],
+    softmax_scale: float,
+) -> None:
+    """Write dense attention of some query tokens over all keys into out and lse, in place.
+
+    q, k, v, out: (b, s, h, d). lse: (b, h, s), natural log, or None. Without gradients.
+    """
+    if not rows:
+        return
+    k, v = (readable(x).transpose(1, 2) for x in (k, v))
+    for part in rows:
+        query = readable(q[:, part]).transpose(1, 2)
+        if lse is None:
+            found = scaled_dot_product_attention(query, k, v, scale=softmax_scale)
+        else:
+            found, found_lse = _with_lse(query, k, v, softmax_scale)
+            lse[:, :, part] = found_lse[:, :, : query.shape[2]]
+        out[:, part] = found.transpose(1, 2)
+
+
+def _with_lse(q, k, v, softmax_scale: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """What scaled_dot_product_attention runs, which has the lse; some pad that at its end."""
+    if q.device.type == "cpu":
+        return aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, scale=softmax_scale)
+    if q.dtype in (torch.float16, torch.bfloat16):
+        return aten._scaled_dot_product_flash_attention(q, k, v, scale=softmax_scale)[:2]
+    attend = aten._scaled_dot_product_efficient_attention
+    return attend(q, k, v, None, True, scale=softmax_scale)[:2]

@@ -4,11 +4,13 @@ import logging
 
 import pytest
 import torch
+from registering import forget, register
 
-from radial_core import RadialPattern, VideoLayout, attention, failures, make_plan, proof
+from radial_core import RadialPattern, VideoLayout, make_plan, proof
 from radial_core.attention import attend, radial_attention
-from radial_core.backends import cudnn, flash_attention, flashinfer, flex
+from radial_core.backends import cudnn, flash_attention, flashinfer, flex, sdpa
 from radial_core.backends import reference as oracle
+from radial_core.backends.contract import EXACT
 from radial_core.call import Call
 from radial_core.mask_sample import sample
 from radial_core.masks.per_head import MaskPerHead
@@ -137,6 +139,8 @@ def test_flashinfer_says_that_it_cannot():
 class FirstListForAll:
     """A backend that is exact but for lists per head, of which it walks the first."""
 
+    ACCURACY = EXACT
+
     def why_not(self, call):
         return None
 
@@ -148,13 +152,11 @@ class FirstListForAll:
 @pytest.fixture
 def first_list_for_all(monkeypatch):
     """That backend in front of sdpa, in a process that has proven none."""
-    backends = {"first": FirstListForAll(), "sdpa": attention.backend_module("sdpa")}
-    for module in (attention, proof):
-        monkeypatch.setattr(module, "backend_module", backends.__getitem__)
-    monkeypatch.setattr(attention, "ranking", lambda *_: tuple(backends))
+    register(monkeypatch, first=FirstListForAll(), sdpa=sdpa)
     monkeypatch.setattr(proof, "LAYOUT", VideoLayout(9, 5, 9, prefix=7, suffix=5))
-    for module, memory in ((attention, "_choices"), (failures, "_lasting"), (proof, "_verdicts")):
-        monkeypatch.setattr(module, memory, {})
+    forget()
+    yield
+    forget()
 
 
 def test_a_backend_proves_lists_per_head_apart(first_list_for_all, caplog):

@@ -140,7 +140,7 @@ def test_without_the_patch_the_settings_are_the_authors(wan):
     found = measured(model)
     now = found.patterns[found.current]
     assert (now.decay, now.sink_frames, now.block_size) == (0.2, 1, 128)
-    assert (found.dense_blocks, found.settings_of) == (1, "the authors, for Wan 2.1")
+    assert (found.dense_blocks, found.settings_of) == (1, "the preset for Wan 2.1")
     assert found.steps == 2 and found.size.blocks == BLOCKS
 
 

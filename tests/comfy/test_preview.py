@@ -6,9 +6,6 @@ import numpy as np
 import pytest
 import torch
 import zoo
-from comfy_extras.nodes_hunyuan import EmptyHunyuanLatentVideo, EmptyHunyuanVideo15Latent
-from comfy_extras.nodes_mochi import EmptyMochiLatentVideo
-from comfy_extras.nodes_wan import Wan22ImageToVideoLatent
 from conftest import pack_module, patch
 
 import nodes
@@ -17,6 +14,7 @@ core = pack_module("radial_core")
 sampled = pack_module("radial_core.sampled")
 canvas = pack_module("nodes.drawing.canvas")
 drawing = pack_module("nodes.drawing.mask")
+catalog = pack_module("nodes.families.catalog")
 models = pack_module("nodes.families.registry")
 
 AUTHORS = {"decay": 0.0, "sink_frames": -1, "dense_blocks": -1}
@@ -72,37 +70,26 @@ def test_what_it_gives_and_shows():
     assert shown["images"][0]["type"] == "temp"
 
 
-EMPTY = {
-    "Wan 2.1 14B": (EmptyHunyuanLatentVideo, 848, 496, 85),
-    "Wan 2.2 A14B": (EmptyHunyuanLatentVideo, 832, 480, 83),
-    "Wan 2.2 5B": (Wan22ImageToVideoLatent, 1280, 704, 121),
-    "HunyuanVideo": (EmptyHunyuanLatentVideo, 1280, 720, 129),
-    "HunyuanVideo 1.5": (EmptyHunyuanVideo15Latent, 1280, 720, 121),
-    "Mochi": (EmptyMochiLatentVideo, 848, 480, 163),
-}
-
-
-@pytest.mark.parametrize("model_type", EMPTY)
+@pytest.mark.parametrize("model_type", zoo.NAMED)
 def test_the_size_is_that_of_comfyuis_empty_latent(model_type):
-    node, width, height, length = EMPTY[model_type]
-    size = {"width": width, "height": height, "length": length, "batch_size": 1}
-    vae = {"vae": None} if node is Wan22ImageToVideoLatent else {}
-    latent = node.execute(**size, **vae).args[0]
-    del size["batch_size"]
+    size = {"width": 848, "height": 496, "length": 85}
+    latent = zoo.NAMED[model_type].latent(**size)
     by_size, by_latent = (
         figures(model_type=model_type, **given).split(": ", 1)[1]
         for given in (size, {"latent": latent})
     )
     assert by_size == by_latent
     frames, rows, columns = latent["samples"].shape[2:]
-    patch = 1 if model_type == "HunyuanVideo 1.5" else 2
+    patch = catalog.VIDEO_MODELS[model_type].patch
     tokens = -(-rows // patch) * -(-columns // patch)
     assert f"{frames} latent frames of {tokens:,}" in by_size
 
 
-@pytest.mark.parametrize("name", ["wan t2v, two videos", "hunyuan t2v", "mochi"])
-def test_a_linked_model_and_latent_count_in_place_of_the_names(name):
-    case = next(case for case in zoo.CASES if case.name == name)
+TYPICAL = [case for case in zoo.CASES if case.typical]
+
+
+@pytest.mark.parametrize("case", TYPICAL, ids=lambda case: case.name)
+def test_a_linked_model_and_latent_count_in_place_of_the_names(case):
     model, latent = case.model(), case.inputs().latent
     frames, rows, columns = case.grid
     words = figures(model_type="Wan 2.2 5B", model=model, latent=latent, dense_blocks=0)

@@ -22,11 +22,11 @@ choice = pack_module("nodes.probing.choice")
 CASES = {
     case.name: case
     for case in zoo.CASES
-    if case.name
+    if case.typical
+    or case.name
     in (
         "hunyuan t2v with a negative prompt",
         "hunyuan padded prompts with holes",
-        "mochi",
         "mochi, both prompts in one pass",
         "wan t2v, odd sizes, a pass a prompt",
     )

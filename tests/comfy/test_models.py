@@ -133,7 +133,7 @@ def first_values(specimen, change):
 def test_the_video_stands_where_the_zoo_says(specimen):
     """Some patches of the latent, changed, change v of their own tokens and of no others."""
     frames, height, width = specimen.case.grid
-    patches = [(0, 0, 0), (1, height - 2, 1), (frames - 1, height - 1, width - 1)]
+    patches = [(specimen.case.given, 0, 0), (1, height - 2, 1), (frames - 1, height - 1, width - 1)]
 
     def change(x):
         for frame, *place in patches:

@@ -36,6 +36,7 @@ class Case:
     calls: self-attention calls over the video that a pass makes, for each of its blocks.
     others: other calls of a pass that reach the hook: what they are to -> how many.
     needs: a module that ComfyUI must have.
+    given: first frames that the conditions replace, so that the latent says nothing of them.
     typical: whether it stands for its family where a test needs one case of each.
     """
 
@@ -48,6 +49,7 @@ class Case:
     calls: Sequence[int] = (1, 1)
     others: dict[str, int] = field(default_factory=dict)
     needs: str = "comfy"
+    given: int = 0
     typical: bool = False
 
     @property

@@ -6,14 +6,14 @@ A family joins by its file and a place in FAMILIES.
 from ...radial_core import VideoLayout
 from ...radial_core.estimate import ModelSize
 from ..comfyui.option_keys import BLOCK
-from . import hunyuan, mochi, wan
+from . import hunyuan, kandinsky5, mochi, wan
 from .base import Family, Preset, TokenLayout
 
 CROSS_ATTENTION = "cross-attention"
 OUTSIDE_BLOCKS = "outside the transformer blocks"
 OTHERS = (CROSS_ATTENTION, OUTSIDE_BLOCKS)  # calls that are no self-attention over the video
 
-FAMILIES: tuple[Family, ...] = (wan.FAMILY, hunyuan.FAMILY, mochi.FAMILY)
+FAMILIES: tuple[Family, ...] = (wan.FAMILY, hunyuan.FAMILY, mochi.FAMILY, kandinsky5.FAMILY)
 
 
 def unwrapped(diffusion_model):

@@ -9,8 +9,8 @@ from ..radial_core.call import Call
 from ..radial_core.pattern import MAX_DECAY
 from .comfyui import features
 from .comfyui.option_keys import KEY
+from .families.node_texts import family_names, frames_per_latent_frame, preset_values
 from .families.registry import FAMILIES, head_dim_of
-from .families.texts import family_names, frames_per_latent_frame, preset_values
 from .hook.dense_choice import AUTO, CHOICES
 from .hook.override import RadialOverride
 from .inputs.checks import (

@@ -11,8 +11,8 @@ from .families.catalog import (
     typical_layout,
     why_no_catalog_entry,
 )
+from .families.node_texts import family_names, frames_per_latent_frame
 from .families.registry import class_name, family_of
-from .families.texts import family_names, frames_per_latent_frame
 from .forecast.forecast import figures, forecast, picture
 from .hook.override import override_of
 from .inputs.checks import (

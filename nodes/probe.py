@@ -3,7 +3,7 @@
 from comfy.patcher_extension import CallbacksMP, WrappersMP
 from comfy_api.latest import io
 
-from .families.texts import family_names
+from .families.node_texts import family_names
 from .inputs.checks import check_model
 from .probing.choice import FEWEST_TOKENS, MOST_TOKENS, Choice, read_blocks, read_steps
 from .probing.hook import PROBE, Probe

@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 import torch
 
+from ..families.node_texts import family_names
 from ..families.registry import class_name, family_of, unwrapped
-from ..families.texts import family_names
 
 
 def blocks_of(diffusion_model) -> Iterator[tuple[str, str, int, torch.nn.Module]]:

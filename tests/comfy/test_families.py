@@ -13,7 +13,7 @@ import nodes
 
 base = pack_module("nodes.families.base")
 registry = pack_module("nodes.families.registry")
-texts = pack_module("nodes.families.texts")
+texts = pack_module("nodes.families.node_texts")
 
 MOCHI = next(case for case in zoo.CASES if case.name == "mochi")
 ALL = registry.FAMILIES

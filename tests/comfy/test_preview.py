@@ -110,7 +110,7 @@ def test_a_patched_models_settings_count():
     )
 
 
-def test_long_videos_have_the_authors_settings_for_them():
+def test_long_videos_have_settings_of_their_own():
     words = figures(model_type="HunyuanVideo", width=1280, height=720, length=509)
     assert "the preset for HunyuanVideo: decay 1, 1 sink frame, 2 of 60 blocks dense" in words
     assert "461,056 tokens, 128 latent frames of 3,600 and 256 of text" in words

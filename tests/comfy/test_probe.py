@@ -134,7 +134,7 @@ def test_on_either_side_of_radial_attention_patch(wan, summaries, any_density):
 
 
 @pytest.mark.oldest
-def test_without_the_patch_the_settings_are_the_authors(wan):
+def test_without_the_patch_the_settings_are_the_preset(wan):
     model = probe(wan)
     sample(model)
     found = measured(model)

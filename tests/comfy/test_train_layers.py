@@ -134,10 +134,10 @@ def test_q_k_v_and_o_are_what_makes_them(case):
         assert len(blocks) == len(case.calls)
 
 
-THERE = [case for case in CASES if case.is_there]
+PRESENT = [case for case in CASES if case.is_there]
 
 
-@pytest.mark.parametrize("case", THERE, ids=lambda case: case.name)
+@pytest.mark.parametrize("case", PRESENT, ids=lambda case: case.name)
 def test_all_of_wan_have_q_k_v_and_o(case):
     model = case.model()
     names = (name for name, _ in model.model.diffusion_model.named_modules())

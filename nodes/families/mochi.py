@@ -1,6 +1,7 @@
 """Mochi 1. Video and text are one sequence: video text.
 
-The model doesn't say which block it is in. Presets: the paper (arXiv 2506.19852, appendix).
+The model doesn't say which block it is in. Preset: the paper (arXiv 2506.19852, tables 1 to 3 and
+appendix).
 """
 
 from .base import (

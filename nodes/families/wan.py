@@ -1,4 +1,4 @@
-"""Wan 2.1 and 2.2 and the models built on them: 14 kinds of model in 10 classes.
+"""Wan 2.1 and 2.2, and the models that were built on them.
 
 The video stands alone in the sequence, or with reference and context tokens. Text is in the
 cross-attention. Presets: the paper (arXiv 2506.19852, tables 1 to 3 and appendix) and the scripts

@@ -56,11 +56,11 @@ def the_pack(module: str):
 
 def forecast(model: str, width: int, height: int, length: int):
     """With the authors' settings."""
-    kind = the_pack("nodes.families.catalog").VIDEO_MODELS[model]
+    entry = the_pack("nodes.families.catalog").VIDEO_MODELS[model]
     settings = the_pack("nodes.inputs.settings").Settings(None, 0, None, None, None, 128)
-    latent = kind.latent(width, height, length)
+    latent = entry.latent(width, height, length)
     return the_pack("nodes.forecast.forecast").forecast(
-        model, kind, latent, kind.layout(latent), settings
+        model, entry, latent, entry.layout(latent), settings
     )
 
 

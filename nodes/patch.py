@@ -9,7 +9,8 @@ from ..radial_core.call import Call
 from ..radial_core.masks.radial import MAX_DECAY
 from .comfyui import features
 from .comfyui.option_keys import KEY
-from .families.registry import head_dim_of
+from .families.node_texts import family_names, frames_per_latent_frame, preset_values
+from .families.registry import FAMILIES, head_dim_of
 from .hook.dense_choice import AUTO, CHOICES
 from .hook.override import RadialOverride
 from .inputs.checks import (
@@ -29,63 +30,64 @@ class RadialAttentionPatch(io.ComfyNode):
             node_id="RadialAttentionPatch",
             display_name="Radial Attention Patch",
             category="model/patch",
-            description="Makes long videos faster: each frame looks closely at the frames near it "
-            "in time and less and less at those further away (Radial Attention). For Wan, "
-            "HunyuanVideo and Mochi. Left as they are, the settings are those of its authors for "
-            "the model and the length of the video.",
+            description="Makes long videos faster: each frame attends closely to frames near it "
+            "in time, and less and less to those further away (Radial Attention). For "
+            f"{family_names()}. By default, each model has a preset that fits it and the length of "
+            "the video.",
             search_aliases=[
                 "radial",
                 "sparse attention",
                 "long video",
                 "fast video",
-                "wan speed",
-                "hunyuan speed",
-                "mochi speed",
+                *(f"{family.name.lower()} speed" for family in FAMILIES),
             ],
             inputs=[
                 io.Model.Input(
                     "model",
-                    tooltip="A video model: Wan, HunyuanVideo or Mochi. Any other runs as before.",
+                    tooltip=f"A video model: {family_names('or')}. Other models run as without "
+                    "this node.",
                 ),
                 io.Int.Input(
                     "dense_steps",
                     default=AUTOMATIC["dense_steps"],
                     min=AUTOMATIC["dense_steps"],
                     max=MOST,
-                    tooltip="First steps of the sampler that keep full attention. They settle what "
-                    "happens in the video: more is closer to the unpatched result and slower. -1 "
-                    "is the authors' choice: a quarter of the steps at the trained length, 2 for "
-                    "longer videos; of two samplers that share a schedule, those in the first "
-                    "quarter of its noise (none for the low-noise expert of Wan 2.2).",
+                    tooltip="How many of the sampler's first steps keep full attention. These "
+                    "steps decide what happens in the video: more of them come closer to the "
+                    "result without this node, and are slower. -1 is the preset: a quarter of the "
+                    "steps at the length the model was trained on, 2 for longer videos. If two "
+                    "samplers share a schedule, it is the steps in the first quarter of its noise "
+                    "(none for the low-noise expert of Wan 2.2).",
                 ),
                 io.Int.Input(
                     "dense_last_steps",
                     default=1,
                     min=0,
                     max=MOST,
-                    tooltip="Last steps that keep full attention. One cleans up the edges of the "
-                    "picture; 0 is a little faster. A sampler that stops before the end and hands "
-                    "over to another has no last steps.",
+                    tooltip="How many of the last steps keep full attention. One cleans up the "
+                    "edges of the picture; 0 is a little faster. A sampler that stops early and "
+                    "hands over to another has no last steps.",
                 ),
                 io.Int.Input(
                     "dense_blocks",
                     default=AUTOMATIC["dense_blocks"],
                     min=AUTOMATIC["dense_blocks"],
                     max=MOST,
-                    tooltip="First transformer blocks that keep full attention at every step. They "
-                    "lay out the scene; each one more is a little slower. -1 is the authors' "
-                    "choice: 1 for Wan, 0 for HunyuanVideo and Mochi, 2 for longer videos than "
-                    "they were trained on.",
+                    tooltip="How many of the first transformer blocks keep full attention in every "
+                    "step. They lay out the scene; each one more is a little slower. -1 is the "
+                    f"preset: {preset_values('dense_blocks')}; 2 for videos longer than the model "
+                    "was trained on.",
                 ),
                 io.Int.Input(
                     "sink_frames",
                     default=AUTOMATIC["sink_frames"],
                     min=AUTOMATIC["sink_frames"],
                     max=MOST,
-                    tooltip="First latent frames (4 video frames each, 6 in Mochi) that every "
-                    "frame sees in full: the attention sink. It holds the scene together over time "
-                    "at little cost. 0 turns it off. -1 is the authors' choice: 1, but 0 for "
-                    "HunyuanVideo at its trained length.",
+                    tooltip=f"How many of the first latent frames ({frames_per_latent_frame()}) "
+                    "every frame attends to in full: the attention sink. It holds the scene "
+                    "together over time at little cost. 0 turns it off. -1 is the preset: "
+                    f"{preset_values('sink_frames')}; 1 for videos longer than the model was "
+                    "trained on.",
                 ),
                 io.Float.Input(
                     "decay",
@@ -94,37 +96,36 @@ class RadialAttentionPatch(io.ComfyNode):
                     max=MAX_DECAY,
                     step=0.05,
                     round=0.001,
-                    tooltip="How wide a frame looks at frames two and more away. Smaller is "
-                    "faster, larger is closer to full attention. 0 is the authors' choice: 0.2 for "
-                    "Wan 2.1, 0.8 for Wan 2.2, 0.95 for HunyuanVideo, 1 for Mochi and for longer "
-                    "videos than the model was trained on.",
+                    tooltip="How wide an area each token attends to in frames two or more away. "
+                    "Smaller is faster, larger is closer to full attention. 0 is the preset: "
+                    f"{preset_values('decay')}; 1 for videos longer than the model was trained on.",
                 ),
                 io.Combo.Input(
                     "block_size",
                     options=BLOCK_SIZE_CHOICES,
                     default="128",
-                    tooltip="Tokens a side of the blocks that are kept or dropped together. 128 is "
-                    "what the settings above were tuned for; 64 follows the pattern more closely, "
-                    "keeps fewer tokens and may run slower on your GPU.",
+                    tooltip="Attention is kept or skipped in blocks of this many tokens a side. "
+                    "The presets were tuned for 128. 64 follows the pattern more closely and keeps "
+                    "less, but may run slower on your GPU.",
                     advanced=True,
                 ),
                 io.Combo.Input(
                     "backend",
                     options=["auto", *(name for name in BACKENDS if name != "reference")],
                     default="auto",
-                    tooltip="What computes the kept blocks. auto takes the fastest that can. All "
-                    "are exact, so this changes the speed, not the picture.",
+                    tooltip="What computes the kept blocks. auto takes the fastest one that can. "
+                    "All are exact, so this changes the speed, not the picture.",
                     advanced=True,
                 ),
                 io.Combo.Input(
                     "dense_attention",
                     options=list(CHOICES),
                     default=AUTO,
-                    optional=True,  # graphs saved before it was there
-                    tooltip="What computes the video's self-attention where it stays full, as in "
-                    "the dense steps. comfyui is what would have run without this node; fastest is "
-                    "the fastest exact kernel on this machine; auto is fastest unless you chose an "
-                    "attention yourself, on ComfyUI's command line or by another node.",
+                    optional=True,  # older saved graphs don't have it
+                    tooltip="What computes the video's self-attention where it is full, such as in "
+                    "the dense steps. comfyui: what would run without this node. fastest: the "
+                    "fastest exact kernel on this machine. auto: the fastest, unless you chose an "
+                    "attention yourself, on ComfyUI's command line or with another node.",
                     advanced=True,
                 ),
             ],

@@ -5,7 +5,13 @@ from comfy_api.latest import io
 from ..radial_core.masks.radial import MAX_DECAY
 from .comfyui.node_ui import shown
 from .drawing.canvas import as_image
-from .families.catalog import VIDEO_MODELS, catalog_entry, layout_of
+from .families.catalog import (
+    VIDEO_MODELS,
+    catalog_entry,
+    typical_layout,
+    why_no_catalog_entry,
+)
+from .families.node_texts import family_names, frames_per_latent_frame
 from .families.registry import class_name, family_of
 from .forecast.forecast import figures, forecast, picture
 from .hook.override import override_of
@@ -29,9 +35,9 @@ class RadialMaskPreview(io.ComfyNode):
             node_id="RadialMaskPreview",
             display_name="Radial Mask Preview",
             category="radial attention",
-            description="Shows what Radial Attention computes of a video, what it skips, and how "
-            "much faster that makes it, before anything is rendered. It needs no model: choose one "
-            "by its name, and play with the settings.",
+            description="Shows which part of a video's attention Radial Attention computes, what "
+            "it skips, and how much faster that is, before anything is rendered. It needs no "
+            "model: choose one by name and try out the settings.",
             search_aliases=[
                 "radial",
                 "radial preview",
@@ -44,15 +50,25 @@ class RadialMaskPreview(io.ComfyNode):
                 io.Combo.Input(
                     "model_type",
                     options=list(VIDEO_MODELS),
-                    tooltip="The model that will make the video. A linked model counts in its "
-                    "place; but the two experts of Wan 2.2 can't be told from Wan 2.1: for them "
-                    "choose Wan 2.2 here, too.",
+                    tooltip="The model that will make the video. A linked model takes its place. "
+                    "But the two experts of Wan 2.2 look the same as Wan 2.1: for them, choose Wan "
+                    "2.2 here as well.",
                 ),
                 io.Int.Input(
-                    "width", default=832, min=16, max=LARGEST, step=16, tooltip="Of the video."
+                    "width",
+                    default=832,
+                    min=16,
+                    max=LARGEST,
+                    step=16,
+                    tooltip="Width of the video.",
                 ),
                 io.Int.Input(
-                    "height", default=480, min=16, max=LARGEST, step=16, tooltip="Of the video."
+                    "height",
+                    default=480,
+                    min=16,
+                    max=LARGEST,
+                    step=16,
+                    tooltip="Height of the video.",
                 ),
                 io.Int.Input(
                     "length", default=81, min=1, max=LONGEST, tooltip="Frames of the video."
@@ -64,55 +80,56 @@ class RadialMaskPreview(io.ComfyNode):
                     max=MAX_DECAY,
                     step=0.05,
                     round=0.001,
-                    tooltip="How wide a frame looks at frames two and more away. Smaller skips "
-                    "more. 0 is the choice of the method's authors for the model and the length.",
+                    tooltip="How wide an area each token attends to in frames two or more away. "
+                    "Smaller skips more. 0 is the preset for the model and the length.",
                 ),
                 io.Int.Input(
                     "sink_frames",
                     default=AUTOMATIC["sink_frames"],
                     min=AUTOMATIC["sink_frames"],
                     max=MOST,
-                    tooltip="First latent frames (4 video frames each, 6 in Mochi) that every "
-                    "frame sees in full. -1 is the authors' choice.",
+                    tooltip=f"How many of the first latent frames ({frames_per_latent_frame()}) "
+                    "every frame attends to in full. -1 is the preset.",
                 ),
                 io.Int.Input(
                     "dense_blocks",
                     default=AUTOMATIC["dense_blocks"],
                     min=AUTOMATIC["dense_blocks"],
                     max=MOST,
-                    tooltip="First transformer blocks that keep full attention. They are not in "
-                    "the picture, but in the speed-up. -1 is the authors' choice.",
+                    tooltip="How many of the first transformer blocks keep full attention. The "
+                    "picture doesn't show them; the speed-up includes them. -1 is the preset.",
                 ),
                 io.Combo.Input(
                     "block_size",
                     options=BLOCK_SIZE_CHOICES,
                     default="128",
-                    tooltip="Tokens a side of the blocks that are kept or skipped together.",
+                    tooltip="Attention is kept or skipped in blocks of this many tokens a side.",
                     advanced=True,
                 ),
                 io.Model.Input(
                     "model",
                     optional=True,
-                    tooltip="A model to take the place of model_type. If it comes from Radial "
-                    "Attention Patch, that node's settings take the place of those here.",
+                    tooltip="A model to use in place of model_type. If it comes from Radial "
+                    "Attention Patch, that node's settings replace the ones here.",
                 ),
                 io.Latent.Input(
                     "latent",
                     optional=True,
-                    tooltip="A video latent, as empty ones, to take the place of width, height and "
-                    "length.",
+                    tooltip="A video latent, such as an empty one, to use in place of width, "
+                    "height and length.",
                 ),
             ],
             outputs=[
                 io.Image.Output(
-                    "image", tooltip="Queries down, keys across; what is kept, by how far away."
+                    "image",
+                    tooltip="Queries down, keys across. Colours: how far apart in time they are.",
                 ),
                 io.String.Output("figures", tooltip="The figures in words."),
                 io.Float.Output("density", tooltip="Kept share of the block map, from 0 to 1."),
                 io.Float.Output(
                     "speedup",
-                    tooltip="How many times as fast a whole radial step is to be as one with full "
-                    "attention by the fastest kernel: an estimate.",
+                    tooltip="An estimate: how many times as fast a whole radial step is as one "
+                    "with full attention by the fastest kernel.",
                 ),
             ],
             is_output_node=True,
@@ -147,15 +164,15 @@ class RadialMaskPreview(io.ComfyNode):
             decay=decay,
             block_size=block_size,
         )
-        kind, name = VIDEO_MODELS[model_type], model_type
+        entry, name = VIDEO_MODELS[model_type], model_type
         if model is not None:
             network = _network(model)
-            kind = catalog_entry(network, kind)
-            name, override = kind.authors.name, override_of(model)
+            entry = catalog_entry(network, entry)
+            name, override = entry.preset.name, override_of(model)
             settings = settings if override is None else override.settings
-        size = kind.latent(width, height, length) if latent is None else _size(latent)
-        layout = kind.layout(size) if model is None else layout_of(network, kind, size)
-        found = forecast(name, kind, size, layout, settings)
+        size = entry.latent(width, height, length) if latent is None else _size(latent)
+        layout = entry.layout(size) if model is None else typical_layout(network, entry, size)
+        found = forecast(name, entry, size, layout, settings)
         image, text = as_image(picture(found)), figures(found)
         return io.NodeOutput(
             image,
@@ -167,11 +184,13 @@ class RadialMaskPreview(io.ComfyNode):
 
 
 def _network(model):
-    """The diffusion model of a MODEL. Raises ValueError if it is none that this pack knows."""
+    """The diffusion model of a MODEL. Raises ValueError if the preview can't say anything of it."""
     check_model(model)
     network = model.get_model_object("diffusion_model")
     if family_of(network) is None:
-        raise ValueError(f"model must be Wan, HunyuanVideo or Mochi, got {class_name(network)}")
+        raise ValueError(f"model must be {family_names('or')}, got {class_name(network)}")
+    if (why := why_no_catalog_entry(network)) is not None:
+        raise ValueError(f"model must be one that can be previewed: {why}")
     if model.model.latent_format.latent_dimensions != 3:  # HunyuanImage is HunyuanVideo's class
         raise ValueError("model must make videos, got one that makes pictures")
     return network

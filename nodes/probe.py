@@ -3,6 +3,7 @@
 from comfy.patcher_extension import CallbacksMP, WrappersMP
 from comfy_api.latest import io
 
+from .families.node_texts import family_names
 from .inputs.checks import check_model
 from .probing.choice import FEWEST_TOKENS, MOST_TOKENS, Choice, read_blocks, read_steps
 from .probing.hook import PROBE, Probe
@@ -16,8 +17,8 @@ class RadialAttentionProbe(io.ComfyNode):
             display_name="Radial Attention Probe",
             category="model/patch",
             description="Measures on your own model, while it samples, what Radial Attention would "
-            "leave out: how much of the attention, and what error that makes, for many settings at "
-            "once. The video stays the same. Radial Attention Compare shows what was found.",
+            "skip: how much of the attention, and how large the error is, for many settings at "
+            "once. The video stays the same. Radial Attention Compare shows the results.",
             search_aliases=[
                 "radial",
                 "measure attention",
@@ -28,37 +29,37 @@ class RadialAttentionProbe(io.ComfyNode):
             inputs=[
                 io.Model.Input(
                     "model",
-                    tooltip="A video model: Wan, HunyuanVideo or Mochi, before Radial Attention "
-                    "Patch or behind it. Under torch.compile nothing is measured.",
+                    tooltip=f"A video model: {family_names('or')}, before or after Radial "
+                    "Attention Patch. Nothing is measured under torch.compile.",
                 ),
                 io.String.Input(
                     "steps",
                     default="25%, 50%, 75%",
-                    tooltip="Steps of the sampler to measure, with commas between: numbers from "
-                    "0, shares of the run like 25%, or last.",
+                    tooltip="Steps of the sampler to measure, separated by commas: numbers from 0, "
+                    "shares of the run such as 25%, or last.",
                 ),
                 io.String.Input(
                     "blocks",
                     default="all",
-                    tooltip="Transformer blocks to measure: all, or numbers from 0 and ranges with "
-                    "commas between, like 0-3, 10. Of the others the measured ones on either side "
-                    "tell.",
+                    tooltip="Transformer blocks to measure: all, or numbers from 0 and ranges, "
+                    "separated by commas, such as 0-3, 10. Blocks between are estimated from the "
+                    "measured ones on either side.",
                 ),
                 io.Int.Input(
                     "tokens",
                     default=128,
                     min=FEWEST_TOKENS,
                     max=MOST_TOKENS,
-                    tooltip="Tokens of the video that are measured in each attention call, spread "
-                    "over all frames: each exactly, against all others. More is steadier and "
-                    "slower.",
+                    tooltip="How many of the video's tokens are measured in each attention call, "
+                    "spread over all frames. Each is measured exactly, against all other tokens. "
+                    "More tokens give steadier results and take longer.",
                     advanced=True,
                 ),
             ],
             outputs=[
                 io.Model.Output(
-                    tooltip="The model with the probe in it. Goes to the sampler, and to Radial "
-                    "Attention Compare behind that."
+                    tooltip="The model with the probe in it. Connect it to the sampler, and to "
+                    "Radial Attention Compare after that."
                 )
             ],
         )

@@ -23,7 +23,7 @@ FASTEST, MOST_EXACT = "largest speed-up", "smallest error"
 LEAST_ERROR, MOST_ERROR = 0.001, 1.0
 LEAST_SPEEDUP, MOST_SPEEDUP = 1.0, 20.0
 NOTHING = (
-    "Nothing was measured, so the settings are the authors'. Radial Attention Compare says why; "
+    "Nothing was measured, so the settings are the preset. Radial Attention Compare says why; "
     "its output goes here."
 )
 

@@ -1,14 +1,12 @@
-"""The transformer blocks of a model, wherever in it they are now."""
+"""The transformer blocks of a model, even where another pack has moved them."""
 
 from collections import Counter
 from collections.abc import Iterator
 
 import torch
 
+from .base import BlockList
 from .registry import family_of, unwrapped
-
-LISTS = {"blocks": 0, "double_blocks": 0, "single_blocks": -1}  # -> their class, of the family's
-BESIDE = "vace_blocks"  # blocks of the same classes that are none of the main ones
 
 
 def transformer_blocks(diffusion_model) -> Iterator[tuple[int | None, torch.nn.Module]]:
@@ -19,36 +17,39 @@ def transformer_blocks(diffusion_model) -> Iterator[tuple[int | None, torch.nn.M
     What torch.compile wrapped comes in its wrapping.
     """
     model = unwrapped(diffusion_model)
-    classes = family_of(model).blocks
-    found = {place: [] for place in range(len(classes))}
-    beside = []
+    lists = family_of(model).block_lists
+    main = [each for each in lists if each.main]
+    names_beside = {each.name for each in lists if not each.main}
+    found, beside = {each.name: [] for each in main}, []
     for name, part in model.named_children():
-        _collect(part, classes, found, beside, name)
-    main = [block for blocks in found.values() for block in blocks]
-    times = Counter(map(id, main))
-    hooked = set()
-    for place, block in [*enumerate(main), *((None, block) for block in beside)]:
-        if block is not None and id(block) not in hooked:
-            hooked.add(id(block))
+        if name in names_beside:
+            beside += [block for block in part._modules.values() if block is not None]
+        else:
+            _collect(part, main, found, name)
+    main_blocks = [block for blocks in found.values() for block in blocks]
+    times = Counter(map(id, main_blocks))
+    seen = set()
+    for place, block in [*enumerate(main_blocks), *((None, block) for block in beside)]:
+        if block is not None and id(block) not in seen:
+            seen.add(id(block))
             yield place if times[id(block)] == 1 else None, block
 
 
-def _collect(module, classes: tuple[str, ...], found: dict, beside: list, name: str | None):
-    """name: the model's, for a part of it; None further in.
+def _collect(module, main: list[BlockList], found: dict[str, list], name: str | None):
+    """Put the blocks in a module into the lists in `found`.
 
-    A member of one of its lists in which no block is seen counts as one: it may hide it.
+    name: of a part of the model; None further inside. A member of a list in which no block can be
+    seen counts as one: it may hide it.
     """
     for child in module._modules.values():
         if child is None:
             continue
-        ancestors = {kind.__name__ for kind in type(unwrapped(child)).__mro__}
-        place = next((i for i, each in enumerate(classes) if each in ancestors), None)
-        if name == BESIDE:
-            beside.append(child)
-        elif place is not None:
-            found[place].append(child)
-        else:
-            before = sum(map(len, found.values()))
-            _collect(child, classes, found, beside, None)
-            if name in LISTS and sum(map(len, found.values())) == before:
-                found[range(len(classes))[LISTS[name]]].append(None)
+        ancestors = {cls.__name__ for cls in type(unwrapped(child)).__mro__}
+        of_class = next((each.name for each in main if each.block_class in ancestors), None)
+        if of_class is not None:
+            found[of_class].append(child)
+            continue
+        before = sum(map(len, found.values()))
+        _collect(child, main, found, None)
+        if name in found and sum(map(len, found.values())) == before:
+            found[name].append(None)

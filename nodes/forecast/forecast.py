@@ -9,7 +9,7 @@ from ...radial_core.estimate import Estimate, estimate
 from ...radial_core.mask_sample import Sample, sample
 from ...radial_core.plan import MOST_DENSITY
 from ..drawing import mask as drawing
-from ..families.catalog import VideoModel
+from ..families.base import VideoModel
 from ..inputs.settings import Settings
 from ..run.summary_text import plural
 
@@ -18,10 +18,10 @@ MAGNITUDES = ("", "k", "M", "G", "T", "P", "E", "Z", "Y")  # powers of 1000
 
 @dataclass(frozen=True)
 class Forecast:
-    """name: of the model. latent: frames, height and width. dense: why all of it stays dense."""
+    """name: the model's. latent: frames, height and width. dense: why all of it stays dense."""
 
     name: str
-    kind: VideoModel
+    model: VideoModel
     latent: tuple[int, int, int]
     layout: VideoLayout
     pattern: RadialPattern
@@ -34,22 +34,22 @@ class Forecast:
 
 def forecast(
     name: str,
-    kind: VideoModel,
+    model: VideoModel,
     latent: tuple[int, int, int],
     layout: VideoLayout,
     settings: Settings,
 ) -> Forecast:
-    pattern, schedule = settings.of(kind.authors, layout.frames, None, 0.0)
+    pattern, schedule = settings.of(model.preset, layout.frames, None, 0.0)
     rows = sample(pattern, layout)
     dense = None
     if layout.frames == 1:
         dense = "a single frame"
     elif rows.density > MOST_DENSITY:
         dense = f"too short: {percent(rows.density)} would be kept"
-    dense_blocks = min(schedule.dense_blocks, kind.size.blocks)
+    dense_blocks = min(schedule.dense_blocks, model.size.blocks)
     return Forecast(
         name=name,
-        kind=kind,
+        model=model,
         latent=latent,
         layout=layout,
         pattern=pattern,
@@ -57,16 +57,16 @@ def forecast(
         settings=settings,
         rows=rows,
         estimate=estimate(
-            *(kind.size, layout.tokens, rows.density),
-            dense_blocks=dense_blocks if dense is None else kind.size.blocks,
+            *(model.size, layout.tokens, rows.density),
+            dense_blocks=dense_blocks if dense is None else model.size.blocks,
         ),
         dense=dense,
     )
 
 
 def figures(it: Forecast) -> str:
-    """Some lines."""
-    layout, found, size = it.layout, it.estimate, it.kind.size
+    """The figures in words, in a few lines."""
+    layout, found, size = it.layout, it.estimate, it.model.size
     about = "" if it.rows.exact else "about "
     text = layout.tokens - layout.video_tokens
     lines = [
@@ -84,18 +84,19 @@ def figures(it: Forecast) -> str:
         f"A whole step: about {times(found.step_speedup)} as fast as with full attention by the "
         f"fastest kernel; about {times(found.step_speedup_over_default)} as fast as ComfyUI's "
         "default on an H100.",
-        "Estimates by what was measured on an H100, for a step that is radial.",
+        "Estimated from measurements on an H100, for a step that is radial.",
     ]
     return "\n".join(lines)
 
 
 def whose(it: Forecast) -> str:
-    """Which of the settings are the authors'."""
+    """Which of the settings are the preset's."""
     by_hand = [it.settings.decay, it.settings.sink_frames, it.settings.dense_blocks]
     if None not in by_hand:
         return ""
-    some = any(value is not None for value in by_hand)
-    return f"{' by hand, the rest' if some else ','} the authors' for {it.kind.authors.name}"
+    any_by_hand = any(value is not None for value in by_hand)
+    rest = " by hand, the rest from" if any_by_hand else ","
+    return f"{rest} the preset for {it.model.preset.name}"
 
 
 def picture(it: Forecast) -> Image.Image:
@@ -120,9 +121,9 @@ def picture(it: Forecast) -> Image.Image:
 
 
 def video(it: Forecast) -> str:
-    """Its size in pixels, and frames."""
+    """The size of the video in pixels, and its frames."""
     frames, height, width = it.latent
-    stride, length = it.kind.stride, (frames - 1) * it.kind.frames + 1
+    stride, length = it.model.stride, (frames - 1) * it.model.frames + 1
     return f"{width * stride} x {height * stride}, {plural(length, 'frame')}"
 
 
@@ -130,12 +131,12 @@ def used(it: Forecast) -> str:
     pattern = it.pattern
     return (
         f"decay {pattern.decay:g}, {plural(pattern.sink_frames, 'sink frame')}, "
-        f"{it.dense_blocks} of {it.kind.size.blocks} blocks dense, block size {pattern.block_size}"
+        f"{it.dense_blocks} of {it.model.size.blocks} blocks dense, block size {pattern.block_size}"
     )
 
 
 def percent(share: float) -> str:
-    """With a digit behind the point, or two that say something."""
+    """With one decimal, or two significant digits if it is small."""
     return f"{100 * share:.1f} %" if share >= 0.01 else f"{100 * share:.2g} %"
 
 
@@ -144,7 +145,7 @@ def times(factor: float) -> str:
 
 
 def amount(number: float) -> str:
-    """With three digits and a unit: "157 P"."""
+    """With three digits and a prefix for its unit: "157 P"."""
     power = 0
     while number >= 999.5 and power < len(MAGNITUDES) - 1:
         number, power = number / 1000, power + 1

@@ -1,10 +1,13 @@
 """Transformer blocks with fused norms, for the time of a forward pass.
 
-A block or an attention of a class named here gets a `forward` of ours, which computes the same in
-fewer passes over memory (radial_core/fused.py), and loses it when the pass ends. That it computes
-the same is proven on the block itself (proof.py). Whatever differs runs as it is, and is counted
-with its reason: blocks and norms that other packs changed or watch, patches inside the attention,
-torch.compile, tensors that the fused operations don't take.
+A block or an attention that has a fused form gets a `forward` of ours. It computes the same in
+fewer passes over memory (radial_core/fused.py), and is taken away when the pass ends. That it
+computes the same is proven on the block itself (proof.py). Anything else runs as it is, and is
+counted with its reason: blocks and norms that other packs changed or watch, patches inside the
+attention, torch.compile, tensors that the fused operations don't take.
+
+A family names its file in this folder, whose FORMS are its fused forms. Each file is loaded when it
+is first needed, so that it can fail alone.
 """
 
 import inspect
@@ -18,18 +21,15 @@ from functools import cache, partial
 
 import torch
 
-from . import hunyuan, wan
+from ..comfyui import features
+from ..families.base import Family
+from ..families.registry import family_of, unwrapped
 from .fits import Form, is_cancel, require, words_of
 from .proof import require_proven
 
 log = logging.getLogger("radial_attention")
 
-FORMS = {
-    ("comfy.ldm.wan.model", "WanAttentionBlock"): wan.BLOCK,
-    ("comfy.ldm.wan.model", "WanSelfAttention"): wan.SELF_ATTENTION,
-    ("comfy.ldm.flux.layers", "DoubleStreamBlock"): hunyuan.DOUBLE_BLOCK,
-    ("comfy.ldm.flux.layers", "SingleStreamBlock"): hunyuan.SINGLE_BLOCK,
-}
+Forms = dict[tuple[str, str], Form]  # by module and class
 
 
 @contextmanager
@@ -42,8 +42,9 @@ def fused_blocks(diffusion_model):
     this_pass = _Pass()
     changed = []  # (module, our forward, what it had of its own)
     try:
+        forms = _forms_of(family_of(diffusion_model))
         for block in _blocks(diffusion_model):
-            _install(this_pass, block, changed)
+            _install(this_pass, forms, block, changed)
     except Exception as error:
         _say_once(f"Norms are not fused. {words_of(error)}")
     try:
@@ -68,20 +69,31 @@ class _Pass:
         self.classes, self.broken_off = {}, {}
 
 
+def _forms_of(family: Family | None) -> Forms:
+    """The fused forms of a family; none if it names no file, or the file can't be loaded."""
+    if family is None or family.fused_blocks is None:
+        return {}
+    file = features.load(f"fused blocks for {family.name}", f".fused_blocks.{family.fused_blocks}")
+    return {} if file is None else file.FORMS
+
+
 def _blocks(diffusion_model) -> Iterator:
-    for name in ("blocks", "double_blocks", "single_blocks"):
-        yield from getattr(diffusion_model, name, None) or ()
+    family = family_of(diffusion_model)
+    for each in family.block_lists if family else ():
+        if each.main:
+            yield from getattr(unwrapped(diffusion_model), each.name, None) or ()
 
 
-def _install(this_pass: _Pass, block, changed: list[tuple]) -> None:
-    """Give a block and its self-attention forwards of ours. changed: gets what has to be undone."""
+def _install(this_pass: _Pass, forms: Forms, block, changed: list[tuple]) -> None:
+    """Give a block and its parts forwards of ours. changed: gets what has to be undone."""
     lacking = None
-    for module in (getattr(block, "self_attn", None), block):
+    parts = [getattr(block, form.part, None) for form in forms.values() if form.part]
+    for module in (*parts, block):
         if module is None:
             continue
         theirs = vars(module).get("forward")
         try:
-            form = _form_of(module, theirs)
+            form = _form_of(forms, module, theirs)
         except Exception as error:
             why = words_of(error)
             if module is block:
@@ -93,11 +105,11 @@ def _install(this_pass: _Pass, block, changed: list[tuple]) -> None:
         changed.append((module, ours, theirs))
 
 
-def _form_of(module, theirs) -> Form:
+def _form_of(forms: Forms, module, theirs) -> Form:
     """The fused form of a block or an attention; raises Declined where there is none."""
     kind = type(module)
     require("_orig_mod" not in module._modules, "torch.compile has it")
-    form = FORMS.get((kind.__module__, kind.__qualname__))
+    form = forms.get((kind.__module__, kind.__qualname__))
     require(form is not None, f"{kind.__qualname__} has no fused form")
     # An object patch that is gone leaves the class's own method on the instance.
     changed = theirs is not None and getattr(theirs, "__func__", None) is not kind.forward
@@ -125,7 +137,7 @@ def _run(this_pass: _Pass, form: Form, lacking: str | None, module, *arguments, 
         if is_cancel(error):
             raise
         why = words_of(error)
-    if not form.is_part:
+    if form.part is None:
         this_pass.parts = [lacking] if lacking else []
     elif why is not None:
         this_pass.parts.append(why)
@@ -133,7 +145,7 @@ def _run(this_pass: _Pass, form: Form, lacking: str | None, module, *arguments, 
         out = type(module).forward(module, *arguments, **named)
     else:
         out = compute()
-    if not form.is_part:
+    if form.part is None:
         why = why or next(iter(this_pass.parts), None)
         _count(this_pass, module, why)
     return out

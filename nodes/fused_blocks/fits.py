@@ -23,14 +23,14 @@ class Form(NamedTuple):
     small: (draw, **call) -> the arguments of a small call of the same kind, but for the options.
     residuals: for each output, the argument that it is a sum with; none where it is not.
     patches: names of the patches in transformer_options that `plan` calls where ComfyUI does.
-    is_part: it belongs to a block, and is counted with it.
+    part: its attribute in the block that it is a part of, and is counted with; None for a block.
     """
 
     plan: Callable
     small: Callable
     residuals: tuple[str, ...] = ()
     patches: tuple[str, ...] = ()
-    is_part: bool = False
+    part: str | None = None
 
 
 def words_of(error: Exception) -> str:

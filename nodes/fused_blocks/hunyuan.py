@@ -182,3 +182,7 @@ def _finite(x):
 
 DOUBLE_BLOCK = Form(_plan_double, _small_double, residuals=("img", "txt"))
 SINGLE_BLOCK = Form(_plan_single, _small_single, residuals=("x",))
+FORMS = {  # by module and class
+    ("comfy.ldm.flux.layers", "DoubleStreamBlock"): DOUBLE_BLOCK,
+    ("comfy.ldm.flux.layers", "SingleStreamBlock"): SINGLE_BLOCK,
+}

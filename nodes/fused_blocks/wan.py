@@ -89,4 +89,8 @@ def _patched(name: str, options: dict, x, **seen):
 
 PATCHES = ("attn1_patch", "attn2_patch")
 BLOCK = Form(_plan_block, _small_block, residuals=("x",), patches=PATCHES)
-SELF_ATTENTION = Form(_plan_attention, _small_attention, patches=PATCHES[:1], is_part=True)
+SELF_ATTENTION = Form(_plan_attention, _small_attention, patches=PATCHES[:1], part="self_attn")
+FORMS = {  # by module and class
+    ("comfy.ldm.wan.model", "WanAttentionBlock"): BLOCK,
+    ("comfy.ldm.wan.model", "WanSelfAttention"): SELF_ATTENTION,
+}

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from ...radial_core import RadialPattern, Schedule, VideoLayout
 from ..comfyui.option_keys import BLOCK, KEY, PREVIOUS, SLOT
-from ..families.registry import TokenLayout
+from ..families.base import TokenLayout
 
 if TYPE_CHECKING:
     from .override import RadialOverride

@@ -22,9 +22,9 @@ from ..comfyui.option_keys import BLOCK, IN_PARTS, KEY, PREVIOUS, SLOT
 from ..comfyui.state import is_training
 from ..families.registry import (
     OTHERS,
-    authors_of,
+    preset_of,
     self_attention_layout,
-    sequence_of,
+    token_layout_of,
     why_not_forward,
 )
 from ..inputs.settings import QUARTER, Settings, runs_all
@@ -131,9 +131,9 @@ class RadialOverride:
         span.dense = why_not_forward(model, x, options)
         if span.dense is not None:
             return None
-        sequence = sequence_of(model, x, c_crossattn, conditions)
+        sequence = token_layout_of(model, x, c_crossattn, conditions)
         quarter = self._quarter(base)
-        authors = authors_of(model, runs_all(sigmas, quarter))
+        authors = preset_of(model, runs_all(sigmas, quarter))
         pattern, schedule = self.settings.of(authors, sequence.grid[0], sigmas, quarter)
         self.reporter.record.use(
             pattern, schedule, authors.name if self.settings.automatic else None

@@ -1,7 +1,7 @@
-"""The authors' settings of each model, and what the node's inputs make of them.
+"""What the node's inputs make of a model's preset: the settings of a forward pass.
 
-Sources: the paper (arXiv 2506.19852, tables 1 to 3 and appendix) and the scripts of its released
-code. Models that came after it have the settings of the nearest one in it.
+The presets are in nodes/families/. The rules for longer videos and for dense steps are those of the
+paper (arXiv 2506.19852, tables 1 to 3 and appendix) and of the scripts of its released code.
 """
 
 from collections.abc import Sequence
@@ -10,6 +10,7 @@ from itertools import pairwise
 
 from ...radial_core import RadialPattern, Schedule
 from ...radial_core.schedule import ends_clean
+from ..families.base import Preset
 from .checks import check_plain, read_block_size
 
 # A video this much longer than those the model was trained on is a long one. A reference frame or
@@ -21,34 +22,14 @@ LONG_DENSE_STEPS, LONG_DENSE_BLOCKS, LONG_SINK_FRAMES, LONG_DECAY = 2, 2, 1, 1.0
 QUARTER = 0.25
 NEAR = 0.1  # of a step: schedulers round
 ROUNDING = 0.005  # of a noise level, by which a sampler that starts at the quarter is above it
-# What stands for the authors' value on the node.
+# What stands for the preset's value on the node.
 AUTOMATIC = {"dense_steps": -1, "dense_blocks": -1, "sink_frames": -1, "decay": 0}
 MOST = 10_000  # of what a node counts: steps, blocks, frames
 
 
 @dataclass(frozen=True)
-class Preset:
-    """Settings for the trained length. frames: that length, in latent frames."""
-
-    name: str
-    frames: int
-    decay: float
-    dense_blocks: int = 1
-    sink_frames: int = 1
-
-
-WAN_21 = Preset("Wan 2.1", 21, 0.2)
-WAN_22 = Preset("Wan 2.2", 21, 0.8)
-WAN_22_5B = Preset("Wan 2.2 5B", 31, 0.8)
-HUMO = Preset("HuMo", 25, 0.2)
-HUNYUAN_VIDEO = Preset("HunyuanVideo", 33, 0.95, dense_blocks=0, sink_frames=0)
-HUNYUAN_VIDEO_15 = Preset("HunyuanVideo 1.5", 31, 0.95, dense_blocks=0, sink_frames=0)
-MOCHI = Preset("Mochi", 28, 1.0, dense_blocks=0)
-
-
-@dataclass(frozen=True)
 class Settings:
-    """The node's inputs; None stands for the authors' value.
+    """The node's inputs; None stands for the preset's value.
 
     Raises ValueError if one is impossible.
     """
@@ -70,11 +51,11 @@ class Settings:
             stands_for_none = AUTOMATIC.get(str(error).split()[0])
             if stands_for_none is None:
                 raise
-            raise ValueError(f"{error}, or {stands_for_none}, the authors' choice") from None
+            raise ValueError(f"{error}, or {stands_for_none}, the preset") from None
 
     @classmethod
     def read(cls, block_size, dense_last_steps, **chosen) -> "Settings":
-        """From a node's inputs. chosen: those in AUTOMATIC; what is left out is the authors'."""
+        """From a node's inputs. chosen: those in AUTOMATIC; what is left out is the preset's."""
         chosen = {**AUTOMATIC, **chosen}
         check_plain(**chosen, dense_last_steps=dense_last_steps, block_size=block_size)
         return cls(
@@ -85,7 +66,7 @@ class Settings:
 
     @property
     def automatic(self) -> bool:
-        """Whether any value is the authors'."""
+        """Whether any value is the preset's."""
         return None in (self.dense_steps, self.dense_blocks, self.sink_frames, self.decay)
 
     def of(

@@ -24,10 +24,11 @@ from ..comfyui.option_keys import KEY, SLOT
 from ..families.registry import (
     OTHERS,
     TokenLayout,
-    authors_of,
+    preset_of,
     self_attention_layout,
-    sequence_of,
     size_of,
+    token_layout_of,
+    why_no_estimate,
     why_not_forward,
 )
 from ..hook.forward_pass import BlockNumbers, why_not_arguments, why_not_call
@@ -148,14 +149,14 @@ class Probe:
         if not self.choice.has_step(step, run.steps):
             return None
         run.seen.add(step)
-        reason = why_not_forward(model, x, options)
+        reason = why_not_forward(model, x, options) or why_no_estimate(model)
         compiled = features.load("torch.compile support", ".hook.compiled")
         if reason is None and compiled is not None and compiled.is_compiled(model, options):
             reason = "the model runs under torch.compile: bypass the node that compiles to measure"
         if reason is not None:
             run.reasons[reason] += 1
             return None
-        sequence = sequence_of(model, x, c_crossattn, conditions)
+        sequence = token_layout_of(model, x, c_crossattn, conditions)
         if not run.about:
             run.about = _about(base, options, sequence.grid[0], sigmas)
         place = prompts.index(POSITIVE) if POSITIVE in prompts else 0
@@ -278,9 +279,9 @@ def _about(base, options: dict, frames: int, sigmas) -> dict:
         whose = "Radial Attention Patch"
     else:
         quarter = float(base.model_sampling.percent_to_sigma(QUARTER))
-        authors = authors_of(base.diffusion_model, runs_all(sigmas, quarter))
-        pattern, schedule = AUTHORS.of(authors, frames, sigmas, quarter)
-        whose = f"the authors, for {authors.name}"
+        preset = preset_of(base.diffusion_model, runs_all(sigmas, quarter))
+        pattern, schedule = AUTHORS.of(preset, frames, sigmas, quarter)
+        whose = f"the preset for {preset.name}"
     decays = sorted({*DECAYS, pattern.decay})
     sinks = sorted({*SINKS, pattern.sink_frames})
     patterns = tuple(replace(pattern, decay=d, sink_frames=s) for s in sinks for d in decays)

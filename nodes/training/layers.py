@@ -4,37 +4,23 @@ from collections.abc import Iterator
 
 import torch
 
+from ..families.node_texts import family_names
 from ..families.registry import class_name, family_of, unwrapped
 
-# The layers of a block that make q, k, v and o of the video's self-attention. Where one makes q, k
-# and v, it is all three. HunyuanVideo's single blocks have the MLP in the same layers.
-_WAN = {name: (f"self_attn.{name}",) for name in "qkvo"}
-_HUNYUAN = dict.fromkeys("qkv", ("img_attn.qkv", "linear1")) | {"o": ("img_attn.proj", "linear2")}
-_MOCHI = dict.fromkeys("qkv", ("attn.qkv_x",)) | {"o": ("attn.proj_x",)}
-PROJECTIONS = {
-    "comfy.ldm.hunyuan_video.model.HunyuanVideo": _HUNYUAN,
-    "comfy.ldm.genmo.joint_model.asymm_models_joint.AsymmDiTJoint": _MOCHI,
-}
 
-
-def projections_of(diffusion_model) -> dict[str, tuple[str, ...]] | None:
-    """q, k, v and o -> layers of a block; None if the model is not known."""
-    if family_of(diffusion_model) is None:
-        return None
-    return PROJECTIONS.get(class_name(diffusion_model), _WAN)
-
-
-def blocks_of(diffusion_model) -> Iterator[tuple[str, int, torch.nn.Module]]:
-    """The transformer blocks of a known model: path, index among those of its kind, module."""
-    for name, blocks in unwrapped(diffusion_model).named_children():
-        if name.endswith("blocks") and isinstance(blocks, torch.nn.ModuleList):
-            yield from ((f"{name}.{i}", i, block) for i, block in enumerate(blocks))
+def blocks_of(diffusion_model) -> Iterator[tuple[str, str, int, torch.nn.Module]]:
+    """The transformer blocks of a known model: path, name of its list, index in that, module."""
+    model = unwrapped(diffusion_model)
+    for each in family_of(model).block_lists:
+        blocks = getattr(model, each.name, None)
+        if isinstance(blocks, torch.nn.ModuleList):
+            yield from ((f"{each.name}.{i}", each.name, i, block) for i, block in enumerate(blocks))
 
 
 def weights_of(diffusion_model) -> Iterator[tuple[str, str]]:
     """The weights of the blocks that Train LoRA knows: ComfyUI's key, and the layer's name in its
     block, such as "self_attn.q"."""
-    for path, _, block in blocks_of(diffusion_model):
+    for path, _, _, block in blocks_of(diffusion_model):
         for name, module in block.named_modules():
             weight = getattr(module, "weight", None)
             if hasattr(module, "weight_function") and weight is not None:
@@ -46,29 +32,34 @@ def chosen_weights(diffusion_model, layers: str) -> frozenset[str]:
 
     layers: names with commas between: q, k, v and o, and any other layer or part of a block.
 
-    Raises ValueError if the model is not known, or has no layer of such a name.
+    Raises ValueError if the model's layers are not known, or none has such a name.
     """
-    projections = projections_of(diffusion_model)
-    if projections is None:
-        kind = type(unwrapped(diffusion_model)).__name__
-        raise ValueError(f"model must be a Wan, HunyuanVideo or Mochi, got {kind}")
-    there = dict(weights_of(diffusion_model))
+    family = family_of(diffusion_model)
+    if family is None:
+        known = family_names("or")
+        raise ValueError(f"model must be {known}, got {class_name(diffusion_model)}")
+    if not family.projections:
+        raise ValueError(
+            f"model must be one whose layers this pack knows, got {family.name}, "
+            "whose q, k, v and o it doesn't know"
+        )
+    names = dict(weights_of(diffusion_model))
     words = [word.strip() for word in layers.split(",") if word.strip()]
     chosen = set()
     for word in words or [""]:
-        found = _named(projections.get(word, (word,)), there)
+        found = _named(family.projections.get(word, (word,)), names)
         if not found:
-            possible = [name for name, parts in projections.items() if _named(parts, there)]
-            names = ", ".join(dict.fromkeys((*possible, *there.values())))
+            possible = [name for name, parts in family.projections.items() if _named(parts, names)]
+            listed = ", ".join(dict.fromkeys((*possible, *names.values())))
             got = repr(word if len(word) < 60 else f"{word[:60]}...")
-            raise ValueError(f"layers must be names out of {names:.280}, got {got}")
+            raise ValueError(f"layers must be names out of {listed:.280}, got {got}")
         chosen |= found
     return frozenset(chosen)
 
 
-def _named(parts: tuple[str, ...], there: dict[str, str]) -> set[str]:
-    """The keys of the weights whose layers have one of the parts. there: key -> layer."""
-    return {key for key, name in there.items() if any(_is_part(part, name) for part in parts)}
+def _named(parts: tuple[str, ...], names: dict[str, str]) -> set[str]:
+    """The keys of the weights whose layers have one of the parts. names: key -> layer."""
+    return {key for key, name in names.items() if any(_is_part(part, name) for part in parts)}
 
 
 def _is_part(part: str, name: str) -> bool:

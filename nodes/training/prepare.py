@@ -1,10 +1,10 @@
 """What ComfyUI's Train LoRA needs of a model, from the start of training to its end.
 
-Gradient checkpointing runs a block once more in the backward pass, with what it got before. By then
-much of that says something else: the model writes into the transformer_options which block it is
-in, and all blocks share them; HunyuanVideo's blocks add to their inputs in place, which makes
-gradients wrong, or fail where nothing is checkpointed. So in training each block gets options of
-its own, and inputs that += does not change.
+Gradient checkpointing runs a block again in the backward pass, with the arguments it had before. By
+then these may have changed: all blocks share one transformer_options, in which the model writes the
+index of the block that runs; and blocks of some models, HunyuanVideo's for one, add to their inputs
+in place. The latter makes gradients wrong, or raises an error without checkpointing. So in training
+each block gets options of its own, and inputs that += doesn't change.
 """
 
 from functools import partial
@@ -18,14 +18,12 @@ from ..families.registry import family_of
 from .layers import blocks_of
 
 HOOKS = f"{KEY}_hooks"
-CHANGES = ("double_blocks.", "single_blocks.")  # blocks that change their inputs: their tokens,
-TOKENS = ("img", "txt", "x")  # which go by these names, or come first
 
 
 def prepare_for_training(model, key: str) -> None:
-    """Have a MODEL do what training needs, whenever it is trained.
+    """Make a MODEL do what training needs, whenever it is trained.
 
-    key: of the callbacks, which take the place of all that have it.
+    key: of the callbacks. They replace all that have the same key.
     """
     for moment in (CallbacksMP.ON_PRE_RUN, CallbacksMP.ON_CLEANUP):
         model.remove_callbacks_with_key(moment, key)
@@ -37,13 +35,15 @@ def _begin(patcher):
     """Before a sampler run, which training is one of."""
     _end(patcher)  # the patch and Radial Train Layers may both have asked
     model = patcher.model.diffusion_model
-    if not is_training() or family_of(model) is None:
+    family = family_of(model)
+    if not is_training() or family is None:
         return
+    in_place = {each.name: each.changes_in_place for each in family.block_lists}
     hooks = [_hook(module, _own_options) for _, module in model.named_children()]
-    for path, index, block in blocks_of(model):
+    for _, list_name, index, block in blocks_of(model):
         hooks.append(_hook(block, partial(_own_options, index=index)))
-        if path.startswith(CHANGES):
-            hooks.append(_hook(block, _unchanged_inputs))
+        if tokens := in_place[list_name]:
+            hooks.append(_hook(block, partial(_unchanged_inputs, tokens)))
     patcher.set_attachments(HOOKS, hooks)
 
 
@@ -58,7 +58,7 @@ def _hook(module, function):
 
 
 def _own_options(_module, args, kwargs, index: int | None = None):
-    """index: of a block, for models that don't announce it."""
+    """index: the block's, for models that don't announce it."""
     if "transformer_options" not in kwargs or torch.compiler.is_compiling():
         return None
     options = dict(kwargs["transformer_options"])
@@ -67,10 +67,11 @@ def _own_options(_module, args, kwargs, index: int | None = None):
     return args, {**kwargs, "transformer_options": options}
 
 
-def _unchanged_inputs(_block, args, kwargs):
-    if torch.compiler.is_compiling():  # which takes care of that by itself
+def _unchanged_inputs(names: tuple[str, ...], _block, args, kwargs):
+    """names: of the arguments that the block would change. Without a name, the first is one."""
+    if torch.compiler.is_compiling():  # which makes in-place additions safe by itself
         return None
-    tokens = {name: _unchanged(x) for name, x in kwargs.items() if name in TOKENS}
+    tokens = {name: _unchanged(x) for name, x in kwargs.items() if name in names}
     return (*map(_unchanged, args[:1]), *args[1:]), {**kwargs, **tokens}
 
 
@@ -79,7 +80,7 @@ def _unchanged(x: torch.Tensor) -> torch.Tensor:
 
 
 class Unchanged(torch.Tensor):
-    """A tensor to which += adds out of place. What else is computed from it is a plain tensor."""
+    """A tensor to which += adds out of place. Anything else computed from it is a plain tensor."""
 
     __torch_function__ = torch._C._disabled_torch_function_impl
 

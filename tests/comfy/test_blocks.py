@@ -17,16 +17,16 @@ from zoo import sample
 
 pytestmark = pytest.mark.oldest
 
-FUSED = {  # models with blocks of these classes -> what is fused in them
-    "WanSelfAttention": "self_attention",
-    "WanAttentionBlock": "block",
-    "DoubleStreamBlock": "double_block",
-    "SingleStreamBlock": "single_block",
-}
+
+def fused_forms():
+    """Class of a block or a part of one -> its fused form, for all families."""
+    families = pack_module("nodes.families.registry").FAMILIES
+    forms = map(pack_module("nodes.fused_blocks")._forms_of, families)
+    return {cls: form for each in forms for (_, cls), form in each.items()}
 
 
 def fuse_on_cpu(monkeypatch):
-    """Fused blocks on the CPU, where their operations run in torch. Returns `nodes.blocks`."""
+    """Fused blocks on the CPU, where their operations run in torch. Returns the pack's module."""
     fused, blocks = pack_module("radial_core.fused"), pack_module("nodes.fused_blocks")
     monkeypatch.setattr(fused, "why_not", lambda *tensors: None)
     monkeypatch.setattr(fused, "_launched", lambda *arguments, **options: False)
@@ -43,7 +43,7 @@ def ran(monkeypatch):
     """Counts the passes of each fused block and attention."""
     blocks = fuse_on_cpu(monkeypatch)
     count, plan = Counter(), blocks._plan
-    names = {form: FUSED[kind] for (_, kind), form in blocks.FORMS.items()}
+    names = {form: cls for cls, form in fused_forms().items()}
 
     def counted(this_pass, form, module, arguments, named):
         took = False
@@ -71,7 +71,7 @@ def test_fused_blocks_compute_what_comfyuis_do(case, ran):
     out = sample(patch(model, dense_steps=100, dense_attention="comfyui"), inputs)
     assert difference(out, sample(model, inputs)) < 1e-4
     kinds = {type(module).__name__ for module in net.modules()}
-    assert {name for name, _ in ran} == {FUSED[kind] for kind in kinds & set(FUSED)}
+    assert {name for name, _ in ran} == kinds & set(fused_forms())
     assert not any("forward" in vars(module) for module in net.modules())
 
 
@@ -129,7 +129,7 @@ def test_a_block_that_another_pack_changed_is_left_alone(wan, ran):
     model.add_object_patch("diffusion_model.blocks.0.forward", theirs)
     sample(patch(model), steps=2, cfg=1.0)
     assert len(calls) == 2
-    assert ran["block", True] == 2 * 2 and ran["self_attention", True] == 2 * 3
+    assert ran["WanAttentionBlock", True] == 2 * 2 and ran["WanSelfAttention", True] == 2 * 3
 
 
 def test_an_object_patch_that_is_gone_leaves_the_block_as_it_was(wan, ran):
@@ -142,7 +142,7 @@ def test_an_object_patch_that_is_gone_leaves_the_block_as_it_was(wan, ran):
     )
     sample(model, steps=1, cfg=1.0)
     sample(patch(wan), steps=1, cfg=1.0)
-    assert ran["block", True] == 3
+    assert ran["WanAttentionBlock", True] == 3
     assert getattr(vars(block).get("forward"), "__func__", None) in (None, type(block).forward)
 
 
@@ -156,7 +156,7 @@ def test_a_forward_that_somebody_sets_during_the_pass_stays(wan, ran):
     assert vars(block)["forward"] is theirs
     del block.forward
     sample(patch(wan), steps=1, cfg=1.0)
-    assert ran["block", True] == 3
+    assert ran["WanAttentionBlock", True] == 3
 
 
 def test_a_class_that_another_pack_changed_is_left_alone(wan, ran, monkeypatch):
@@ -164,7 +164,7 @@ def test_a_class_that_another_pack_changed_is_left_alone(wan, ran, monkeypatch):
     from conftest import sample
 
     sample(patch(wan), steps=1, cfg=1.0)
-    assert ran["block", True] == 3
+    assert ran["WanAttentionBlock", True] == 3
     calls, plain = [], WanAttentionBlock.forward
 
     @functools.wraps(plain)
@@ -175,7 +175,7 @@ def test_a_class_that_another_pack_changed_is_left_alone(wan, ran, monkeypatch):
     for forward in (theirs, functools.partialmethod(theirs)):
         monkeypatch.setattr(WanAttentionBlock, "forward", forward)
         sample(patch(wan), steps=1, cfg=1.0)
-    assert len(calls) == 6 and ran["block", True] == 3
+    assert len(calls) == 6 and ran["WanAttentionBlock", True] == 3
 
 
 def test_a_norm_that_is_watched_or_another_is_left_alone(wan, ran):
@@ -191,7 +191,7 @@ def test_a_norm_that_is_watched_or_another_is_left_alone(wan, ran):
         handle.remove()
         net.blocks[1].self_attn.norm_q = norm
     assert len(seen) == 1
-    assert ran["self_attention", True] == 1 and ran["self_attention", False] == 2
+    assert ran["WanSelfAttention", True] == 1 and ran["WanSelfAttention", False] == 2
 
 
 class Another(torch.nn.Module):

@@ -62,6 +62,21 @@ def make(cls, dtype=torch.float32, **options):
     return block
 
 
+def net_with(blocks, is_wan: bool = True):
+    """What goes for a Wan or a HunyuanVideo, as far as the pack looks."""
+    net, name = (Wan(), "blocks") if is_wan else (Hunyuan(), "single_blocks")
+    setattr(net, name, blocks)
+    return net
+
+
+class Wan(nn.Module):
+    __module__, __qualname__ = "comfy.ldm.wan.model", "WanModel"
+
+
+class Hunyuan(nn.Module):
+    __module__, __qualname__ = "comfy.ldm.hunyuan_video.model", "HunyuanVideo"
+
+
 def call_of(block, dtype=torch.float32, **more) -> dict:
     tokens = torch.arange(TOKENS + TEXT)[None].float()
     angles = rope(tokens, WIDTH, 10000)
@@ -84,8 +99,7 @@ def call_of(block, dtype=torch.float32, **more) -> dict:
 def why_not(block, within=1e-5, **more) -> str | None:
     """Why a block does not run fused, None if it does; its result is right in any case."""
     dtype = next(block.parameters()).dtype
-    net = nn.Module()
-    net.blocks = nn.ModuleList([block])
+    net = net_with(nn.ModuleList([block]), isinstance(block, wan_model.WanAttentionBlock))
 
     def run():
         call = call_of(block, dtype, **more)
@@ -329,17 +343,15 @@ def test_a_renamed_internal_costs_its_family_alone(monkeypatch):
 def test_no_internal_of_comfyuis_is_imported(monkeypatch):
     for name in ("comfy.ldm.wan.model", "comfy.ldm.flux.layers", "comfy.model_management"):
         monkeypatch.setitem(sys.modules, name, None)
-    blocks = pack_module("nodes.fused_blocks")
     for name in ("wan", "hunyuan"):
-        monkeypatch.setattr(blocks, name, getattr(blocks, name))
-        monkeypatch.delitem(sys.modules, f"{blocks.__name__}.{name}")
-        importlib.import_module(f"{blocks.__name__}.{name}")
+        file = pack_module(f"nodes.fused_blocks.{name}").__name__
+        monkeypatch.delitem(sys.modules, file)
+        importlib.import_module(file)
 
 
 @pytest.mark.parametrize("blocks", [5, [None], [nn.Identity(), object()]], ids=str)
 def test_a_model_of_any_kind_is_taken(blocks):
-    net = nn.Module()
-    net.blocks = blocks
+    net = net_with(blocks)
     with pack_module("nodes.fused_blocks").fused_blocks(net):
         pass
 

@@ -5,115 +5,54 @@ import re
 import pytest
 import torch
 import zoo
-from comfy.ldm.wan.model import WanModel
 from conftest import pack_module
 
-kinds = pack_module("nodes.families.catalog")
-models = pack_module("nodes.families.registry")
-
-NETWORKS = {  # as comfy.model_detection reads them off the weights
-    "Wan 2.1 14B": dict(dim=5120, ffn_dim=13824, num_heads=40, num_layers=40),
-    "Wan 2.1 1.3B": dict(dim=1536, ffn_dim=8960, num_heads=12, num_layers=30),
-    "Wan 2.2 A14B": dict(dim=5120, ffn_dim=13824, num_heads=40, num_layers=40, in_dim=36),
-    "Wan 2.2 5B": dict(dim=3072, ffn_dim=14336, num_heads=24, num_layers=30, in_dim=48, out_dim=48),
-    "HunyuanVideo": dict(depth=20, depth_single_blocks=40, hidden_size=3072, num_heads=24),
-    "HunyuanVideo 1.5": dict(
-        depth=54,
-        depth_single_blocks=0,
-        hidden_size=2048,
-        num_heads=16,
-        vision_in_dim=1152,
-        patch_size=[1, 1, 1],
-    ),
-    "Mochi": dict(depth=48, hidden_size_x=3072, hidden_size_y=1536, num_heads=24, mlp_ratio_x=4.0),
-}
-REST_OF_HUNYUAN = dict(
-    in_channels=16,
-    out_channels=16,
-    vec_in_dim=768,
-    context_in_dim=4096,
-    mlp_ratio=4.0,
-    axes_dim=[16, 56, 56],
-    theta=256,
-    patch_size=[1, 2, 2],
-    qkv_bias=True,
-    guidance_embed=True,
-    byt5=False,
-    meanflow=False,
-    use_cond_type_embedding=False,
-    vision_in_dim=None,
-    meanflow_sum=False,
-)
-# Layers of the blocks that a token of the video passes, by the package of the model.
-VIDEO_LAYERS = {
-    "wan": r"(vace_)?blocks\.\d+\.(self_attn\.[qkvo]|cross_attn\.[qo]|ffn\.\d)",
-    "hunyuan_video": r"double_blocks\.\d+\.img_(attn|mlp)\.\w+|single_blocks\.\d+\.linear[12]",
-    "genmo": r"blocks\.\d+\.(attn\.(qkv_x|proj_x)|mlp_x\.w[12])",
-}
-
-
-def network(model_type):
-    """ComfyUI's class at its real size, without weights."""
-    sizes, paper = NETWORKS[model_type], zoo.case.ON_PAPER
-    if model_type.startswith("Wan"):
-        return WanModel(**sizes, **paper)
-    if model_type.startswith("Hunyuan"):
-        return zoo.hunyuan_video.HunyuanVideo(**REST_OF_HUNYUAN | sizes, **paper)
-    return zoo.mochi.AsymmDiTJoint(**zoo.mochi.CONFIG | sizes, **paper)
+catalog = pack_module("nodes.families.catalog")
+registry = pack_module("nodes.families.registry")
 
 
 def counted(diffusion_model):
     """2 for each weight of the layers that a token of the video passes."""
-    layers = VIDEO_LAYERS[type(diffusion_model).__module__.split(".")[2]]
     return 2 * sum(
         layer.in_features * layer.out_features
         for name, layer in diffusion_model.named_modules()
-        if isinstance(layer, torch.nn.Linear) and re.fullmatch(layers, name)
+        if isinstance(layer, torch.nn.Linear) and re.fullmatch(zoo.VIDEO_LAYERS, name)
     )
 
 
-@pytest.mark.parametrize("model_type", NETWORKS)
+def test_every_model_by_name_is_tested():
+    assert list(catalog.VIDEO_MODELS) == list(zoo.NAMED)
+
+
+@pytest.mark.parametrize("model_type", zoo.NAMED)
 def test_the_sizes_of_the_models_by_name_are_the_real_ones(model_type):
-    real = network(model_type)
-    found, by_name = models.size_of(real), kinds.VIDEO_MODELS[model_type]
+    real, by_name = zoo.NAMED[model_type].network(), catalog.VIDEO_MODELS[model_type]
+    found = registry.size_of(real)
     assert found == by_name.size
     assert found.linear_flops == counted(real)
-    assert kinds.catalog_entry(real, by_name) == by_name
+    assert registry.head_dim_of(real) == found.head_dim
+    assert catalog.catalog_entry(real, by_name) == by_name
     latent = by_name.latent(848, 496, 85)
-    assert kinds.layout_of(real, by_name, latent) == by_name.layout(latent)
+    assert catalog.typical_layout(real, by_name, latent) == by_name.layout(latent)
 
 
-# One of each class that there is.
-CLASSES = {
-    "wan t2v, two videos",
-    "wan vace, two contexts",
-    "wan camera",
-    "humo 1.7b",
-    "scail",
-    "scail 2",
-    "wan causal, sampled as any other",
-    "wan 2.2 ti2v 5b",
-    "wan s2v",
-    "wan animate",
-    "wandancer",
-    "hunyuan t2v",
-    "hunyuan 1.5 t2v",
-    "mochi",
-}
-CASES = [case for case in zoo.CASES if case.is_there and case.name in CLASSES]
+# One case of each of ComfyUI's models.
+CASES = list({case.kind: case for case in reversed(zoo.CASES) if case.is_there}.values())
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_every_class_has_a_size_and_a_layout(case):
-    real, named = case.model().get_model_object("diffusion_model"), kinds.VIDEO_MODELS["Mochi"]
-    kind = kinds.catalog_entry(real, named)
-    assert kind.size == models.size_of(real)
-    assert kind.size.linear_flops == counted(real)
+def test_every_class_has_a_size_a_preset_and_a_layout(case):
+    real, named = case.model().get_model_object("diffusion_model"), catalog.VIDEO_MODELS["Mochi"]
+    entry = catalog.catalog_entry(real, named)
+    assert entry.size == registry.size_of(real)
+    assert entry.size.linear_flops == counted(real)
+    family = registry.family_of(real)
+    assert {registry.preset_of(real, whole) for whole in (True, False)} <= set(family.presets)
     latent = case.inputs().latent["samples"].shape[2:]
-    layout = kinds.layout_of(real, kind, tuple(latent))
+    layout = catalog.typical_layout(real, entry, tuple(latent))
     assert (layout.frames, layout.height, layout.width) == case.grid
-    assert layout.prefix + layout.suffix == kind.before + kind.after
+    assert layout.prefix + layout.suffix == entry.before + entry.after
 
 
 def test_other_models_have_no_size():
-    assert models.size_of(torch.nn.Linear(2, 2)) is None
+    assert registry.size_of(torch.nn.Linear(2, 2)) is None

@@ -118,7 +118,7 @@ def test_nothing_measured_says_what_to_do(wan):
     assert text_of(model) == f"Nothing was measured in this run: single frame ({BLOCKS})."
 
 
-def test_without_measurements_the_search_gives_the_authors_settings(wan):
+def test_without_measurements_the_search_gives_the_preset(wan):
     decay, sink, dense, image, text = search(None)
     assert (decay, sink, dense) == (0.0, -1, -1) and isinstance(decay, float)
     assert "Nothing was measured" in text

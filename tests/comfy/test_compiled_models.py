@@ -4,18 +4,19 @@ import pytest
 import torch
 import zoo
 from comfy_api.torch_helpers import set_torch_compile_wrapper
-from conftest import difference, patch
+from conftest import difference, pack_module, patch
 from zoo import sample
 
 pytestmark = [pytest.mark.usefixtures("any_density"), pytest.mark.oldest]
 
-BLOCKS = ("blocks", "double_blocks", "single_blocks", "vace_blocks")
+family_of = pack_module("nodes.families.registry").family_of
 
 
 def with_blocks_compiled(model):
     """As KJNodes' compile nodes do by default, through ComfyUI's own wrapper."""
     net = model.get_model_object("diffusion_model")
-    lists = {name: getattr(net, name) for name in BLOCKS if hasattr(net, name)}
+    names = [each.name for each in family_of(net).block_lists]
+    lists = {name: getattr(net, name) for name in names if hasattr(net, name)}
     keys = [f"diffusion_model.{name}.{i}" for name, each in lists.items() for i in range(len(each))]
     return compiled(model, keys)
 
@@ -31,20 +32,15 @@ def compiled(model, keys):
 
 
 # Of each kind of block, and of way to tell blocks of a model; the others are slow.
-QUICK = (
-    "wan i2v",
-    "wan vace, two contexts",
-    "hunyuan t2v",
-    "hunyuan padded prompt",
-    "hunyuan 1.5 t2v",
-    "mochi",
-)
+QUICK = ("wan vace, two contexts", "hunyuan padded prompt", "hunyuan 1.5 t2v")
 
 
 def every_case():
     """The cases that this ComfyUI has."""
     return [
-        pytest.param(case, id=case.name, marks=() if case.name in QUICK else pytest.mark.slow)
+        pytest.param(
+            case, id=case.name, marks=() if case.typical or case.name in QUICK else pytest.mark.slow
+        )
         for case in zoo.CASES
         if case.is_there
     ]

@@ -88,11 +88,11 @@ def oracle(case, dense=lambda number, block: False):
             q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
         else:
             q, k, v = (x.unflatten(2, (heads, -1)) for x in (q, k, v))
-        there = torch.ones(q.shape[1]) > 0 if mask is None else mask.flatten() == 0
-        layout = core.VideoLayout(*case.grid, around[0] - int((~there).sum()), around[1])
+        unmasked = torch.ones(q.shape[1]) > 0 if mask is None else mask.flatten() == 0
+        layout = core.VideoLayout(*case.grid, around[0] - int((~unmasked).sum()), around[1])
         out = torch.zeros_like(v)
-        out[:, there] = reference.reference_attention(
-            q[:, there], k[:, there], v[:, there], core.make_plan(pattern, layout)
+        out[:, unmasked] = reference.reference_attention(
+            q[:, unmasked], k[:, unmasked], v[:, unmasked], core.make_plan(pattern, layout)
         ).to(v.dtype)
         return out.flatten(2)
 
@@ -133,7 +133,7 @@ def first_values(specimen, change):
 def test_the_video_stands_where_the_zoo_says(specimen):
     """Some patches of the latent, changed, change v of their own tokens and of no others."""
     frames, height, width = specimen.case.grid
-    patches = [(0, 0, 0), (1, height - 2, 1), (frames - 1, height - 1, width - 1)]
+    patches = [(specimen.case.given, 0, 0), (1, height - 2, 1), (frames - 1, height - 1, width - 1)]
 
     def change(x):
         for frame, *place in patches:

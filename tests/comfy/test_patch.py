@@ -380,13 +380,13 @@ def test_a_named_backend_that_cannot_run_is_refused_before_sampling(wan, monkeyp
     [
         (
             {"dense_steps": -2},
-            "dense_steps must be a whole number from 0 up, got -2, or -1, the authors' choice",
+            "dense_steps must be a whole number from 0 up, got -2, or -1, the preset",
         ),
         ({"dense_last_steps": -2}, "dense_last_steps must be"),
         ({"dense_blocks": -3}, "dense_blocks must be"),
         ({"sink_frames": -2}, "sink_frames must be"),
         ({"decay": 4.1}, "decay must be in"),
-        ({"decay": -0.5}, r"decay must be in \(0, 4\], got -0.5, or 0, the authors' choice"),
+        ({"decay": -0.5}, r"decay must be in \(0, 4\], got -0.5, or 0, the preset"),
         ({"decay": float("nan")}, "decay must be in"),
         ({"block_size": 100}, "block_size must be 64 or 128, got 100"),
         ({"dense_attention": "magic"}, "dense_attention must be one of auto, comfyui, fastest"),

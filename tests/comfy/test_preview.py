@@ -6,9 +6,6 @@ import numpy as np
 import pytest
 import torch
 import zoo
-from comfy_extras.nodes_hunyuan import EmptyHunyuanLatentVideo, EmptyHunyuanVideo15Latent
-from comfy_extras.nodes_mochi import EmptyMochiLatentVideo
-from comfy_extras.nodes_wan import Wan22ImageToVideoLatent
 from conftest import pack_module, patch
 
 import nodes
@@ -17,6 +14,7 @@ core = pack_module("radial_core")
 mask_sample = pack_module("radial_core.mask_sample")
 canvas = pack_module("nodes.drawing.canvas")
 drawing = pack_module("nodes.drawing.mask")
+catalog = pack_module("nodes.families.catalog")
 models = pack_module("nodes.families.registry")
 
 AUTHORS = {"decay": 0.0, "sink_frames": -1, "dense_blocks": -1}
@@ -65,44 +63,33 @@ def test_what_it_gives_and_shows():
     assert density == pytest.approx(plan.density)
     assert 1.2 < speedup < 2.5
     assert "832 x 480, 81 frames: 32,760 tokens, 21 latent frames of 1,560." in words
-    assert "the authors' for Wan 2.1: decay 0.2, 1 sink frame, 1 of 30 blocks dense" in words
+    assert "the preset for Wan 2.1: decay 0.2, 1 sink frame, 1 of 30 blocks dense" in words
     assert f"{100 * density:.1f} % of the block map" in words
     assert f"A whole step: about {speedup:.1f}x as fast" in words
     assert shown["text"] == [words]
     assert shown["images"][0]["type"] == "temp"
 
 
-EMPTY = {
-    "Wan 2.1 14B": (EmptyHunyuanLatentVideo, 848, 496, 85),
-    "Wan 2.2 A14B": (EmptyHunyuanLatentVideo, 832, 480, 83),
-    "Wan 2.2 5B": (Wan22ImageToVideoLatent, 1280, 704, 121),
-    "HunyuanVideo": (EmptyHunyuanLatentVideo, 1280, 720, 129),
-    "HunyuanVideo 1.5": (EmptyHunyuanVideo15Latent, 1280, 720, 121),
-    "Mochi": (EmptyMochiLatentVideo, 848, 480, 163),
-}
-
-
-@pytest.mark.parametrize("model_type", EMPTY)
+@pytest.mark.parametrize("model_type", zoo.NAMED)
 def test_the_size_is_that_of_comfyuis_empty_latent(model_type):
-    node, width, height, length = EMPTY[model_type]
-    size = {"width": width, "height": height, "length": length, "batch_size": 1}
-    vae = {"vae": None} if node is Wan22ImageToVideoLatent else {}
-    latent = node.execute(**size, **vae).args[0]
-    del size["batch_size"]
+    size = {"width": 848, "height": 496, "length": 85}
+    latent = zoo.NAMED[model_type].latent(**size)
     by_size, by_latent = (
         figures(model_type=model_type, **given).split(": ", 1)[1]
         for given in (size, {"latent": latent})
     )
     assert by_size == by_latent
     frames, rows, columns = latent["samples"].shape[2:]
-    patch = 1 if model_type == "HunyuanVideo 1.5" else 2
+    patch = catalog.VIDEO_MODELS[model_type].patch
     tokens = -(-rows // patch) * -(-columns // patch)
     assert f"{frames} latent frames of {tokens:,}" in by_size
 
 
-@pytest.mark.parametrize("name", ["wan t2v, two videos", "hunyuan t2v", "mochi"])
-def test_a_linked_model_and_latent_count_in_place_of_the_names(name):
-    case = next(case for case in zoo.CASES if case.name == name)
+TYPICAL = [case for case in zoo.CASES if case.typical]
+
+
+@pytest.mark.parametrize("case", TYPICAL, ids=lambda case: case.name)
+def test_a_linked_model_and_latent_count_in_place_of_the_names(case):
     model, latent = case.model(), case.inputs().latent
     frames, rows, columns = case.grid
     words = figures(model_type="Wan 2.2 5B", model=model, latent=latent, dense_blocks=0)
@@ -117,21 +104,23 @@ def test_a_patched_models_settings_count():
     words = figures(model=patched, decay=2.0, sink_frames=0)
     assert "Settings: decay 0.5, 3 sink frames, 2 of 2 blocks dense, block size 64." in words
     automatic = patch(model, **AUTHORS)
-    assert "the authors' for Wan 2.1: decay 0.2, 1 sink frame" in figures(model=automatic)
-    assert "the authors' for Wan 2.2: decay 0.8" in figures(
+    assert "the preset for Wan 2.1: decay 0.2, 1 sink frame" in figures(model=automatic)
+    assert "the preset for Wan 2.2: decay 0.8" in figures(
         model=automatic, model_type="Wan 2.2 A14B"
     )
 
 
-def test_long_videos_have_the_authors_settings_for_them():
+def test_long_videos_have_settings_of_their_own():
     words = figures(model_type="HunyuanVideo", width=1280, height=720, length=509)
-    assert "the authors' for HunyuanVideo: decay 1, 1 sink frame, 2 of 60 blocks dense" in words
+    assert "the preset for HunyuanVideo: decay 1, 1 sink frame, 2 of 60 blocks dense" in words
     assert "461,056 tokens, 128 latent frames of 3,600 and 256 of text" in words
     assert "Kept: 11.8 % of the block map." in words
 
 
 def test_what_is_set_by_hand_and_what_not():
-    assert "Settings by hand, the rest the authors' for Wan 2.1: decay 0.7," in figures(decay=0.7)
+    assert "Settings by hand, the rest from the preset for Wan 2.1: decay 0.7," in figures(
+        decay=0.7
+    )
     by_hand = figures(decay=0.7, sink_frames=2, dense_blocks=0)
     assert "Settings: decay 0.7, 2 sink frames, 0 of 30 blocks dense" in by_hand
 
@@ -237,7 +226,7 @@ def test_text_and_sink_are_seen_in_long_videos(frames):
     "inputs, message",
     [
         ({"model_type": "Sora"}, "model_type must be one of Wan 2.1 14B, .* got 'Sora'"),
-        ({"decay": -1.0}, r"decay must be in \(0, 4\], got -1.0, or 0, the authors' choice"),
+        ({"decay": -1.0}, r"decay must be in \(0, 4\], got -1.0, or 0, the preset"),
         ({"decay": float("nan")}, "got nan"),
         ({"sink_frames": -2}, "sink_frames must be a whole number from 0 up, got -2, or -1"),
         ({"dense_blocks": -2}, "dense_blocks must be a whole number from 0 up, got -2, or -1"),
@@ -260,7 +249,7 @@ def test_refuses_what_makes_no_sense(inputs, message):
 def test_refuses_a_model_it_does_not_know(wan):
     other = wan.clone()
     other.add_object_patch("diffusion_model", torch.nn.Linear(2, 2))
-    with pytest.raises(ValueError, match="must be Wan, HunyuanVideo or Mochi, got torch.*Linear"):
+    with pytest.raises(ValueError, match="must be Wan, HunyuanVideo.* or .*, got torch.*Linear"):
         preview(model=other)
 
 

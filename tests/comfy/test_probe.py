@@ -22,11 +22,11 @@ choice = pack_module("nodes.probing.choice")
 CASES = {
     case.name: case
     for case in zoo.CASES
-    if case.name
+    if case.typical
+    or case.name
     in (
         "hunyuan t2v with a negative prompt",
         "hunyuan padded prompts with holes",
-        "mochi",
         "mochi, both prompts in one pass",
         "wan t2v, odd sizes, a pass a prompt",
     )
@@ -134,13 +134,13 @@ def test_on_either_side_of_radial_attention_patch(wan, summaries, any_density):
 
 
 @pytest.mark.oldest
-def test_without_the_patch_the_settings_are_the_authors(wan):
+def test_without_the_patch_the_settings_are_the_preset(wan):
     model = probe(wan)
     sample(model)
     found = measured(model)
     now = found.patterns[found.current]
     assert (now.decay, now.sink_frames, now.block_size) == (0.2, 1, 128)
-    assert (found.dense_blocks, found.settings_of) == (1, "the authors, for Wan 2.1")
+    assert (found.dense_blocks, found.settings_of) == (1, "the preset for Wan 2.1")
     assert found.steps == 2 and found.size.blocks == BLOCKS
 
 

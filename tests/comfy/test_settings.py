@@ -1,4 +1,4 @@
-"""The authors' settings: what the node's inputs stand for when left as they are."""
+"""The presets: what the node's inputs stand for when left as they are."""
 
 import comfy.samplers
 import pytest
@@ -8,15 +8,20 @@ import nodes
 
 AUTOMATIC = {"dense_steps": -1, "dense_blocks": -1, "sink_frames": -1, "decay": 0}
 settings = pack_module("nodes.inputs.settings")
+PRESETS = {
+    preset.name: preset
+    for family in pack_module("nodes.families.registry").FAMILIES
+    for preset in family.presets
+}
 
 
-def resolved(authors, frames, steps, shift=5.0, part=slice(None), scheduler="simple"):
+def resolved(preset, frames, steps, shift=5.0, part=slice(None), scheduler="simple"):
     """(decay, sink frames, dense steps, dense blocks) of a schedule or a part of it."""
     sampling = flow(shift)
     sigmas = comfy.samplers.calculate_sigmas(sampling, scheduler, steps).tolist()[part]
     quarter = sampling.percent_to_sigma(settings.QUARTER)
     automatic = settings.Settings(None, 1, None, None, None, 128)
-    pattern, schedule = automatic.of(getattr(settings, authors), frames, sigmas, quarter)
+    pattern, schedule = automatic.of(PRESETS[preset], frames, sigmas, quarter)
     return pattern.decay, pattern.sink_frames, schedule.dense_steps, schedule.dense_blocks
 
 
@@ -29,23 +34,23 @@ def flow(shift):
 
 
 @pytest.mark.parametrize(
-    "authors, frames, steps, expected",
+    "preset, frames, steps, expected",
     [
-        ("WAN_21", 18, 50, (0.2, 1, 12, 1)),
-        ("WAN_21", 41, 50, (1.0, 1, 2, 2)),
-        ("WAN_21", 18, 8, (0.2, 1, 2, 1)),  # FusionX
-        ("WAN_21", 18, 4, (0.2, 1, 1, 1)),  # LightX2V
-        ("WAN_21", 22, 20, (0.2, 1, 5, 1)),  # a reference frame in front of 81
-        ("WAN_22", 20, 40, (0.8, 1, 10, 1)),  # the authors take 11
-        ("HUNYUAN_VIDEO", 30, 50, (0.95, 0, 12, 0)),
-        ("HUNYUAN_VIDEO", 128, 50, (1.0, 1, 2, 2)),
-        ("MOCHI", 28, 50, (1.0, 1, 12, 0)),
-        ("MOCHI", 112, 50, (1.0, 1, 2, 2)),
-        ("WAN_21", 41, 4, (1.0, 1, 1, 2)),
+        ("Wan 2.1", 18, 50, (0.2, 1, 12, 1)),
+        ("Wan 2.1", 41, 50, (1.0, 1, 2, 2)),
+        ("Wan 2.1", 18, 8, (0.2, 1, 2, 1)),  # FusionX
+        ("Wan 2.1", 18, 4, (0.2, 1, 1, 1)),  # LightX2V
+        ("Wan 2.1", 22, 20, (0.2, 1, 5, 1)),  # a reference frame in front of 81
+        ("Wan 2.2", 20, 40, (0.8, 1, 10, 1)),  # the authors take 11
+        ("HunyuanVideo", 30, 50, (0.95, 0, 12, 0)),
+        ("HunyuanVideo", 128, 50, (1.0, 1, 2, 2)),
+        ("Mochi", 28, 50, (1.0, 1, 12, 0)),
+        ("Mochi", 112, 50, (1.0, 1, 2, 2)),
+        ("Wan 2.1", 41, 4, (1.0, 1, 1, 2)),
     ],
 )
-def test_the_authors_values(authors, frames, steps, expected):
-    assert resolved(authors, frames, steps) == expected
+def test_the_presets(preset, frames, steps, expected):
+    assert resolved(preset, frames, steps) == expected
 
 
 @pytest.mark.parametrize("scheduler", comfy.samplers.SCHEDULER_NAMES)
@@ -56,14 +61,14 @@ def test_a_quarter_of_the_steps_whatever_the_schedule(scheduler, shift, steps):
         pytest.skip("starts at three quarters of the noise")
     sigmas = comfy.samplers.calculate_sigmas(flow(shift), scheduler, steps)
     expected = (len(sigmas) - 1) // 4
-    assert resolved("WAN_21", 21, steps, shift, scheduler=scheduler)[2] == expected
+    assert resolved("Wan 2.1", 21, steps, shift, scheduler=scheduler)[2] == expected
 
 
 def test_the_experts_of_wan_22_share_one_schedule():
-    assert resolved("WAN_22", 21, 20, 8.0, slice(0, 11))[2] == 5
-    assert resolved("WAN_22", 21, 20, 8.0, slice(10, None))[2] == 0
-    assert resolved("WAN_22", 41, 20, 8.0, slice(0, 11))[2] == 2
-    assert resolved("WAN_22", 41, 20, 8.0, slice(10, None))[2] == 0
+    assert resolved("Wan 2.2", 21, 20, 8.0, slice(0, 11))[2] == 5
+    assert resolved("Wan 2.2", 21, 20, 8.0, slice(10, None))[2] == 0
+    assert resolved("Wan 2.2", 41, 20, 8.0, slice(0, 11))[2] == 2
+    assert resolved("Wan 2.2", 41, 20, 8.0, slice(10, None))[2] == 0
 
 
 @pytest.mark.parametrize("scheduler", ["simple", "sgm_uniform"])

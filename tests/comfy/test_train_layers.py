@@ -5,9 +5,11 @@ import re
 import comfy.model_management
 import pytest
 import torch
+import zoo
 from comfy_extras.nodes_torch_compile import TorchCompileModel
 from comfy_extras.nodes_train import LoraModelLoader
-from conftest import newest_only, pack_module, patch, prompt, sample
+from conftest import newest_only, pack_module, patch, prompt, sample, with_override
+from test_models import around_the_video
 from trainer import layers, train, trim, wan_model
 from zoo import hunyuan_video as hunyuan
 from zoo.mochi import mochi
@@ -20,6 +22,7 @@ pytestmark = pytest.mark.oldest
 ENDS = re.compile(
     r"\.(lora_up\.weight|lora_down\.weight|hada_\w+|lokr_\w+|oft_blocks|alpha|diff|diff_b)$"
 )
+TYPICAL = [case for case in zoo.CASES if case.typical]
 QKVO = {f"blocks.{i}.self_attn.{name}" for i in range(3) for name in "qkvo"}
 WAYS = [
     *({"algorithm": name} for name in ("LoRA", "LoHa", "LoKr", "OFT")),
@@ -87,10 +90,54 @@ def test_the_layers_of_each_family():
     }
 
 
-THERE = [case for case in CASES if case.is_there]
+class Enough(Exception):
+    pass
 
 
-@pytest.mark.parametrize("case", THERE, ids=lambda case: case.name)
+def first_call(case, model, disturbed=()):
+    """q, k and v of the first self-attention call over the video. disturbed: names of layers whose
+    outputs are noise."""
+    net, found = model.model.diffusion_model, []
+    noise = torch.Generator().manual_seed(7)
+
+    def disturb(_layer, _arguments, output):
+        return output + torch.randn(output.shape, generator=noise)
+
+    def override(func, q, k, v, heads, *args, skip_reshape=False, **kwargs):
+        if around_the_video(case, q, k, skip_reshape):
+            found.extend((q, k, v))
+            raise Enough
+        return func(q, k, v, heads, *args, skip_reshape=skip_reshape, **kwargs)
+
+    handles = [net.get_submodule(name).register_forward_hook(disturb) for name in disturbed]
+    try:
+        with pytest.raises(Enough):
+            zoo.sample(with_override(model, override), case.inputs())
+    finally:
+        for handle in handles:
+            handle.remove()
+    return found
+
+
+@pytest.mark.parametrize("case", TYPICAL, ids=lambda case: case.name)
+def test_q_k_v_and_o_are_what_makes_them(case):
+    """Noise in the layers of one changes that one. Where a layer makes more, it changes those."""
+    model = case.model()
+    plain, layers_of = first_call(case, model), {name: chosen(model, name) for name in "qkvo"}
+    for name, disturbed in layers_of.items():
+        changed = [
+            not torch.equal(now, before)
+            for now, before in zip(first_call(case, model, disturbed), plain, strict=True)
+        ]
+        assert changed == [bool(layers_of[other] & disturbed) for other in "qkv"], name
+        blocks = {re.match(r"\w+\.\d+\.", layer)[0] for layer in disturbed}
+        assert len(blocks) == len(case.calls)
+
+
+PRESENT = [case for case in CASES if case.is_there]
+
+
+@pytest.mark.parametrize("case", PRESENT, ids=lambda case: case.name)
 def test_all_of_wan_have_q_k_v_and_o(case):
     model = case.model()
     names = (name for name, _ in model.model.diffusion_model.named_modules())
@@ -120,7 +167,7 @@ def test_a_model_that_is_not_known():
 
     model, _ = hunyuan.hunyuan_image()
     model.model.diffusion_model.__class__ = type("Other", (type(model.model.diffusion_model),), {})
-    with pytest.raises(ValueError, match="model must be a Wan, HunyuanVideo or Mochi, got Other"):
+    with pytest.raises(ValueError, match="model must be Wan, HunyuanVideo.* or .*, got .*Other"):
         layers(model)
 
 

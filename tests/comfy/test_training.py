@@ -6,6 +6,7 @@ import comfy.sd
 import folder_paths
 import pytest
 import torch
+import zoo
 from comfy_extras.nodes_train import LoraModelLoader, LossGraphNode, SaveLoRA
 from conftest import (
     EVERYTHING,
@@ -20,8 +21,6 @@ from safetensors.torch import save_file
 from trainer import clip, gradients, layers, train, trim, wan_model
 from zoo import hunyuan_video as hunyuan
 from zoo.case import Inputs, sample
-from zoo.mochi import mochi
-from zoo.mochi import text as mochi_text
 
 import nodes
 
@@ -48,8 +47,8 @@ def models(stand_ins, hunyuan_file):
             return wan_model(stand_ins)
         if name == "hunyuan":
             return comfy.sd.load_diffusion_model(str(hunyuan_file))
-        model = mochi()
-        model.cached_patcher_init = (lambda disable_dynamic=False: mochi(), ())
+        model = OTHERS[name].model()
+        model.cached_patcher_init = (lambda disable_dynamic=False: OTHERS[name].model(), ())
         return model
 
     return load
@@ -59,10 +58,13 @@ PROMPTS = {
     "wan": prompt,
     "hunyuan": hunyuan.text,
     "hunyuan padded": lambda: hunyuan.masked(26, [3, *range(20, 26)]),
-    "mochi": lambda: mochi_text(17, seed=1),
 }
 # Of a pass: self-attention calls over the video, of which DENSE_BLOCKS are dense.
-CALLS = {"wan": 3, "hunyuan": 4, "mochi": 3}
+CALLS = {"wan": 3, "hunyuan": 4}
+# The families besides, by a case of each.
+OTHERS = {c.name: c for c in zoo.CASES if c.typical and not c.name.startswith(tuple(CALLS))}
+PROMPTS |= {name: lambda case=case: case.inputs().positive for name, case in OTHERS.items()}
+CALLS |= {name: sum(case.calls) for name, case in OTHERS.items()}
 WAYS = {
     "checkpoints 1 deep": {"gradient_checkpointing": True},
     "checkpoints 2 deep": {"gradient_checkpointing": True, "checkpoint_depth": 2},
@@ -82,8 +84,8 @@ WAYS = {
 def test_gradients_are_the_same_however_it_is_trained(models, summaries, prompt_name):
     """Checkpointing runs calls again in the backward pass: they must be what they were, radial or
     dense, and are not counted again."""
-    name = prompt_name.split()[0]
-    clips = clip() if name != "mochi" else torch.randn(1, 12, 7, 10, 18)
+    name = prompt_name if prompt_name in CALLS else prompt_name.split()[0]
+    clips = torch.randn_like(OTHERS[name].inputs().latent["samples"]) if name in OTHERS else clip()
     seen = {}
     for way, values in {"plain": {}, **WAYS}.items():
         model = layers(patch(models(name), dense_blocks=DENSE_BLOCKS))

@@ -1,9 +1,12 @@
 """Every video model that ComfyUI has of the families we know, tiny and with random weights."""
 
-from . import hunyuan_video, mochi, wan21, wan22
+from . import hunyuan_video, kandinsky5, mochi, wan, wan21, wan22
 from .case import Case, Inputs, sample
 from .hunyuan_video import hunyuan_image
 
-CASES = [*wan21.CASES, *wan22.CASES, *hunyuan_video.CASES, *mochi.CASES]
+_FILES = (wan21, wan22, hunyuan_video, mochi, kandinsky5)
+CASES = [case for file in _FILES for case in file.CASES]
+NAMED = {name: named for file in _FILES for name, named in file.NAMED.items()}
+VIDEO_LAYERS = "|".join(file.VIDEO_LAYERS for file in (wan, *_FILES[2:]))
 
-__all__ = ["CASES", "Case", "Inputs", "hunyuan_image", "sample"]
+__all__ = ["CASES", "NAMED", "VIDEO_LAYERS", "Case", "Inputs", "hunyuan_image", "sample"]

@@ -36,6 +36,8 @@ class Case:
     calls: self-attention calls over the video that a pass makes, for each of its blocks.
     others: other calls of a pass that reach the hook: what they are to -> how many.
     needs: a module that ComfyUI must have.
+    given: first frames that the conditions replace, so that the latent says nothing of them.
+    typical: whether it stands for its family where a test needs one case of each.
     """
 
     name: str
@@ -47,12 +49,32 @@ class Case:
     calls: Sequence[int] = (1, 1)
     others: dict[str, int] = field(default_factory=dict)
     needs: str = "comfy"
+    given: int = 0
+    typical: bool = False
 
     @property
     def is_there(self) -> bool:
         """Whether this ComfyUI has what the case takes."""
         module = importlib.util.find_spec(self.needs)
         return module is not None and hasattr(comfy.model_base, self.kind)
+
+
+@dataclass(frozen=True)
+class Named:
+    """A model that the preview has by name.
+
+    network: () -> ComfyUI's class at its real size, ON_PAPER, as comfy.model_detection reads it off
+    the weights. empty_latent: ComfyUI's node for it. values: what else that node takes.
+    """
+
+    network: Callable
+    empty_latent: type
+    values: dict = field(default_factory=dict)
+
+    def latent(self, width: int, height: int, length: int) -> dict:
+        size = {"width": width, "height": height, "length": length, "batch_size": 1}
+        outputs = self.empty_latent.execute(**size, **self.values).args
+        return next(each for each in outputs if isinstance(each, dict))
 
 
 def load(network, config: dict | None = None, seed: int = 0):

@@ -1,15 +1,18 @@
 """HunyuanVideo, all of whose variants are one class: text in front of the video."""
 
+from dataclasses import replace
+
 import torch
 from comfy.ldm.hunyuan_video.model import HunyuanVideo
 from comfy_extras.nodes_hunyuan import (
     EmptyHunyuanLatentVideo,
+    EmptyHunyuanVideo15Latent,
     HunyuanImageToVideo,
     HunyuanVideo15SuperResolution,
 )
 from node_helpers import conditioning_set_values
 
-from .case import ON_PAPER, Case, Inputs, clip_vision, load, normal, pictures, prompt
+from .case import ON_PAPER, Case, Inputs, Named, clip_vision, load, normal, pictures, prompt
 from .vae import tiny_vae
 
 SIZE = {"width": 160, "height": 96}
@@ -18,30 +21,60 @@ REFINER = {"text refiner": 2}
 TEXT = 20
 
 
+STANDARD = {
+    "in_channels": 16,
+    "out_channels": 16,
+    "vec_in_dim": 768,
+    "context_in_dim": 64,
+    "hidden_size": 256,
+    "mlp_ratio": 4.0,
+    "num_heads": 2,
+    "depth": 2,
+    "depth_single_blocks": 2,
+    "axes_dim": [16, 56, 56],
+    "theta": 256,
+    "patch_size": [1, 2, 2],
+    "qkv_bias": True,
+    "guidance_embed": True,
+    "byt5": False,
+    "meanflow": False,
+    "use_cond_type_embedding": False,
+    "vision_in_dim": None,
+    "meanflow_sum": False,
+}
+# Linear layers of the blocks that a token of the video passes.
+VIDEO_LAYERS = r"double_blocks\.\d+\.img_(attn|mlp)\.\w+|single_blocks\.\d+\.linear[12]"
+
+
+def network(**sizes):
+    return HunyuanVideo(**STANDARD | sizes, **ON_PAPER)
+
+
+NAMED = {
+    "HunyuanVideo": Named(
+        lambda: network(
+            depth=20, depth_single_blocks=40, hidden_size=3072, num_heads=24, context_in_dim=4096
+        ),
+        EmptyHunyuanLatentVideo,
+    ),
+    "HunyuanVideo 1.5": Named(
+        lambda: network(
+            depth=54,
+            depth_single_blocks=0,
+            hidden_size=2048,
+            num_heads=16,
+            context_in_dim=4096,
+            vision_in_dim=1152,
+            patch_size=[1, 1, 1],
+        ),
+        EmptyHunyuanVideo15Latent,
+    ),
+}
+
+
 def hunyuan_video(**sizes):
     """HunyuanVideo 1.0: 2 double blocks and 2 single ones."""
-    standard = {
-        "in_channels": 16,
-        "out_channels": 16,
-        "vec_in_dim": 768,
-        "context_in_dim": 64,
-        "hidden_size": 256,
-        "mlp_ratio": 4.0,
-        "num_heads": 2,
-        "depth": 2,
-        "depth_single_blocks": 2,
-        "axes_dim": [16, 56, 56],
-        "theta": 256,
-        "patch_size": [1, 2, 2],
-        "qkv_bias": True,
-        "guidance_embed": True,
-        "byt5": False,
-        "meanflow": False,
-        "use_cond_type_embedding": False,
-        "vision_in_dim": None,
-        "meanflow_sum": False,
-    }
-    return load(HunyuanVideo(**{**standard, **sizes}, **ON_PAPER))
+    return load(network(**sizes))
 
 
 def hunyuan_video_15(**sizes):
@@ -151,7 +184,7 @@ def one_15(name, model, inputs, *around, kind="HunyuanVideo15") -> Case:
 
 
 CASES = [
-    one("hunyuan t2v", hunyuan_video, lambda: video(text()), (TEXT, 0)),
+    replace(one("hunyuan t2v", hunyuan_video, lambda: video(text()), (TEXT, 0)), typical=True),
     one(
         "hunyuan t2v with a negative prompt",
         hunyuan_video,

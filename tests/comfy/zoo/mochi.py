@@ -1,5 +1,6 @@
 """Mochi 1. ComfyUI takes its size for granted, so nothing is read off the weights here."""
 
+from dataclasses import replace
 from functools import partial
 
 import comfy.model_management
@@ -9,7 +10,7 @@ from comfy.ldm.genmo.joint_model.asymm_models_joint import AsymmDiTJoint
 from comfy.model_patcher import ModelPatcher
 from comfy_extras.nodes_mochi import EmptyMochiLatentVideo
 
-from .case import ON_PAPER, Case, Inputs, prompt, weights_of
+from .case import ON_PAPER, Case, Inputs, Named, prompt, weights_of
 
 CONFIG = {
     "image_model": "mochi_preview",
@@ -38,6 +39,13 @@ CONFIG = {
 }
 
 
+REAL = {"depth": 48, "hidden_size_x": 3072, "hidden_size_y": 1536, "num_heads": 24}
+REAL["mlp_ratio_x"] = 4.0
+NAMED = {"Mochi": Named(lambda: AsymmDiTJoint(**CONFIG | REAL, **ON_PAPER), EmptyMochiLatentVideo)}
+# Linear layers of the blocks that a token of the video passes.
+VIDEO_LAYERS = r"blocks\.\d+\.(attn\.(qkv_x|proj_x)|mlp_x\.w[12])"
+
+
 def mochi():
     config = comfy.supported_models.GenmoMochi(dict(CONFIG))
     config.set_inference_dtype(torch.float32, None)
@@ -64,6 +72,6 @@ def one(name: str, negative_tokens: int, *around) -> Case:
 
 
 CASES = [
-    one("mochi", 9, (0, 17), (0, 9)),
+    replace(one("mochi", 9, (0, 17), (0, 9)), typical=True),
     one("mochi, both prompts in one pass", 17, (0, 17)),
 ]

@@ -2,17 +2,24 @@
 
 import torch
 from comfy.ldm.wan.model import WanModel
+from comfy_extras.nodes_hunyuan import EmptyHunyuanLatentVideo
 
-from .case import ON_PAPER, Case, Inputs, load, prompt
+from .case import ON_PAPER, Case, Inputs, Named, load, prompt
 
 SIZE = {"width": 160, "height": 96}  # 10 x 6 patches
 TEXT = 20
+# Linear layers of the blocks that a token of the video passes.
+VIDEO_LAYERS = r"(vace_)?blocks\.\d+\.(self_attn\.[qkvo]|cross_attn\.[qo]|ffn\.\d)"
 
 
 def wan(network=WanModel, config: dict | None = None, seed: int = 0, **sizes):
     """2 blocks, 2 heads of 128."""
     standard = {"dim": 256, "ffn_dim": 256, "num_heads": 2, "num_layers": 2}
     return load(network(**{**standard, **sizes}, **ON_PAPER), config, seed)
+
+
+def named(node=EmptyHunyuanLatentVideo, values: dict | None = None, **sizes) -> Named:
+    return Named(lambda: WanModel(**sizes, **ON_PAPER), node, values or {})
 
 
 def text(seed: int = 1, tokens: int = TEXT, **values) -> list:

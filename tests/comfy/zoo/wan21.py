@@ -1,5 +1,7 @@
 """Wan 2.1 and what was built on it."""
 
+from dataclasses import replace
+
 import torch
 from comfy.ldm.wan.model import CameraWanModel, HumoWanModel, SCAILWanModel, VaceWanModel
 from comfy_extras import nodes_wan
@@ -7,7 +9,7 @@ from comfy_extras.nodes_camera_trajectory import WanCameraEmbedding
 
 from .case import Inputs, clip_vision, normal, pictures
 from .vae import tiny_vae
-from .wan import SIZE, one, text, video, wan
+from .wan import SIZE, named, one, text, video, wan
 
 
 def made_by(node, length: int, **inputs) -> Inputs:
@@ -174,6 +176,10 @@ def flow_rvs() -> Inputs:
     return Inputs(text(), text(seed=2), latent)
 
 
+NAMED = {
+    "Wan 2.1 14B": named(dim=5120, ffn_dim=13824, num_heads=40, num_layers=40),
+    "Wan 2.1 1.3B": named(dim=1536, ffn_dim=8960, num_heads=12, num_layers=30),
+}
 IMAGE, AUDIO = ["image"], ["audio"]
 VACE = {"num_layers": 4, "vace_layers": 2, "vace_in_dim": 96}
 
@@ -186,7 +192,10 @@ CASES = [
         wan,
         lambda: video(reference_latents=[normal(1, 16, 1, 12, 20)]),
     ),
-    one("wan i2v", "WAN21", lambda: wan(model_type="i2v", in_dim=36), i2v, also=IMAGE),
+    replace(
+        one("wan i2v", "WAN21", lambda: wan(model_type="i2v", in_dim=36), i2v, also=IMAGE),
+        typical=True,
+    ),
     one(
         "wan flf2v",
         "WAN21",

@@ -10,7 +10,7 @@ from node_helpers import conditioning_set_values_with_timestep_range
 
 from .case import Case, Inputs, clip_vision, normal, pictures
 from .vae import tiny_vae
-from .wan import one, text, video, wan
+from .wan import named, one, text, video, wan
 from .wan21 import image, made_by
 
 
@@ -114,6 +114,14 @@ def dancer() -> Inputs:
     return Inputs(positive, negative, latent)
 
 
+NAMED = {
+    "Wan 2.2 A14B": named(dim=5120, ffn_dim=13824, num_heads=40, num_layers=40, in_dim=36),
+    "Wan 2.2 5B": named(
+        nodes_wan.Wan22ImageToVideoLatent,
+        {"vae": None},
+        **dict(dim=3072, ffn_dim=14336, num_heads=24, num_layers=30, in_dim=48, out_dim=48),
+    ),
+}
 MOTION = 6 * 10 + 3 * 5 + 4 * 1 * 2  # the last frame, the 2 before it, the 16 before those
 
 CASES = [

@@ -12,8 +12,7 @@ from .drawing.compare import draw_compare, draw_nothing
 from .inputs.checks import check_latent, check_model
 from .probing.advice import findings
 from .probing.hook import Run, probe_of
-
-MEASUREMENTS = io.Custom("RADIAL_MEASUREMENTS")
+from .probing.socket import MEASUREMENTS
 
 log = logging.getLogger("radial_attention")
 

@@ -10,6 +10,7 @@ from statistics import median_low
 from PIL import Image, ImageDraw
 
 from ..run import summary_text
+from ..run.reasons import Reason
 from ..run.record import RADIAL
 from ..run.saving import MEASURED
 from .canvas import DROPPED, EDGE, FAINT, FAR, INK, NEAR, PAPER, blend, font
@@ -20,8 +21,8 @@ TITLE, TEXT, SMALL = 40, 26, 22
 GREEN = blend(NEAR, FAR, 0.35)
 REST = (206, 208, 202)  # of the model
 FAILED = (190, 62, 54)
-DENSE = {"dense step": (74, 98, 150), "dense block": (148, 126, 190)}
-OTHERS = ((214, 150, 66), (128, 152, 168), (176, 108, 132), (140, 134, 92))
+DENSE = {Reason.DENSE_STEP: (74, 98, 150), Reason.DENSE_BLOCK: (148, 126, 190)}
+OTHER_REASONS = ((214, 150, 66), (128, 152, 168), (176, 108, 132), (140, 134, 92))
 TALL = 1.5  # times the usual: where a longer bar is cut off
 GAPS = 6  # pixels a cell, from which on there is a gap between cells
 
@@ -67,12 +68,12 @@ def _colours(run: dict) -> dict[str, tuple]:
     """What calls ran as -> colour."""
     colours, others = {RADIAL: GREEN}, 0
     for why in run["totals"]["dense_calls"]:
-        if why in run["failures"]:
+        if why.reason is Reason.FAILED:
             colours[why] = FAILED
-        elif why in DENSE:
-            colours[why] = DENSE[why]
+        elif why.reason in DENSE:
+            colours[why] = DENSE[why.reason]
         else:
-            colours[why] = OTHERS[others % len(OTHERS)]
+            colours[why] = OTHER_REASONS[others % len(OTHER_REASONS)]
             others += 1
     return colours
 
@@ -189,7 +190,7 @@ def _legend(draw: ImageDraw.ImageDraw, y: int, run: dict, colours: dict, timed: 
     if run["totals"]["radial_calls"]:
         entries.append((GREEN, f"radial: {run['totals']['radial_calls']:,} calls"))
     for why, calls in run["totals"]["dense_calls"].items():
-        dense = "" if why.startswith("dense") else "dense, "
+        dense = "" if why.reason in DENSE else "dense, "
         entries.append((colours[why], f"{dense}{why}: {calls:,} calls"))
     if timed:
         entries.append((REST, "rest of the model"))

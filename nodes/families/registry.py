@@ -10,7 +10,6 @@ from dataclasses import dataclass, field, replace
 
 from ...radial_core import VideoLayout
 from ...radial_core.estimate import ModelSize
-from ..comfyui.option_keys import BLOCK
 from ..inputs.settings import (
     HUMO,
     HUNYUAN_VIDEO,
@@ -21,10 +20,6 @@ from ..inputs.settings import (
     WAN_22_5B,
     Preset,
 )
-
-CROSS_ATTENTION = "cross-attention"
-OUTSIDE_BLOCKS = "outside the transformer blocks"
-OTHERS = (CROSS_ATTENTION, OUTSIDE_BLOCKS)  # calls that are no self-attention over the video
 
 
 @dataclass(frozen=True)
@@ -255,20 +250,6 @@ def size_of(diffusion_model) -> ModelSize | None:
     return ModelSize(blocks, model.num_heads, family.head_dim(model), 2.0 * blocks * weights)
 
 
-def why_not_forward(diffusion_model, x, options: dict) -> str | None:
-    """Why a forward pass of a model runs as before, all of it; None if calls of it can be radial.
-
-    x: the latent. options: the pass's transformer_options.
-    """
-    if family_of(diffusion_model) is None:
-        return f"{class_name(diffusion_model)} is not a model this pack knows"
-    if x.ndim != 5:
-        return "not a video"
-    if options.get("ar_state") is not None:
-        return "made some frames at a time, which see what came before"  # by a cache of keys
-    return None
-
-
 def authors_of(diffusion_model, runs_all: bool) -> Preset:
     """The authors' settings of a known model. runs_all: whether it runs the whole noise schedule.
 
@@ -279,31 +260,9 @@ def authors_of(diffusion_model, runs_all: bool) -> Preset:
 
 
 def sequence_of(diffusion_model, x, c_crossattn, conditions: dict) -> TokenLayout:
-    """The sequence of a pass that `why_not_forward` lets through.
+    """The sequence of a forward pass over a video, of a known model.
 
     x: the latent (b, c, f, h, w). c_crossattn, conditions: what BaseModel.apply_model gets besides.
     """
     family = family_of(diffusion_model)
     return family.sequence(unwrapped(diffusion_model), x, c_crossattn, conditions)
-
-
-def self_attention_layout(
-    sequence: TokenLayout, options: dict, query_tokens: int, key_tokens: int
-) -> VideoLayout | str:
-    """Where the video stands in a call, or why the call is not self-attention over the video.
-
-    options: the call's transformer_options.
-    """
-    is_told = options.get(BLOCK) is not None or options.get("block_index") is not None
-    if sequence.announced and not is_told:
-        return OUTSIDE_BLOCKS  # HunyuanVideo's text refiner
-    # Wan's cross-attention comes with the same options: the video asks, the text answers.
-    if query_tokens != key_tokens:
-        return CROSS_ATTENTION
-    if key_tokens in sequence.others:
-        return f"the video and its prompt both have {key_tokens} tokens: can't tell which this is"
-    layout = sequence.layout(query_tokens)
-    if layout is None:
-        video = "x".join(str(n) for n in sequence.grid)
-        return f"{query_tokens} tokens are not a video of {video} and what goes with it"
-    return layout

@@ -18,19 +18,16 @@ import torch
 from ..comfyui.option_keys import BLOCK, IN_PARTS, KEY, PREVIOUS, SLOT
 from ..families.registry import unwrapped
 from ..families.transformer_blocks import transformer_blocks
+from ..run.reasons import Reason, Why
 from ..run.record import Span
 from .current_pass import CURRENT
-from .forward_pass import Forward, hook_before_ours
+from .forward_pass import ForwardPass, hook_before_ours
 
 OPTIONS = "transformer_options"
-# Why a block's attention is dense that did not come to us.
-UNKNOWN = "the blocks' attention asks no attention hook"
-NO_OPTIONS = "the blocks are called without transformer_options"
-NOT_OURS = "another node's attention is on the hook in the place of this node's"
 
 
 @contextmanager
-def hooked_blocks(forward: Forward, diffusion_model) -> Iterator[None]:
+def hooked_blocks(forward: ForwardPass, diffusion_model) -> Iterator[None]:
     """The blocks of a model have their hooks. Never raises: without hooks the pass runs as before.
 
     Training has none: gradient checkpointing runs blocks again when the pass is over.
@@ -82,7 +79,7 @@ class _Watch:
     unhooked: blocks that could not get one. began: whether any block has begun.
     """
 
-    def __init__(self, forward: Forward):
+    def __init__(self, forward: ForwardPass):
         self.forward = forward
         self.unhooked, self.began = 0, False
         self.options = None  # of the block that runs now, if it has any
@@ -135,19 +132,19 @@ class _Watch:
         if self.began:
             self.forward.block = None
             for _ in range(self.unhooked - calls):
-                self._count(NO_OPTIONS)
+                self._count(Why(Reason.NO_OPTIONS))
 
-    def _count(self, reason: str) -> None:
-        span = Span(step=self.forward.step, block=self.forward.block, dense=reason)
+    def _count(self, why: Why) -> None:
+        span = Span(step=self.forward.step, block=self.forward.block, dense=why)
         self.forward.override.reporter.end_call(span)
 
     def failed(self, error: Exception) -> None:
         message = "Radial attention: hooks on the transformer blocks failed. %s"
-        tally = self.forward.override.reporter
-        tally.say_once("block hooks", logging.WARNING, message, error, exc_info=True)
+        reporter = self.forward.override.reporter
+        reporter.say_once("block hooks", logging.WARNING, message, error, exc_info=True)
 
 
-def with_options(forward: Forward, block, args: tuple, kwargs: dict):
+def with_options(forward: ForwardPass, block, args: tuple, kwargs: dict):
     """A block's arguments, with the pass's options among them; and these, or None if it takes none.
 
     Options that are not the pass's own, or are missing, get what brings the block's attention calls
@@ -178,7 +175,7 @@ def with_options(forward: Forward, block, args: tuple, kwargs: dict):
     return (*args[:place], options, *args[place + 1 :]), kwargs, options
 
 
-def _belong_to(forward: Forward, value) -> bool:
+def _belong_to(forward: ForwardPass, value) -> bool:
     return isinstance(value, dict) and value.get(KEY) is forward
 
 
@@ -202,16 +199,16 @@ def options_parameter(block) -> tuple[inspect.Parameter | None, int | None]:
     return parameter, list(parameters).index(OPTIONS) if by_position else None
 
 
-def why_not_reached(forward: Forward, block, options: dict | None) -> str:
+def why_not_reached(forward: ForwardPass, block, options: dict | None) -> Why:
     """Why no self-attention of a block that ran came to us, as far as can be seen."""
     if options is None:
-        return NO_OPTIONS
+        return Why(Reason.NO_OPTIONS)
     if options.get(SLOT) is not forward.override:
-        return NOT_OURS
+        return Why(Reason.ANOTHER_HOOK)
     for path, module in unwrapped(block).named_modules():
         replaced = vars(module).get("forward")
         origin = getattr(getattr(replaced, "func", replaced), "__module__", None)
         if origin and origin != type(module).__module__ and not origin.startswith(__package__):
             pack = origin.replace("\\", "/").split("/")[-1]
-            return f"{path or 'the block'} is replaced by {pack}, and asks no attention hook"
-    return UNKNOWN
+            return Why(Reason.REPLACED, path or "the block", pack)
+    return Why(Reason.NO_HOOK)

@@ -15,9 +15,9 @@ from ...radial_core.call import wants_gradients
 from ..comfyui.attention_functions import is_comfyuis
 from ..comfyui.option_keys import IN_PARTS, KEY
 from ..families.registry import unwrapped
+from .arguments import KNOWN
 from .block_hooks import hooked_blocks
 from .current_pass import CURRENT
-from .forward_pass import DONE
 
 try:
     from comfy_api.torch_helpers.torch_compile import COMPILE_KEY
@@ -89,7 +89,7 @@ def why_not(func: Callable, q, k, v, kwargs: dict) -> str | None:
     """Why a call must leave the graph that is being traced; None if the op can take it."""
     if not is_comfyuis(func):
         return "not a function of ComfyUI's: the graph has no name for it"
-    if kwargs["attn_precision"] is not None or kwargs.keys() - DONE - {"attn_precision"}:
+    if kwargs["attn_precision"] is not None or kwargs.keys() - KNOWN - {"attn_precision"}:
         return "it has arguments that the op doesn't"
     if not wants_gradients(q, k, v):
         return None

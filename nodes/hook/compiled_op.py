@@ -4,7 +4,7 @@ The op asks, each time it runs, for the forward pass that its thread is in (comp
 is the same in every pass goes in as an argument, and what the model writes into transformer_options
 on the way, which the graph writes back when it ends.
 
-Where gradients are asked for, it is another op. What a call is, radial or dense and by which
+Where gradients are asked for, it is another op. Whether a call is sparse, and by which
 kernel, is known when it runs, not when it is traced. So the autograd formula keeps q, k, v and the
 number of the call, and runs the call again with gradients, as gradient checkpointing does.
 """
@@ -89,7 +89,7 @@ def shape_of_attention(on_the_cpu, q, k, v, heads, mask, skip_reshape, *_):
 class CompiledCall:
     """One run of the op: all but q, k and v. It can be run again, by another thread and later."""
 
-    forward: object  # the `Forward` it belongs to; None if a graph runs without the node
+    forward: object  # the `ForwardPass` it belongs to; None if a graph runs without the node
     func: Callable
     heads: int
     kwargs: dict
@@ -99,8 +99,8 @@ class CompiledCall:
             _warn_of_a_stale_graph()
             out = self.func(q, k, v, self.heads, **self.kwargs)
         else:
-            hook = self.forward.override
-            out = hook.attend(self.forward, self.func, q, k, v, self.heads, self.kwargs)
+            attend = self.forward.override.attend
+            out = attend(self.forward, self.func, q, k, v, self.heads, self.kwargs)
         out = out.to(q.dtype).contiguous()
         # An op returns nothing that it was given.
         return out.clone() if out.data_ptr() in (q.data_ptr(), k.data_ptr(), v.data_ptr()) else out
@@ -210,11 +210,11 @@ def _update(options: dict, forward, is_self_attention: bool, written: dict) -> N
     options.update((name, value) for name, value in written.items() if value is not None)
     options.pop(BLOCK, None)
     if written["grid_sizes"] is not None:
-        options["grid_sizes"] = forward.sequence.grid
+        options["grid_sizes"] = forward.facts.tokens.grid
     if is_self_attention and written["block_index"] is not None:
         kind, numbers = written["block_type"], forward.numbers
         options["block_index"] = numbers.announced(kind, written["block_index"])
-        options[BLOCK] = numbers.place_of(kind, options["block_index"])
+        options[BLOCK] = numbers.in_model(kind, options["block_index"])
 
 
 @cache

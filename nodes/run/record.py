@@ -10,7 +10,7 @@ import torch
 
 from ...radial_core import RadialPattern, Schedule
 from ..comfyui.features import missing
-from ..families.registry import OTHERS
+from .reasons import NOT_OURS, Why
 from .saving import saving, typical
 from .stopwatch import Mark, Stopwatch
 
@@ -32,15 +32,15 @@ class Span:
     mark: Mark | None = None
     step: int | None = None
     block: int | None = None
-    dense: str | None = None
+    dense: Why | None = None
     backend: str | None = None
     shape: tuple[int, ...] = ()
     density: float | None = None
     fused: Counter | None = None
 
-    def failed(self, reason: str) -> None:
-        """Something of ours did: it goes on dense."""
-        self.dense, self.backend, self.density = reason, None, None
+    def failed(self, why: Why) -> None:
+        """Something of ours failed: the call goes on dense."""
+        self.dense, self.backend, self.density = why, None, None
 
 
 class Record:
@@ -118,7 +118,7 @@ class Record:
                 self.dense_calls[ran] += 1
                 if span.backend is not None:
                     self.dense_backends[span.backend] += 1
-            if span.step is not None and ran not in OTHERS:
+            if span.step is not None and (span.dense is None or span.dense.reason not in NOT_OURS):
                 self._blocks[span.step, span.block, ran] += 1
 
     def _timed(self, key: tuple, seconds: float) -> None:
@@ -161,8 +161,8 @@ class Record:
                 "steps": len(self.steps),
                 "model_calls": self.model_calls,
                 "radial_calls": self.radial_calls,
-                "dense_calls": {why: n for why, n in dense.items() if why not in OTHERS},
-                "other_calls": {why: n for why, n in dense.items() if why in OTHERS},
+                "dense_calls": {why: n for why, n in dense.items() if why.reason not in NOT_OURS},
+                "other_calls": {why: n for why, n in dense.items() if why.reason in NOT_OURS},
                 "seconds": seconds,
                 "attention_seconds": _sum(
                     s for (_, ran), s in self._seconds.items() if ran != PASS

@@ -1,5 +1,6 @@
 """What a run did, in words. A run here is what `Record.read` returns."""
 
+from .reasons import Reason, Why
 from .saving import MEASURED
 
 MANY = 3  # steps or blocks that are listed one by one
@@ -101,12 +102,12 @@ def reasons(run: dict) -> list[str]:
     return [_reason(run, why) for why in run["totals"]["dense_calls"]]
 
 
-def _reason(run: dict, why: str) -> str:
+def _reason(run: dict, why: Why) -> str:
     steps, blocks = _where(run, why)
-    if why == "dense block":
+    if why.reason is Reason.DENSE_BLOCK:
         return _some(blocks, run["blocks"], "block")
     which = _some(steps, len(run["steps"]), "step")
-    if why == "dense step":
+    if why.reason is Reason.DENSE_STEP:
         return which
     return why if len(steps) in (0, len(run["steps"])) else f"{why} ({which})"
 

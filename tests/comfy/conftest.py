@@ -133,7 +133,7 @@ def summaries(monkeypatch):
 @pytest.fixture
 def any_density(monkeypatch):
     """Plans that keep all blocks run through the radial core, too."""
-    monkeypatch.setattr(pack_module("nodes.hook.override"), "MOST_DENSITY", 1.0)
+    monkeypatch.setattr(pack_module("nodes.hook.decision"), "MOST_DENSITY", 1.0)
 
 
 def pack_module(name):

@@ -16,7 +16,7 @@ def resolved(authors, frames, steps, shift=5.0, part=slice(None), scheduler="sim
     sigmas = comfy.samplers.calculate_sigmas(sampling, scheduler, steps).tolist()[part]
     quarter = sampling.percent_to_sigma(settings.QUARTER)
     automatic = settings.Settings(None, 1, None, None, None, 128)
-    pattern, schedule = automatic.of(getattr(settings, authors), frames, sigmas, quarter)
+    pattern, schedule = automatic.resolve(getattr(settings, authors), frames, sigmas, quarter)
     return pattern.decay, pattern.sink_frames, schedule.dense_steps, schedule.dense_blocks
 
 

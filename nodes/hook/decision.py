@@ -5,6 +5,7 @@ compute.py does what was decided.
 """
 
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 
@@ -14,7 +15,12 @@ from ..families.registry import TokenLayout
 from ..run.reasons import NOT_OURS, Reason, Why
 
 # Calls that are dense for one of these are plain self-attention over the video.
-PLAIN = frozenset({Reason.SINGLE_FRAME, Reason.DENSE_STEP, Reason.DENSE_BLOCK, Reason.TOO_DENSE})
+PLAIN = (Reason.SINGLE_FRAME, Reason.DENSE_STEP, Reason.DENSE_BLOCK, Reason.TOO_DENSE)
+# Most calls that are not sparse have one of these, so they are made once.
+CROSS_ATTENTION = Why(Reason.CROSS_ATTENTION)
+OUTSIDE_BLOCKS = Why(Reason.OUTSIDE_BLOCKS)
+DENSE_STEP = Why(Reason.DENSE_STEP)
+DENSE_BLOCK = Why(Reason.DENSE_BLOCK)
 
 
 @dataclass(frozen=True)
@@ -30,8 +36,7 @@ class PassFacts:
     is_dense_step: bool
 
 
-@dataclass(frozen=True)
-class CallFacts:
+class CallFacts(NamedTuple):  # quicker to make than a frozen dataclass: there is one for each call
     """What is known of an attention call.
 
     video: what `find_video` says of it; without a video the rest is not asked for. block: the
@@ -125,9 +130,6 @@ def find_video(
     return layout
 
 
-CROSS_ATTENTION, OUTSIDE_BLOCKS = Why(Reason.CROSS_ATTENTION), Why(Reason.OUTSIDE_BLOCKS)
-
-
 def why_never_sparse(call: CallFacts) -> Why | None:
     """Why a call over a video can't be sparse, whatever the settings; None if it can."""
     if call.unknown_arguments:
@@ -145,9 +147,9 @@ def why_never_sparse(call: CallFacts) -> Why | None:
 def why_set_dense(facts: PassFacts, call: CallFacts) -> Why | None:
     """Why the settings keep a call dense; None if they don't."""
     if facts.is_dense_step:
-        return Why(Reason.DENSE_STEP)
+        return DENSE_STEP
     if facts.schedule.is_dense_block(call.block):
-        return Why(Reason.DENSE_BLOCK)
+        return DENSE_BLOCK
     return None
 
 

@@ -39,7 +39,7 @@ class Reason(Enum):
 
 
 # Calls that are known to be no self-attention over the video. They are counted apart.
-NOT_OURS = frozenset({Reason.CROSS_ATTENTION, Reason.OUTSIDE_BLOCKS})
+NOT_OURS = (Reason.CROSS_ATTENTION, Reason.OUTSIDE_BLOCKS)
 
 
 class Why(str):

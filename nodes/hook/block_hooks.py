@@ -1,10 +1,9 @@
 """Hooks on a model's transformer blocks, for the time of a forward pass.
 
-A hook knows which block it is on. So a block's attention calls are told apart whatever the model
-says or leaves out: blocks that are run from a wrapper while block_index stands still (First Block
-Cache), blocks that another pack's forward calls without transformer_options (NAG, MagCache,
-TeaCache), blocks that are compiled one by one. And a block whose attention never comes to us is
-counted.
+A hook knows which block it is on, so attention calls can be told apart even where the model doesn't
+say in which block they are: where a wrapper runs blocks and block_index stands still (First Block
+Cache), where another pack calls blocks without transformer_options (NAG, MagCache, TeaCache), where
+blocks are compiled one by one. The hooks also count the blocks whose attention never comes to us.
 """
 
 import inspect
@@ -19,7 +18,7 @@ from ..comfyui.option_keys import BLOCK, IN_PARTS, KEY, PREVIOUS, SLOT
 from ..families.registry import unwrapped
 from ..families.transformer_blocks import transformer_blocks
 from ..run.reasons import Reason, Why
-from ..run.record import Span
+from ..run.record import CallEntry
 from .current_pass import CURRENT
 from .forward_pass import ForwardPass, hook_before_ours
 
@@ -28,9 +27,9 @@ OPTIONS = "transformer_options"
 
 @contextmanager
 def hooked_blocks(forward: ForwardPass, diffusion_model) -> Iterator[None]:
-    """The blocks of a model have their hooks. Never raises: without hooks the pass runs as before.
+    """Hooks the blocks of a model. Never raises: without hooks the pass runs as before.
 
-    Training has none: gradient checkpointing runs blocks again when the pass is over.
+    In training there are no hooks: gradient checkpointing runs blocks again after the pass.
     """
     watch, handles = _Watch(forward), []
     try:
@@ -38,9 +37,9 @@ def hooked_blocks(forward: ForwardPass, diffusion_model) -> Iterator[None]:
             if getattr(block, "_compiled_call_impl", None) is not None:
                 watch.unhooked += 1  # a hook would be in its graph
                 continue
-            before, behind = _Hook(watch.begin, place), _Hook(watch.end)
-            handles.append(block.register_forward_pre_hook(before, with_kwargs=True))
-            handles.append(block.register_forward_hook(behind))
+            begin, end = _Hook(watch.begin, place), _Hook(watch.end)
+            handles.append(block.register_forward_pre_hook(begin, with_kwargs=True))
+            handles.append(block.register_forward_hook(end))
     except Exception as error:
         watch.failed(error)
     try:
@@ -52,7 +51,7 @@ def hooked_blocks(forward: ForwardPass, diffusion_model) -> Iterator[None]:
 
 
 class _Hook:
-    """A hook of one pass. A copy of the module that has it has none: it does nothing there."""
+    """A hook for one pass. Copied or saved with its module, it becomes one that does nothing."""
 
     def __init__(self, do: Callable, *arguments):
         self.do, self.arguments = do, arguments
@@ -65,7 +64,6 @@ class _Hook:
 
 
 def _copied() -> Callable:
-    """What is left of a hook in a copy, or in a file."""
     return _nothing
 
 
@@ -76,7 +74,7 @@ def _nothing(*_called_with) -> None:
 class _Watch:
     """What the hooks of a pass do. Their errors are logged once, and the render goes on.
 
-    unhooked: blocks that could not get one. began: whether any block has begun.
+    unhooked: how many blocks have no hook. began: whether any block has begun.
     """
 
     def __init__(self, forward: ForwardPass):
@@ -127,7 +125,7 @@ class _Watch:
         return args, kwargs
 
     def count_unhooked(self) -> None:
-        """The blocks without a hook whose self-attention did not come, if the blocks ran at all."""
+        """Count the blocks without a hook whose self-attention did not come, if any block ran."""
         calls = self.forward.self_attention_calls - self.calls_of_hooked
         if self.began:
             self.forward.block = None
@@ -135,8 +133,8 @@ class _Watch:
                 self._count(Why(Reason.NO_OPTIONS))
 
     def _count(self, why: Why) -> None:
-        span = Span(step=self.forward.step, block=self.forward.block, dense=why)
-        self.forward.override.reporter.end_call(span)
+        entry = CallEntry(step=self.forward.step, block=self.forward.block, dense=why)
+        self.forward.override.reporter.end_call(entry)
 
     def failed(self, error: Exception) -> None:
         message = "Radial attention: hooks on the transformer blocks failed. %s"
@@ -145,10 +143,10 @@ class _Watch:
 
 
 def with_options(forward: ForwardPass, block, args: tuple, kwargs: dict):
-    """A block's arguments, with the pass's options among them; and these, or None if it takes none.
+    """A block's arguments with transformer_options among them, and these; None if it takes none.
 
-    Options that are not the pass's own, or are missing, get what brings the block's attention calls
-    to this node, and nothing else.
+    Where the pass's own options are missing, the block gets options with what brings its attention
+    calls to us, and nothing else.
     """
     for value in args:
         if _belong_to(forward, value):
@@ -180,12 +178,12 @@ def _belong_to(forward: ForwardPass, value) -> bool:
 
 
 def options_parameter(block) -> tuple[inspect.Parameter | None, int | None]:
-    """A block's parameter for transformer_options, and its place if it may come by position."""
+    """A block's parameter for transformer_options, and its position if it may be positional."""
     block = unwrapped(block)
     forward = vars(block).get("forward")
     if isinstance(forward, partial) and forward.func.__module__.startswith(__package__):
         forward = None  # our fused form of the class's own
-    forward = getattr(block, "org_forward", forward)  # what ComfyUI's checkpoints stand before
+    forward = getattr(block, "org_forward", forward)  # kept by ComfyUI's gradient checkpointing
     forward = forward or partial(type(block).forward, block)
     try:
         parameters = inspect.signature(forward, follow_wrapped=False).parameters
@@ -200,7 +198,7 @@ def options_parameter(block) -> tuple[inspect.Parameter | None, int | None]:
 
 
 def why_not_reached(forward: ForwardPass, block, options: dict | None) -> Why:
-    """Why no self-attention of a block that ran came to us, as far as can be seen."""
+    """Why the self-attention of a block that ran did not come to us, as far as can be seen."""
     if options is None:
         return Why(Reason.NO_OPTIONS)
     if options.get(SLOT) is not forward.override:

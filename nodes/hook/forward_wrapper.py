@@ -7,7 +7,7 @@ from ..comfyui import features
 from ..comfyui.option_keys import BLOCK, IN_PARTS, KEY, PREVIOUS, SLOT
 from ..comfyui.state import is_training
 from ..families.registry import sequence_of
-from ..run.record import Span
+from ..run.record import CallEntry
 from .block_hooks import hooked_blocks
 from .current_pass import in_pass
 from .decision import PassFacts
@@ -39,32 +39,32 @@ class ForwardWrapper:
         **conditions,
     ):
         options = dict(transformer_options or {})
-        base, forward, span = executor.class_obj, None, Span()
+        base, forward, entry = executor.class_obj, None, CallEntry()
         reporter = self.override.reporter
         try:
             if options.get(SLOT) is not self.override:  # else a pass within a pass, which is timed
-                span.mark = reporter.record.start(x.device)
-            forward = self._begin(span, base, x, options, c_crossattn, conditions)
+                entry.mark = reporter.record.start(x.device)
+            forward = self._begin(entry, base, x, options, c_crossattn, conditions)
             compiled = features.load("torch.compile support", ".hook.compiled")
             if forward is not None and compiled is not None:
                 if compiled.is_compiled(base.diffusion_model, options):
                     conditions[KEY] = compiled.mark(options, base.diffusion_model)
                     reporter.record.compiled = True
         except Exception as error:
-            span.failed(self.override.fail(error))
+            entry.failed(self.override.fail(error))
         is_eager = forward is not None and KEY not in conditions
         hooked = hooked_blocks(forward, base.diffusion_model) if is_eager else nullcontext()
         fused = _fused(base.diffusion_model, x) if is_eager else nullcontext()
         try:
-            with in_pass(forward, options), hooked, fused as span.fused:
+            with in_pass(forward, options), hooked, fused as entry.fused:
                 return executor(x, t, c_concat, c_crossattn, control, options, **conditions)
         finally:
             if forward is not None:
                 forward.ended = True
-            reporter.end_forward(span)
+            reporter.end_forward(entry)
 
     def _begin(
-        self, span: Span, base, x, options: dict, c_crossattn, conditions: dict
+        self, entry: CallEntry, base, x, options: dict, c_crossattn, conditions: dict
     ) -> ForwardPass | None:
         """Put our override on the hook of a forward pass, if some of its calls may be sparse."""
         override, model = self.override, base.diffusion_model
@@ -73,9 +73,9 @@ class ForwardWrapper:
             options.pop(name, None)
         sigmas = override.run.host_values.schedule(options)
         step = step_of(sigmas, override.run.host_values.sigma(options))
-        span.step = override.reporter.record.forward(step, x)
-        span.dense = why_all_dense(model, x, options)
-        if span.dense is not None:
+        entry.step = override.reporter.record.forward(step, x)
+        entry.dense = why_all_dense(model, x, options)
+        if entry.dense is not None:
             return None
         tokens = sequence_of(model, x, c_crossattn, conditions)
         pattern, schedule, preset = override.run.settings.resolve(base, tokens.grid[0], sigmas)
@@ -84,7 +84,7 @@ class ForwardWrapper:
             override=override,
             previous=previous,
             facts=PassFacts(tokens, pattern, schedule, schedule.is_dense_step(sigmas, step)),
-            step=span.step,
+            step=entry.step,
             fast_dense=wants_fastest(override.dense_choice, previous),
             training=is_training(),
         )

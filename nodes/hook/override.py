@@ -15,7 +15,7 @@ from ..comfyui.attention_functions import is_comfyuis
 from ..comfyui.option_keys import KEY, PREVIOUS
 from ..inputs.settings import Settings
 from ..run.reasons import NOT_OURS, Reason, Why
-from ..run.record import Record, Span
+from ..run.record import CallEntry, Record
 from ..run.run_reporter import RunReporter
 from .arguments import unknown_arguments
 from .block_numbers import says_its_block
@@ -107,59 +107,59 @@ class RadialOverride:
 
         kwargs: all other arguments of the call, with mask, skip_reshape and skip_output_reshape.
         """
-        span, decision, out = Span(), None, None
+        entry, decision, out = CallEntry(), None, None
         try:
             if forward is None:
                 decision = Dense(Why(Reason.OUTSIDE_PASS))
             else:
-                decision = decide(forward.facts, self._gather(span, forward, q, k, v, kwargs))
+                decision = decide(forward.facts, self._gather(entry, forward, q, k, v, kwargs))
             if isinstance(decision, Sparse):
-                out, span.backend = compute(decision, q, k, v, heads, kwargs, self.backend)
-                span.density = decision.plan.density
-                forward.sparse_blocks.add(span.block)
+                out, entry.backend = compute(decision, q, k, v, heads, kwargs, self.backend)
+                entry.density = decision.plan.density
+                forward.sparse_blocks.add(entry.block)
             else:
-                span.dense = decision.why
+                entry.dense = decision.why
                 if self._may_be_fast(decision, forward, func):
-                    out, span.backend = compute(decision, q, k, v, heads, kwargs, self.backend)
+                    out, entry.backend = compute(decision, q, k, v, heads, kwargs, self.backend)
         except SIGNALS:
             raise
         except Exception as error:
             if isinstance(decision, Dense):
                 self._fast_dense_failed(error)
             else:
-                span.failed(self.fail(error))
+                entry.failed(self.fail(error))
         if out is None:
             previous = _previous(forward, kwargs.get("transformer_options") or {})
             run = func if previous is None else partial(previous, func)
             out = run(q, k, v, heads, **kwargs)
         if forward is None or not forward.ended:
-            self.reporter.end_call(span)
+            self.reporter.end_call(entry)
         return out
 
-    def _gather(self, span: Span, forward: ForwardPass, q, k, v, kwargs: dict) -> CallFacts:
-        """What is known of a call. span: gets what goes into the record."""
+    def _gather(self, entry: CallEntry, forward: ForwardPass, q, k, v, kwargs: dict) -> CallFacts:
+        """What is known of a call. entry: gets what goes into the record."""
         tokens = forward.facts.tokens
         options = kwargs.get("transformer_options") or {}
         dim = -2 if kwargs["skip_reshape"] else 1
         video = find_video(tokens, says_its_block(options), q.shape[dim], k.shape[dim])
-        span.step = forward.step
+        entry.step = forward.step
         if isinstance(video, Why) and video.reason in NOT_OURS:
             return CallFacts(video)
-        span.shape, span.mark = (len(q), q.shape[dim]), self.reporter.record.start(q.device)
+        entry.shape, entry.mark = (len(q), q.shape[dim]), self.reporter.record.start(q.device)
         forward.self_attention_calls += 1
         if tokens.announced or not isinstance(video, Why):
-            span.block = forward.numbers.of_call(options, as_said=forward.training)
+            entry.block = forward.numbers.of_call(options, as_said=forward.training)
         if isinstance(video, Why):
             return CallFacts(video)
         return CallFacts(
             video=video,
-            block=span.block,
+            block=entry.block,
             device=q.device,
             shapes=(q.shape, k.shape, v.shape),
             absent=self.run.host_values.absent(kwargs["mask"], video.tokens),
             unknown_arguments=unknown_arguments(kwargs),
             # A block that runs again for its gradients must run as it did before the failure.
-            failure=None if span.block in forward.sparse_blocks else self.run.failure,
+            failure=None if entry.block in forward.sparse_blocks else self.run.failure,
         )
 
     def _may_be_fast(self, decision, forward: ForwardPass | None, func: Callable) -> bool:

@@ -1,14 +1,13 @@
-"""The probe: measures chosen attention calls of a run by their own q, k and v, on the spot.
+"""The probe: measures chosen attention calls of a run while they run.
 
-To keep what it measures would take gigabytes: q, k and v of one call of Wan 14B at 720p are 2.3 GB.
+Keeping q, k and v for later would take gigabytes: 2.3 GB for one call of Wan 14B at 720p.
 """
 
 import logging
 import math
 import time
-from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -16,65 +15,41 @@ from comfy.patcher_extension import CallbacksMP, WrappersMP
 
 from ...radial_core import VideoLayout
 from ...radial_core.measure import Rows, choose_rows, measure
-from ...radial_core.measurements import Measured, Measurements
+from ...radial_core.measurements import Measured
 from ...radial_core.padding import closed_up
 from ...radial_core.schedule import step_of
 from ..comfyui import features
 from ..comfyui.option_keys import KEY, SLOT
-from ..families.registry import TokenLayout, authors_of, sequence_of, size_of
+from ..families.registry import TokenLayout, sequence_of
 from ..hook.arguments import unknown_arguments
 from ..hook.block_numbers import BlockNumbers, says_its_block
 from ..hook.compute import to_bshd
 from ..hook.decision import CallFacts, find_video, why_never_sparse, without_padding
 from ..hook.forward_pass import why_all_dense
 from ..hook.host_values import HostValues
-from ..inputs.settings import QUARTER, Settings, runs_all
 from ..run.reasons import NOT_OURS, Reason, Why
 from .choice import Choice
+from .probe_run import ProbeRun, about
 
 PROBE = f"{KEY}_probe"  # our wrapper's and callback's name, and our entry in transformer_options
-# What is measured in each call, besides the settings that the run has or would have.
-DECAYS = (0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0, 4.0)
-SINKS = (0, 1, 2)
-# Radial Attention Patch by default.
-DEFAULTS = Settings(None, 1, None, None, None, 128)
 POSITIVE, NEGATIVE = 0, 1  # as ComfyUI numbers them in `cond_or_uncond`
 
 log = logging.getLogger("radial_attention")
 
 
 @dataclass(frozen=True, eq=False)
-class Pass:
+class MeasuredPass:
     """A forward pass whose calls are measured.
 
-    chunk: the place of the prompt to measure, and the number of prompts, in the batch.
+    previous: the override that was on the hook. chunk: the place in the batch of the prompt to
+    measure, and the number of prompts.
     """
 
-    previous: Callable | None  # the override that was on the hook
+    previous: Callable | None
     tokens: TokenLayout
     step: int
     chunk: tuple[int, int]
     numbers: BlockNumbers
-
-
-class Run:
-    """What was found in one run of a sampler."""
-
-    def __init__(self):
-        self.passes = 0
-        self.steps = None  # of the sampler
-        self.seen = set()  # chosen steps
-        self.calls = {}  # (step, block) -> Measured
-        self.reasons = Counter()  # why other calls were not measured
-        self.about = {}  # the other fields of Measurements
-        self.seconds = 0.0
-
-    def measurements(self) -> Measurements | None:
-        """None if nothing was measured."""
-        if not self.calls:
-            return None
-        calls = tuple(self.calls[place] for place in sorted(self.calls))
-        return Measurements(**self.about, steps=self.steps, calls=calls)
 
 
 class Probe:
@@ -85,27 +60,27 @@ class Probe:
 
     def __init__(self, choice: Choice):
         self.choice = choice
-        self.latest = None  # the Run that ended last
-        self._start_anew()
+        self.latest = None  # the `ProbeRun` that ended last
+        self._begin_run()
 
-    def _start_anew(self):
-        self.run, self.failed = Run(), False
+    def _begin_run(self):
+        self.run, self.failed = ProbeRun(), False
         self.host_values, self._rows = HostValues(), None
 
     def wrap_forward(self, executor, *args, **kwargs):
         """Wrapper of BaseModel.apply_model (WrappersMP.APPLY_MODEL).
 
-        It takes the hook behind all other wrappers, wherever this node is in the graph: what Radial
-        Attention Patch takes from the hook never reaches those that had it before.
+        It takes the hook after all other wrappers, wherever this node is in the graph: calls that
+        Radial Attention Patch takes never reach the override that was on the hook before it.
         """
         try:
-            executor = self._behind_others(executor)
+            executor = self._after_others(executor)
         except Exception as error:
             self._fail(error)
         return executor(*args, **kwargs)
 
-    def _behind_others(self, executor):
-        """The wrappers that come after ours, with our own part behind them."""
+    def _after_others(self, executor):
+        """The wrappers that come after ours, with our own part after them."""
         from comfy.patcher_extension import WrapperExecutor
 
         base = executor.class_obj
@@ -133,7 +108,7 @@ class Probe:
             self._fail(error)
         return original(x, t, c_concat, c_crossattn, control, options, **conditions)
 
-    def _choose(self, base, x, options: dict, c_crossattn, conditions: dict) -> Pass | None:
+    def _choose(self, base, x, options: dict, c_crossattn, conditions: dict) -> MeasuredPass | None:
         """The pass, if its calls are to be measured."""
         run, model = self.run, base.diffusion_model
         run.passes += 1
@@ -155,9 +130,9 @@ class Probe:
             return None
         tokens = sequence_of(model, x, c_crossattn, conditions)
         if not run.about:
-            run.about = _about(base, options, tokens.grid[0], sigmas)
+            run.about = about(base, options, tokens.grid[0], sigmas)
         chunk = prompts.index(POSITIVE) if POSITIVE in prompts else 0, len(prompts)
-        return Pass(options.get(SLOT), tokens, step, chunk, BlockNumbers(tokens))
+        return MeasuredPass(options.get(SLOT), tokens, step, chunk, BlockNumbers(tokens))
 
     def _fail(self, error: Exception):
         """Something of ours failed: the render goes on without it."""
@@ -167,7 +142,7 @@ class Probe:
         self.failed = True
 
     def __call__(self, func, *args, **kwargs):
-        """An attention call: measured, if it is one of those, then run as it would have been."""
+        """An attention call: measured if it is to be, then run as it would have been."""
         options = kwargs.get("transformer_options") or {}
         measured = options.get(PROBE)
         if measured is None:
@@ -179,13 +154,13 @@ class Probe:
                 self._fail(error)
         if measured.previous is None:
             return func(*args, **kwargs)
-        # In a pass within a pass the one before us may have us before it.
+        # In a pass within a pass, the override before ours may call us again.
         kwargs["transformer_options"] = {**options, PROBE: None}
         return measured.previous(func, *args, **kwargs)
 
     def _listen(
         self,
-        measured: Pass,
+        measured: MeasuredPass,
         q,
         k,
         v,
@@ -230,7 +205,7 @@ class Probe:
         run.seconds += time.perf_counter() - start
 
     def _measure(self, call: CallFacts, tensors, chunk: tuple[int, int], scale: float | None):
-        """What a call's q, k and v (b, s, h, d) say, for the prompt to measure."""
+        """Measure a call's q, k and v (b, s, h, d), of the prompt to measure."""
         place, prompts = chunk
         first = place * (len(tensors[0]) // prompts)
         tensors = tuple(x[first : first + 1] for x in tensors)
@@ -267,31 +242,7 @@ class Probe:
         if run.passes:
             self.latest = run
             log.info("Radial probe: %d calls measured, %.1f s", len(run.calls), run.seconds)
-        self._start_anew()
-
-
-def _about(base, options: dict, frames: int, sigmas) -> dict:
-    """The size of the model, the settings it runs with or would, and what to measure it for."""
-    patched = options.get(KEY)
-    if patched is not None:
-        pattern, schedule = patched.facts.pattern, patched.facts.schedule
-        whose = "Radial Attention Patch"
-    else:
-        quarter = float(base.model_sampling.percent_to_sigma(QUARTER))
-        preset = authors_of(base.diffusion_model, runs_all(sigmas, quarter))
-        pattern, schedule = DEFAULTS.resolve(preset, frames, sigmas, quarter)
-        whose = f"the authors, for {preset.name}"
-    decays = sorted({*DECAYS, pattern.decay})
-    sinks = sorted({*SINKS, pattern.sink_frames})
-    patterns = tuple(replace(pattern, decay=d, sink_frames=s) for s in sinks for d in decays)
-    size = size_of(base.diffusion_model)
-    return {
-        "size": size,
-        "patterns": patterns,
-        "current": patterns.index(pattern),
-        "dense_blocks": min(schedule.dense_blocks, size.blocks),
-        "settings_of": whose,
-    }
+        self._begin_run()
 
 
 def attach(model, probe: Probe) -> None:

@@ -1,4 +1,4 @@
-"""Which adapters Train LoRA trains: those of the chosen layers, the others are frozen."""
+"""Freezes the adapters of all layers that Train LoRA is not to train."""
 
 import inspect
 import logging
@@ -15,27 +15,28 @@ log = logging.getLogger("radial_attention")
 def check_not_compiled(patcher) -> None:
     """Raises RuntimeError if Train LoRA would train nothing.
 
-    From some version on it trains a model that it loads anew, and what is compiled is the one
-    before: no gradient reaches the adapters.
+    Newer versions of Train LoRA train a fresh copy of the model, while the compiled code runs the
+    old one, so no gradient reaches the adapters.
     """
     compiled = features.load("torch.compile support", ".hook.compiled")
-    loads_anew = "force_deepcopy" in inspect.signature(patcher.clone).parameters
-    if not loads_anew or compiled is None:
+    trains_a_copy = "force_deepcopy" in inspect.signature(patcher.clone).parameters
+    if not trains_a_copy or compiled is None:
         return
     if patcher.get_wrappers(WrappersMP.APPLY_MODEL, compiled.COMPILE_KEY):
         raise RuntimeError(
-            "Radial Train Layers: take out the node that compiles the model. Train LoRA loads the "
-            "model anew, and what is compiled is the one before: nothing would be trained."
+            "Radial Train Layers: remove the node that compiles the model. Train LoRA trains a "
+            "fresh copy of the model, but the compiled code runs the old one: nothing would be "
+            "trained."
         )
 
 
 def freeze_others(patcher, chosen: frozenset[str]) -> None:
-    """Before training: the adapters of all weights but the chosen ones take no gradients.
+    """Before training: turn gradients off for the adapters of all weights but the chosen ones.
 
-    Optimizers pass over parameters without one, so they stay as they are: without effect, or, of
-    matrices, with that of the LoRA that training goes on with. chosen: ComfyUI's keys of weights.
+    Optimizers skip parameters without a gradient, so these adapters keep their state: no effect, or
+    that of the LoRA whose training continues. chosen: ComfyUI's keys of weights.
 
-    Raises RuntimeError if there are not as many adapters as chosen weights.
+    Raises RuntimeError if a chosen weight has no adapter.
     """
     trained, others = set(), 0
     for key, adapter in _adapters(patcher):
@@ -53,16 +54,16 @@ def freeze_others(patcher, chosen: frozenset[str]) -> None:
 
 
 def _adapters(patcher) -> Iterator[tuple[str, torch.nn.Module]]:
-    """What Train LoRA trains: the name of a weight, or bias, and the adapter that is added to it.
+    """What Train LoRA trains: the name of a weight or bias, and the adapter that is added to it.
 
-    Most are on the patcher. In bypass mode those of matrices are not: they are hooks on modules.
+    Most are on the patcher. In bypass mode those of matrices are hooks on modules instead.
     """
     for key, functions in patcher.weight_wrapper_patches.items():
         yield from ((key, each) for each in functions if isinstance(each, torch.nn.Module))
     try:
         from comfy.weight_adapter.bypass import BypassForwardHook
     except ImportError as error:
-        features.is_missing("LoRA layers in bypass mode", error)
+        features.note_missing("LoRA layers in bypass mode", error)
         return
     for name, module in patcher.model.named_modules():
         hook = getattr(module.forward, "__self__", None)

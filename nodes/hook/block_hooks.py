@@ -23,6 +23,7 @@ from .current_pass import CURRENT
 from .forward_pass import ForwardPass, hook_before_ours
 
 OPTIONS = "transformer_options"
+NODES = __package__.rpartition(".")[0]  # all rooms of this pack: the fused blocks are in another
 
 
 @contextmanager
@@ -154,23 +155,22 @@ def with_options(forward: ForwardPass, block, args: tuple, kwargs: dict):
     given = kwargs.get(OPTIONS)
     if _belong_to(forward, given):
         return args, kwargs, given
-    if OPTIONS in kwargs:
-        place = None
-    else:
-        parameter, place = options_parameter(block)
+    position = None
+    if OPTIONS not in kwargs:
+        parameter, position = options_parameter(block)
         if parameter is None:
             return args, kwargs, None
-        if place is not None and place < len(args):
-            given = args[place]
+        if position is not None and position >= len(args):
+            position = None
+        elif position is not None:
+            given = args[position]
             if not isinstance(given, dict | None):
                 return args, kwargs, None
-        else:
-            place = None
     given = given or {}
     options = {**given, KEY: forward, SLOT: forward.override, PREVIOUS: hook_before_ours(given)}
-    if place is None:
+    if position is None:
         return args, {**kwargs, OPTIONS: options}, options
-    return (*args[:place], options, *args[place + 1 :]), kwargs, options
+    return (*args[:position], options, *args[position + 1 :]), kwargs, options
 
 
 def _belong_to(forward: ForwardPass, value) -> bool:
@@ -181,7 +181,7 @@ def options_parameter(block) -> tuple[inspect.Parameter | None, int | None]:
     """A block's parameter for transformer_options, and its position if it may be positional."""
     block = unwrapped(block)
     forward = vars(block).get("forward")
-    if isinstance(forward, partial) and forward.func.__module__.startswith(__package__):
+    if isinstance(forward, partial) and forward.func.__module__.startswith(NODES):
         forward = None  # our fused form of the class's own
     forward = getattr(block, "org_forward", forward)  # kept by ComfyUI's gradient checkpointing
     forward = forward or partial(type(block).forward, block)
@@ -206,7 +206,7 @@ def why_not_reached(forward: ForwardPass, block, options: dict | None) -> Why:
     for path, module in unwrapped(block).named_modules():
         replaced = vars(module).get("forward")
         origin = getattr(getattr(replaced, "func", replaced), "__module__", None)
-        if origin and origin != type(module).__module__ and not origin.startswith(__package__):
+        if origin and origin != type(module).__module__ and not origin.startswith(NODES):
             pack = origin.replace("\\", "/").split("/")[-1]
             return Why(Reason.REPLACED, path or "the block", pack)
     return Why(Reason.NO_HOOK)

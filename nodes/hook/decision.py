@@ -14,7 +14,7 @@ from ...radial_core.plan import MOST_DENSITY
 from ..families.registry import TokenLayout
 from ..run.reasons import NOT_OURS, Reason, Why
 
-# Calls that are dense for one of these are plain self-attention over the video.
+# A call that is dense for one of these reasons is plain self-attention over the video.
 PLAIN = (Reason.SINGLE_FRAME, Reason.DENSE_STEP, Reason.DENSE_BLOCK, Reason.TOO_DENSE)
 # Most calls that are not sparse have one of these, so they are made once.
 CROSS_ATTENTION = Why(Reason.CROSS_ATTENTION)
@@ -36,13 +36,13 @@ class PassFacts:
     is_dense_step: bool
 
 
-class CallFacts(NamedTuple):  # quicker to make than a frozen dataclass: there is one for each call
+class CallFacts(NamedTuple):  # cheaper than a frozen dataclass: each call makes one
     """What is known of an attention call.
 
-    video: what `find_video` says of it; without a video the rest is not asked for. block: the
+    video: what `find_video` returned; if that is a reason, the other facts don't matter. block: the
     transformer block, from 0; None if it is not known. shapes: of q, k and v. absent: the tokens
     that the mask hides from every query; None if it does more than that. unknown_arguments: names
-    of those that we don't know. failure: an error in this run after which the call stays dense.
+    of arguments that we don't know. failure: an error in this run after which the call stays dense.
     """
 
     video: VideoLayout | Why
@@ -67,7 +67,7 @@ class Padding:
 
 @dataclass(frozen=True)
 class Sparse:
-    """The call is computed by this plan, which is one of the tokens without padding."""
+    """The call is computed by this plan, which is made for the tokens without padding."""
 
     plan: Plan
     padding: Padding | None = None
@@ -162,12 +162,14 @@ def decide(facts: PassFacts, call: CallFacts) -> Sparse | Dense | NotOurs:
     """What becomes of a call of a forward pass."""
     if isinstance(call.video, Why):
         return NotOurs(call.video) if call.video.reason in NOT_OURS else Dense(call.video)
-    if (why := why_never_sparse(call)) and why.reason not in PLAIN:
+    why = why_never_sparse(call)
+    if why is not None and why.reason not in PLAIN:
         return Dense(why)
     if call.failure is not None:
         return Dense(Why(Reason.FAILED, call.failure))
     padding = Padding(call.video.prefix, call.absent) if call.absent else None
-    if why := why or why_set_dense(facts, call):
+    why = why or why_set_dense(facts, call)
+    if why is not None:
         return Dense(why, padding)
     plan = make_plan(facts.pattern, without_padding(call.video, call.absent), call.device)
     if plan.density > MOST_DENSITY:

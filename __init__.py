@@ -4,6 +4,6 @@ WEB_DIRECTORY = "./nodes/web"
 
 
 async def comfy_entrypoint():
-    from .nodes import RadialAttentionExtension
+    from .nodes.comfyui.extension import RadialAttentionExtension
 
     return RadialAttentionExtension()

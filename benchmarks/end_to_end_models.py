@@ -160,7 +160,7 @@ def radial(model, **settings):
 def override_of(model):
     """What the node put into a MODEL; None if it never went through it."""
     radial_node()  # loads the pack
-    return importlib.import_module(f"{PACK}.nodes.hook.override").override_of(model)
+    return importlib.import_module(f"{PACK}.nodes.hook.attach").override_of(model)
 
 
 def load(model: VideoModel, device: torch.device, blocks: dict[str, int] | None):

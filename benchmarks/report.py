@@ -46,7 +46,7 @@ def no_record():
         def start(self, device):
             return None
 
-        def end_forward(self, span):
+        def end_forward(self, entry):
             pass
 
         end_call = end_forward
@@ -89,13 +89,13 @@ def host_us(device: torch.device) -> tuple[float, float]:
         return 1e6 * best / CALLS
 
     def attention():
-        span = module.Span(step=0, block=3, backend="triton", shape=(2, 32_760), density=0.3)
-        span.mark = kept.start(device)
-        kept.end_call(span)
+        entry = module.CallEntry(step=0, block=3, backend="triton", shape=(2, 32_760), density=0.3)
+        entry.mark = kept.start(device)
+        kept.end_call(entry)
 
     def forward():
-        span = module.Span(mark=kept.start(device), step=kept.forward(0, x))
-        kept.end_forward(span)
+        entry = module.CallEntry(mark=kept.start(device), step=kept.forward(0, x))
+        kept.end_forward(entry)
 
     return each(attention), each(forward)
 

@@ -1,8 +1,4 @@
-"""What this pack adds to ComfyUI."""
-
-from comfy_api.latest import ComfyExtension, io
-
-from .comfyui import features
+"""What this pack adds to ComfyUI. Nothing is imported before it is asked for."""
 
 NODES = {  # class -> the file that has it
     "RadialAttentionPatch": ".patch",
@@ -14,10 +10,3 @@ NODES = {  # class -> the file that has it
     "RadialTrainLayers": ".train_layers",
     "RadialTrimLora": ".trim_lora",
 }
-
-
-class RadialAttentionExtension(ComfyExtension):
-    async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        """All nodes but those that this ComfyUI lacks something for, which is logged."""
-        files = {name: features.load(f"node {name}", file) for name, file in NODES.items()}
-        return [getattr(file, name) for name, file in files.items() if file is not None]

@@ -11,9 +11,9 @@ from .drawing.canvas import as_image
 from .drawing.compare import draw_compare, draw_nothing
 from .inputs.checks import check_latent, check_model
 from .probing.advice import findings
-from .probing.hook import Run, probe_of
-
-MEASUREMENTS = io.Custom("RADIAL_MEASUREMENTS")
+from .probing.hook import probe_of
+from .probing.probe_run import ProbeRun
+from .probing.socket import MEASUREMENTS
 
 log = logging.getLogger("radial_attention")
 
@@ -94,7 +94,7 @@ def _drawn(measurements: Measurements) -> Image.Image:
         return draw_nothing(f"No picture. {type(error).__name__}: {error}")
 
 
-def nothing(has_probe: bool, run: Run | None) -> str:
+def nothing(has_probe: bool, run: ProbeRun | None) -> str:
     """Why there are no measurements, and what to do."""
     if not has_probe:
         return (

@@ -1,6 +1,5 @@
 """Radial Attention Patch: MODEL -> MODEL whose self-attention is radial."""
 
-from comfy.patcher_extension import CallbacksMP, WrappersMP
 from comfy_api.latest import io
 
 from ..radial_core.attention import check_backend_name, choose_backend
@@ -11,6 +10,7 @@ from .comfyui import features
 from .comfyui.option_keys import KEY
 from .families.node_texts import family_names, frames_per_latent_frame, preset_values
 from .families.registry import FAMILIES, head_dim_of
+from .hook.attach import attach
 from .hook.dense_choice import AUTO, CHOICES
 from .hook.override import RadialOverride
 from .inputs.checks import (
@@ -20,7 +20,9 @@ from .inputs.checks import (
     check_plain,
     why_not_block_size,
 )
-from .inputs.settings import AUTOMATIC, MOST, Settings
+from .inputs.settings import AUTOMATIC, MOST, read_settings
+
+TRAINING = f"{KEY}_training"  # the key of the callbacks for training
 
 
 class RadialAttentionPatch(io.ComfyNode):
@@ -152,7 +154,7 @@ class RadialAttentionPatch(io.ComfyNode):
     ) -> io.NodeOutput:
         check_model(model)
         check_plain(backend=backend)
-        settings = Settings.read(
+        settings = read_settings(
             dense_steps=dense_steps,
             dense_last_steps=dense_last_steps,
             dense_blocks=dense_blocks,
@@ -170,10 +172,8 @@ class RadialAttentionPatch(io.ComfyNode):
         node = getattr(cls.hidden, "unique_id", None)  # None outside a server
         override = RadialOverride(settings, backend, dense_attention, node)
         model = model.clone()
-        model.remove_wrappers_with_key(WrappersMP.APPLY_MODEL, KEY)
-        model.add_wrapper_with_key(WrappersMP.APPLY_MODEL, KEY, override.wrap_forward)
+        attach(model, override)
         training = features.load("training", ".training.prepare")
         if training is not None:
-            training.prepare_for_training(model, KEY)
-        model.add_callback_with_key(CallbacksMP.ON_CLEANUP, KEY, override.report)
+            training.prepare_for_training(model, TRAINING)
         return io.NodeOutput(model)

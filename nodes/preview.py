@@ -14,7 +14,7 @@ from .families.catalog import (
 from .families.node_texts import family_names, frames_per_latent_frame
 from .families.registry import class_name, family_of
 from .forecast.forecast import figures, forecast, picture
-from .hook.override import override_of
+from .hook.attach import override_of
 from .inputs.checks import (
     BLOCK_SIZE_CHOICES,
     check_choice,
@@ -23,7 +23,7 @@ from .inputs.checks import (
     check_number,
     why_not_block_size,
 )
-from .inputs.settings import AUTOMATIC, MOST, Settings
+from .inputs.settings import AUTOMATIC, MOST, read_settings
 
 LARGEST, LONGEST = 16_384, 100_000  # pixels to a side, frames
 
@@ -157,8 +157,7 @@ class RadialMaskPreview(io.ComfyNode):
         check_number("width", width, 16, LARGEST, whole=True)
         check_number("height", height, 16, LARGEST, whole=True)
         check_number("length", length, 1, LONGEST, whole=True)
-        settings = Settings.read(
-            dense_last_steps=0,
+        settings = read_settings(
             dense_blocks=dense_blocks,
             sink_frames=sink_frames,
             decay=decay,

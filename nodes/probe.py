@@ -1,12 +1,11 @@
 """Radial Attention Probe: MODEL -> MODEL that is measured while it samples."""
 
-from comfy.patcher_extension import CallbacksMP, WrappersMP
 from comfy_api.latest import io
 
 from .families.node_texts import family_names
 from .inputs.checks import check_model
 from .probing.choice import FEWEST_TOKENS, MOST_TOKENS, Choice, read_blocks, read_steps
-from .probing.hook import PROBE, Probe
+from .probing.hook import Probe, attach
 
 
 class RadialAttentionProbe(io.ComfyNode):
@@ -69,8 +68,5 @@ class RadialAttentionProbe(io.ComfyNode):
         check_model(model)
         probe = Probe(Choice(read_steps(steps), read_blocks(blocks), tokens))
         model = model.clone()
-        model.remove_wrappers_with_key(WrappersMP.APPLY_MODEL, PROBE)
-        model.add_wrapper_with_key(WrappersMP.APPLY_MODEL, PROBE, probe.wrap_forward)
-        model.remove_callbacks_with_key(CallbacksMP.ON_CLEANUP, PROBE)
-        model.add_callback_with_key(CallbacksMP.ON_CLEANUP, PROBE, probe.end)
+        attach(model, probe)
         return io.NodeOutput(model)

@@ -10,7 +10,7 @@ from comfy_api.latest import io
 from .comfyui.node_ui import shown
 from .drawing import report as drawing
 from .drawing.canvas import as_image
-from .hook.override import override_of
+from .hook.attach import override_of
 from .inputs.checks import check_latent, check_model
 from .run import summary_text
 from .run.record import Record

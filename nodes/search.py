@@ -11,13 +11,13 @@ from ..radial_core.search import (
     smallest_error,
 )
 from .comfyui.node_ui import shown
-from .compare import MEASUREMENTS
 from .drawing.canvas import as_image
 from .drawing.compare import draw_nothing
 from .drawing.search import draw_search
 from .inputs.checks import check_choice, check_number, short
 from .inputs.settings import AUTOMATIC
 from .probing.advice import words_for
+from .probing.socket import MEASUREMENTS
 
 FASTEST, MOST_EXACT = "largest speed-up", "smallest error"
 LEAST_ERROR, MOST_ERROR = 0.001, 1.0

@@ -1,6 +1,6 @@
-"""What a sampler run did: blocks down, steps across, and below it the seconds of each step.
+"""Draws what a sampler run did: blocks down, steps across, and below, the seconds of each step.
 
-Drawn for a node of 400 to 500 pixels, which shows it at half its size.
+Nodes are 400 to 500 pixels wide, and show it at half its size.
 """
 
 from collections import defaultdict
@@ -10,6 +10,7 @@ from statistics import median_low
 from PIL import Image, ImageDraw
 
 from ..run import summary_text
+from ..run.reasons import Reason
 from ..run.record import RADIAL
 from ..run.saving import MEASURED
 from .canvas import DROPPED, EDGE, FAINT, FAR, INK, NEAR, PAPER, blend, font
@@ -18,16 +19,16 @@ WIDTH, LEFT, RIGHT = 960, 76, 28
 MAP_HEIGHT, BARS_HEIGHT = 300, 150
 TITLE, TEXT, SMALL = 40, 26, 22
 GREEN = blend(NEAR, FAR, 0.35)
-REST = (206, 208, 202)  # of the model
+REST = (206, 208, 202)  # the model outside attention
 FAILED = (190, 62, 54)
-DENSE = {"dense step": (74, 98, 150), "dense block": (148, 126, 190)}
-OTHERS = ((214, 150, 66), (128, 152, 168), (176, 108, 132), (140, 134, 92))
-TALL = 1.5  # times the usual: where a longer bar is cut off
-GAPS = 6  # pixels a cell, from which on there is a gap between cells
+DENSE = {Reason.DENSE_STEP: (74, 98, 150), Reason.DENSE_BLOCK: (148, 126, 190)}
+OTHER_REASONS = ((214, 150, 66), (128, 152, 168), (176, 108, 132), (140, 134, 92))
+TALL = 1.5  # times the usual height: longer bars are cut off there
+GAPS = 6  # pixels: cells at least this wide have a gap between them
 
 
 def draw(sections: list[tuple[str, dict | str]]) -> Image.Image:
-    """One below the other: a title, and a run as `Record.read` returns it or a message."""
+    """Sections, one below the other. Each is a title and a run, see `Record.read`, or a message."""
     pictures = [
         _message(title, run) if isinstance(run, str) else _draw(title, run)
         for title, run in sections
@@ -64,15 +65,15 @@ def _draw(title: str, run: dict) -> Image.Image:
 
 
 def _colours(run: dict) -> dict[str, tuple]:
-    """What calls ran as -> colour."""
+    """The colours of radial calls, and of dense ones by reason."""
     colours, others = {RADIAL: GREEN}, 0
     for why in run["totals"]["dense_calls"]:
-        if why in run["failures"]:
+        if why.reason is Reason.FAILED:
             colours[why] = FAILED
-        elif why in DENSE:
-            colours[why] = DENSE[why]
+        elif why.reason in DENSE:
+            colours[why] = DENSE[why.reason]
         else:
-            colours[why] = OTHERS[others % len(OTHERS)]
+            colours[why] = OTHER_REASONS[others % len(OTHER_REASONS)]
             others += 1
     return colours
 
@@ -97,7 +98,7 @@ def _head(draw: ImageDraw.ImageDraw, title: str, run: dict) -> int:
 
 
 def _map(draw: ImageDraw.ImageDraw, y: int, run: dict, colours: dict) -> int:
-    """A cell for each step and block; a column of one where blocks are not told apart."""
+    """A cell for each step and block; one cell for the whole step where blocks are not known."""
     blocks = max(run["blocks"], 1)
     xs, ys = _edges(LEFT, WIDTH - RIGHT, len(run["steps"])), _edges(y, y + MAP_HEIGHT, blocks)
     draw.rectangle((LEFT, y, WIDTH - RIGHT, y + MAP_HEIGHT), fill=DROPPED)
@@ -121,7 +122,7 @@ def _map(draw: ImageDraw.ImageDraw, y: int, run: dict, colours: dict) -> int:
 
 
 def _cell(draw: ImageDraw.ImageDraw, box: tuple, calls: dict[str, int], colours: dict) -> None:
-    """Side by side where calls of one step and block ran differently."""
+    """One step and block; parts side by side if its calls ran differently."""
     left, top, right, bottom = box
     right = max(left, right)
     every, done = sum(calls.values()), 0
@@ -133,7 +134,7 @@ def _cell(draw: ImageDraw.ImageDraw, box: tuple, calls: dict[str, int], colours:
 
 
 def _bars(draw: ImageDraw.ImageDraw, y: int, run: dict, colours: dict) -> int:
-    """Seconds of each step: attention by what it ran as, and all else."""
+    """Seconds of each step: attention by how it ran, and the rest of the model."""
     seconds = [step["seconds"] or 0.0 for step in run["steps"]]
     xs, end = _edges(LEFT, WIDTH - RIGHT, len(seconds)), y + BARS_HEIGHT
     highest, top = max(seconds) or 1.0, _top(run)
@@ -167,8 +168,8 @@ def _bars(draw: ImageDraw.ImageDraw, y: int, run: dict, colours: dict) -> int:
 
 
 def _top(run: dict) -> float:
-    """The highest bar, in seconds. What is much longer than usual, as a step that compiles, is cut
-    off; the usual is that of steps in which the same ran."""
+    """The height of the chart, in seconds. Bars much longer than usual, such as that of a step that
+    compiles, are cut off. What is usual is taken from the steps in which the same ran."""
     alike = defaultdict(list)
     for step in run["steps"]:
         alike[frozenset(step["attention_seconds"])].append(step["seconds"] or 0.0)
@@ -189,7 +190,7 @@ def _legend(draw: ImageDraw.ImageDraw, y: int, run: dict, colours: dict, timed: 
     if run["totals"]["radial_calls"]:
         entries.append((GREEN, f"radial: {run['totals']['radial_calls']:,} calls"))
     for why, calls in run["totals"]["dense_calls"].items():
-        dense = "" if why.startswith("dense") else "dense, "
+        dense = "" if why.reason in DENSE else "dense, "
         entries.append((colours[why], f"{dense}{why}: {calls:,} calls"))
     if timed:
         entries.append((REST, "rest of the model"))
@@ -212,7 +213,7 @@ def _edges(start: int, end: int, parts: int) -> list[int]:
 
 
 def _wrapped(draw: ImageDraw.ImageDraw, text: str, size: int, width: int) -> str:
-    """A text with line breaks where it gets wider."""
+    """A text with line breaks, so that it fits into the width."""
     lines = [""]
     for word in text.split():
         longer = f"{lines[-1]} {word}".strip()

@@ -1,1 +1,1 @@
-"""The attention hook: what runs a model's self-attention calls."""
+"""The attention hook: decides what becomes of each attention call of a model, and computes it."""

@@ -1,10 +1,9 @@
 """Hooks on a model's transformer blocks, for the time of a forward pass.
 
-A hook knows which block it is on. So a block's attention calls are told apart whatever the model
-says or leaves out: blocks that are run from a wrapper while block_index stands still (First Block
-Cache), blocks that another pack's forward calls without transformer_options (NAG, MagCache,
-TeaCache), blocks that are compiled one by one. And a block whose attention never comes to us is
-counted.
+A hook knows which block it is on, so attention calls can be told apart even where the model doesn't
+say in which block they are: where a wrapper runs blocks and block_index stands still (First Block
+Cache), where another pack calls blocks without transformer_options (NAG, MagCache, TeaCache), where
+blocks are compiled one by one. The hooks also count the blocks whose attention never comes to us.
 """
 
 import inspect
@@ -18,22 +17,20 @@ import torch
 from ..comfyui.option_keys import BLOCK, IN_PARTS, KEY, PREVIOUS, SLOT
 from ..families.registry import unwrapped
 from ..families.transformer_blocks import transformer_blocks
-from ..run.record import Span
+from ..run.reasons import Reason, Why
+from ..run.record import CallEntry
 from .current_pass import CURRENT
-from .forward_pass import Forward, hook_before_ours
+from .forward_pass import ForwardPass, hook_before_ours
 
 OPTIONS = "transformer_options"
-# Why a block's attention is dense that did not come to us.
-UNKNOWN = "the blocks' attention asks no attention hook"
-NO_OPTIONS = "the blocks are called without transformer_options"
-NOT_OURS = "another node's attention is on the hook in the place of this node's"
+NODES = __package__.rpartition(".")[0]  # all rooms of this pack: the fused blocks are in another
 
 
 @contextmanager
-def hooked_blocks(forward: Forward, diffusion_model) -> Iterator[None]:
-    """The blocks of a model have their hooks. Never raises: without hooks the pass runs as before.
+def hooked_blocks(forward: ForwardPass, diffusion_model) -> Iterator[None]:
+    """Hooks the blocks of a model. Never raises: without hooks the pass runs as before.
 
-    Training has none: gradient checkpointing runs blocks again when the pass is over.
+    In training there are no hooks: gradient checkpointing runs blocks again after the pass.
     """
     watch, handles = _Watch(forward), []
     try:
@@ -41,9 +38,9 @@ def hooked_blocks(forward: Forward, diffusion_model) -> Iterator[None]:
             if getattr(block, "_compiled_call_impl", None) is not None:
                 watch.unhooked += 1  # a hook would be in its graph
                 continue
-            before, behind = _Hook(watch.begin, place), _Hook(watch.end)
-            handles.append(block.register_forward_pre_hook(before, with_kwargs=True))
-            handles.append(block.register_forward_hook(behind))
+            begin, end = _Hook(watch.begin, place), _Hook(watch.end)
+            handles.append(block.register_forward_pre_hook(begin, with_kwargs=True))
+            handles.append(block.register_forward_hook(end))
     except Exception as error:
         watch.failed(error)
     try:
@@ -55,7 +52,7 @@ def hooked_blocks(forward: Forward, diffusion_model) -> Iterator[None]:
 
 
 class _Hook:
-    """A hook of one pass. A copy of the module that has it has none: it does nothing there."""
+    """A hook for one pass. Copied or saved with its module, it becomes one that does nothing."""
 
     def __init__(self, do: Callable, *arguments):
         self.do, self.arguments = do, arguments
@@ -68,7 +65,6 @@ class _Hook:
 
 
 def _copied() -> Callable:
-    """What is left of a hook in a copy, or in a file."""
     return _nothing
 
 
@@ -79,10 +75,10 @@ def _nothing(*_called_with) -> None:
 class _Watch:
     """What the hooks of a pass do. Their errors are logged once, and the render goes on.
 
-    unhooked: blocks that could not get one. began: whether any block has begun.
+    unhooked: how many blocks have no hook. began: whether any block has begun.
     """
 
-    def __init__(self, forward: Forward):
+    def __init__(self, forward: ForwardPass):
         self.forward = forward
         self.unhooked, self.began = 0, False
         self.options = None  # of the block that runs now, if it has any
@@ -130,28 +126,28 @@ class _Watch:
         return args, kwargs
 
     def count_unhooked(self) -> None:
-        """The blocks without a hook whose self-attention did not come, if the blocks ran at all."""
+        """Count the blocks without a hook whose self-attention did not come, if any block ran."""
         calls = self.forward.self_attention_calls - self.calls_of_hooked
         if self.began:
             self.forward.block = None
             for _ in range(self.unhooked - calls):
-                self._count(NO_OPTIONS)
+                self._count(Why(Reason.NO_OPTIONS))
 
-    def _count(self, reason: str) -> None:
-        span = Span(step=self.forward.step, block=self.forward.block, dense=reason)
-        self.forward.override.reporter.end_call(span)
+    def _count(self, why: Why) -> None:
+        entry = CallEntry(step=self.forward.step, block=self.forward.block, dense=why)
+        self.forward.override.reporter.end_call(entry)
 
     def failed(self, error: Exception) -> None:
         message = "Radial attention: hooks on the transformer blocks failed. %s"
-        tally = self.forward.override.reporter
-        tally.say_once("block hooks", logging.WARNING, message, error, exc_info=True)
+        reporter = self.forward.override.reporter
+        reporter.say_once("block hooks", logging.WARNING, message, error, exc_info=True)
 
 
-def with_options(forward: Forward, block, args: tuple, kwargs: dict):
-    """A block's arguments, with the pass's options among them; and these, or None if it takes none.
+def with_options(forward: ForwardPass, block, args: tuple, kwargs: dict):
+    """A block's arguments with transformer_options among them, and these; None if it takes none.
 
-    Options that are not the pass's own, or are missing, get what brings the block's attention calls
-    to this node, and nothing else.
+    Where the pass's own options are missing, the block gets options with what brings its attention
+    calls to us, and nothing else.
     """
     for value in args:
         if _belong_to(forward, value):
@@ -159,36 +155,35 @@ def with_options(forward: Forward, block, args: tuple, kwargs: dict):
     given = kwargs.get(OPTIONS)
     if _belong_to(forward, given):
         return args, kwargs, given
-    if OPTIONS in kwargs:
-        place = None
-    else:
-        parameter, place = options_parameter(block)
+    position = None
+    if OPTIONS not in kwargs:
+        parameter, position = options_parameter(block)
         if parameter is None:
             return args, kwargs, None
-        if place is not None and place < len(args):
-            given = args[place]
+        if position is not None and position >= len(args):
+            position = None
+        elif position is not None:
+            given = args[position]
             if not isinstance(given, dict | None):
                 return args, kwargs, None
-        else:
-            place = None
     given = given or {}
     options = {**given, KEY: forward, SLOT: forward.override, PREVIOUS: hook_before_ours(given)}
-    if place is None:
+    if position is None:
         return args, {**kwargs, OPTIONS: options}, options
-    return (*args[:place], options, *args[place + 1 :]), kwargs, options
+    return (*args[:position], options, *args[position + 1 :]), kwargs, options
 
 
-def _belong_to(forward: Forward, value) -> bool:
+def _belong_to(forward: ForwardPass, value) -> bool:
     return isinstance(value, dict) and value.get(KEY) is forward
 
 
 def options_parameter(block) -> tuple[inspect.Parameter | None, int | None]:
-    """A block's parameter for transformer_options, and its place if it may come by position."""
+    """A block's parameter for transformer_options, and its position if it may be positional."""
     block = unwrapped(block)
     forward = vars(block).get("forward")
-    if isinstance(forward, partial) and forward.func.__module__.startswith(__package__):
+    if isinstance(forward, partial) and forward.func.__module__.startswith(NODES):
         forward = None  # our fused form of the class's own
-    forward = getattr(block, "org_forward", forward)  # what ComfyUI's checkpoints stand before
+    forward = getattr(block, "org_forward", forward)  # kept by ComfyUI's gradient checkpointing
     forward = forward or partial(type(block).forward, block)
     try:
         parameters = inspect.signature(forward, follow_wrapped=False).parameters
@@ -202,16 +197,16 @@ def options_parameter(block) -> tuple[inspect.Parameter | None, int | None]:
     return parameter, list(parameters).index(OPTIONS) if by_position else None
 
 
-def why_not_reached(forward: Forward, block, options: dict | None) -> str:
-    """Why no self-attention of a block that ran came to us, as far as can be seen."""
+def why_not_reached(forward: ForwardPass, block, options: dict | None) -> Why:
+    """Why the self-attention of a block that ran did not come to us, as far as can be seen."""
     if options is None:
-        return NO_OPTIONS
+        return Why(Reason.NO_OPTIONS)
     if options.get(SLOT) is not forward.override:
-        return NOT_OURS
+        return Why(Reason.ANOTHER_HOOK)
     for path, module in unwrapped(block).named_modules():
         replaced = vars(module).get("forward")
         origin = getattr(getattr(replaced, "func", replaced), "__module__", None)
-        if origin and origin != type(module).__module__ and not origin.startswith(__package__):
+        if origin and origin != type(module).__module__ and not origin.startswith(NODES):
             pack = origin.replace("\\", "/").split("/")[-1]
-            return f"{path or 'the block'} is replaced by {pack}, and asks no attention hook"
-    return UNKNOWN
+            return Why(Reason.REPLACED, path or "the block", pack)
+    return Why(Reason.NO_HOOK)

@@ -1,8 +1,8 @@
-"""Forward passes of a model that torch.compile compiles: which one a thread is in.
+"""Forward passes of a model that torch.compile compiles.
 
-ComfyUI's TorchCompileModel drops all guards on transformer_options, so what a trace reads there is
-baked into the graph, for every step and every conditioning. Hence nothing is decided in the trace:
-an attention call becomes one op (compiled_op.py), which asks each time it runs.
+ComfyUI's TorchCompileModel drops all guards on transformer_options, so what a trace reads from them
+is baked into the graph, for every step and every conditioning. Hence nothing is decided in the
+trace: an attention call becomes one op (compiled_op.py), which decides each time it runs.
 """
 
 from collections.abc import Callable
@@ -15,19 +15,19 @@ from ...radial_core.call import wants_gradients
 from ..comfyui.attention_functions import is_comfyuis
 from ..comfyui.option_keys import IN_PARTS, KEY
 from ..families.registry import unwrapped
+from .arguments import KNOWN
 from .block_hooks import hooked_blocks
 from .current_pass import CURRENT
-from .forward_pass import DONE
 
 try:
     from comfy_api.torch_helpers.torch_compile import COMPILE_KEY
 except ImportError:
-    COMPILE_KEY = "torch.compile"  # as it was when this was written
+    COMPILE_KEY = "torch.compile"  # ComfyUI's, as of 0.30
 RUNS_AGAIN = f"{KEY}_runs_again"  # in transformer_options: see mark
 
 
-# Within an op torch records nothing for gradients, whatever enable_grad says. Its own operators
-# that compute gradients go back to the state outside in this way (torch/_higher_order_ops).
+# Inside an op torch records nothing for gradients, whatever enable_grad says. This is how its own
+# operators that need gradients get back to the state outside (torch/_higher_order_ops).
 try:
     with torch.inference_mode(False):
         OUTSIDE = (
@@ -35,7 +35,7 @@ try:
             torch._C._dispatch_tls_local_exclude_set(),
         )
     outside_of_ops = partial(torch._C._ForceDispatchKeyGuard, *OUTSIDE)
-except AttributeError:  # private names: a torch without them trains outside of the graph
+except AttributeError:  # private names; without them, calls that need gradients leave the graph
     outside_of_ops = None
 
 
@@ -48,11 +48,11 @@ def is_compiled(diffusion_model, options: dict) -> bool:
 
 
 def mark(options: dict, diffusion_model) -> str:
-    """Make a pass one of a compiled model; returns the value of an argument more for the model.
+    """Prepare a pass of a compiled model; returns an extra argument that gives it its own graph.
 
-    The model ignores it. But the graphs are kept by arguments, not by options, and a pass with this
-    pack must not get the graph of one without it, nor the other way round; nor one that gradient
-    checkpointing runs again (see why_not) that of one which runs once.
+    The model ignores the argument. But torch keeps graphs by arguments, not by options: without it,
+    a pass with this pack could get the graph of one without, and a pass that gradient checkpointing
+    runs again (see why_not) the graph of one that runs once.
     """
     again = torch.is_grad_enabled() and _is_checkpointed(diffusion_model)
     options[RUNS_AGAIN] = again
@@ -63,15 +63,15 @@ def mark(options: dict, diffusion_model) -> str:
 
 
 def _is_checkpointed(diffusion_model) -> bool:
-    """Whether ComfyUI's Train LoRA made checkpoints of the model's parts."""
+    """Whether ComfyUI's Train LoRA uses gradient checkpointing in parts of the model."""
     return any(hasattr(part, "org_forward") for part in unwrapped(diffusion_model).modules())
 
 
 def wrap_model(executor, *args, **kwargs):
-    """Wrapper of a diffusion model's forward (WrappersMP.DIFFUSION_MODEL) that is compiled.
+    """Wrapper of a compiled diffusion model's forward (WrappersMP.DIFFUSION_MODEL).
 
-    If it runs, only parts of the model are compiled, such as its blocks. They share one graph, so
-    their index must not be baked into it: the hooks on the blocks tell the op which one it is in.
+    If this runs eagerly, only parts of the model are compiled, such as its blocks. They share one
+    graph, so their index must not be baked into it: hooks on the blocks tell the op where it is.
     """
     if torch.compiler.is_compiling():
         return executor(*args, **kwargs)
@@ -88,11 +88,11 @@ def wrap_model(executor, *args, **kwargs):
 def why_not(func: Callable, q, k, v, kwargs: dict) -> str | None:
     """Why a call must leave the graph that is being traced; None if the op can take it."""
     if not is_comfyuis(func):
-        return "not a function of ComfyUI's: the graph has no name for it"
-    if kwargs["attn_precision"] is not None or kwargs.keys() - DONE - {"attn_precision"}:
-        return "it has arguments that the op doesn't"
+        return "not one of ComfyUI's functions: the graph has no name for it"
+    if kwargs["attn_precision"] is not None or kwargs.keys() - KNOWN - {"attn_precision"}:
+        return "the op doesn't take all its arguments"
     if not wants_gradients(q, k, v):
         return None
     if (kwargs.get("transformer_options") or {}).get(RUNS_AGAIN):
-        return "it runs again in the backward pass, when the op can't know of which pass it was"
+        return "it runs again in the backward pass, when the op can't tell which pass it was in"
     return "no gradients within an op in this torch" if outside_of_ops is None else None

@@ -1,12 +1,12 @@
 """An attention call inside a graph of torch.compile: one op, opaque to the compiler.
 
-The op asks, each time it runs, for the forward pass that its thread is in (compiled.py). Only what
-is the same in every pass goes in as an argument, and what the model writes into transformer_options
-on the way, which the graph writes back when it ends.
+Each time it runs, the op looks up the forward pass that its thread is in (current_pass.py). Its
+arguments are what is the same in every pass, and what the model writes into transformer_options
+while it runs, which the graph writes back when it ends.
 
-Where gradients are asked for, it is another op. What a call is, radial or dense and by which
-kernel, is known when it runs, not when it is traced. So the autograd formula keeps q, k, v and the
-number of the call, and runs the call again with gradients, as gradient checkpointing does.
+Calls that need gradients have another op. Whether a call is sparse, and by which kernel, is known
+when it runs, not when it is traced. So its autograd formula keeps q, k, v and the number of the
+call, and runs the call again with gradients, as gradient checkpointing does.
 """
 
 import logging
@@ -29,8 +29,8 @@ log = logging.getLogger("radial_attention")
 # What the models write into transformer_options while they run.
 WRITTEN = ("block_index", "total_blocks", "block_type", "grid_sizes")
 
-# CUDA graphs would record the decision of one step and replay it. The backend "cudagraphs" leaves
-# alone a graph that has an input on the CPU.
+# CUDA graphs would record what one step decides and replay it. The backend "cudagraphs" skips
+# graphs with an input on the CPU.
 with torch.inference_mode(False):
     ON_THE_CPU = torch.zeros(1, device="cpu")
 
@@ -67,7 +67,7 @@ ARGUMENTS = (
     "bool skip_reshape, float? scale, str function, SymInt? block_index, SymInt? total_blocks, "
     "str? block_type, SymInt[]? grid_sizes)"
 )
-# What keeps inductor's own CUDA graphs off, in versions of torch that have it.
+# Keeps inductor's own CUDA graphs off, in versions of torch that have it.
 UNSAFE = getattr(torch.Tag, "cudagraph_unsafe", None)
 OF_OPS = {"mutates_args": (), **({} if UNSAFE is None else {"tags": (UNSAFE,)})}
 
@@ -87,9 +87,9 @@ def shape_of_attention(on_the_cpu, q, k, v, heads, mask, skip_reshape, *_):
 
 @dataclass(frozen=True)
 class CompiledCall:
-    """One run of the op: all but q, k and v. It can be run again, by another thread and later."""
+    """One run of the op, but for q, k and v. It can run again later, and in another thread."""
 
-    forward: object  # the `Forward` it belongs to; None if a graph runs without the node
+    forward: object  # the `ForwardPass` it belongs to; None if a graph runs without the node
     func: Callable
     heads: int
     kwargs: dict
@@ -99,10 +99,10 @@ class CompiledCall:
             _warn_of_a_stale_graph()
             out = self.func(q, k, v, self.heads, **self.kwargs)
         else:
-            hook = self.forward.override
-            out = hook.attend(self.forward, self.func, q, k, v, self.heads, self.kwargs)
+            attend = self.forward.override.attend
+            out = attend(self.forward, self.func, q, k, v, self.heads, self.kwargs)
         out = out.to(q.dtype).contiguous()
-        # An op returns nothing that it was given.
+        # An op must not return one of its inputs.
         return out.clone() if out.data_ptr() in (q.data_ptr(), k.data_ptr(), v.data_ptr()) else out
 
 
@@ -124,7 +124,7 @@ def call_of(q, k, heads, mask, skip_reshape, scale, function, *written) -> Compi
     return CompiledCall(forward, FUNCTIONS[function], heads, kwargs)
 
 
-# The calls whose gradients may still be asked for, until a run ends. A training step has hundreds.
+# Calls whose gradients may still be computed, until the run ends. A training step has hundreds.
 KEPT = 2**14
 _calls: OrderedDict[int, tuple[CompiledCall, torch.autocast]] = OrderedDict()
 _numbers = count()
@@ -138,12 +138,12 @@ _numbers = count()
 def attention_in_training(on_the_cpu, q, k, v, *arguments):
     """-> (b, s, h * d), contiguous, and the number of the call, int64 (1,) on the CPU."""
     call, number = call_of(q, k, *arguments), next(_numbers)
-    if call.forward is None:  # a render may go on dense, but its gradients would be wrong
+    if call.forward is None:  # a render could go on dense, but gradients would be wrong
         raise RuntimeError(
             "Radial Attention Patch can't train this compiled model: a part of it ran outside of "
             "the model's forward pass, as in gradient checkpointing. Train without torch.compile."
         )
-    options = dict(call.kwargs["transformer_options"])  # which the pass goes on to change
+    options = dict(call.kwargs["transformer_options"])  # the pass goes on to change its own
     kind = q.device.type
     autocast = torch.autocast(kind, torch.get_autocast_dtype(kind), torch.is_autocast_enabled(kind))
     call_again = replace(call, kwargs=call.kwargs | {"transformer_options": options})
@@ -154,7 +154,7 @@ def attention_in_training(on_the_cpu, q, k, v, *arguments):
 
 
 def forget(override) -> None:
-    """Let go of an override's calls: its run has ended."""
+    """Drop the calls of an override whose run has ended."""
     for number, (call, _) in list(_calls.items()):
         if call.forward.override is override:
             _calls.pop(number, None)
@@ -173,7 +173,7 @@ def _(on_the_cpu, q, k, v, *arguments):
     **OF_OPS,
 )
 def gradients(d_out, q, k, v, number):
-    """Gradients of q, k and v of a call by its number."""
+    """Gradients of q, k and v for the call with this number."""
     call, autocast = _calls[int(number)]
     with outside_of_ops(), torch.enable_grad(), autocast:
         qkv = [x.detach().requires_grad_() for x in (q, k, v)]
@@ -201,20 +201,20 @@ attention_in_training.register_autograd(_backward, setup_context=_keep)
 
 
 def _update(options: dict, forward, is_self_attention: bool, written: dict) -> None:
-    """Bring the options up to what the model wrote into them, as far as the trace knew it.
+    """Write into the options what the model wrote into them in the trace.
 
-    Where something breaks the graph, the blocks become graphs of their own and share them: then
-    what was traced for one is what all of them say. So the grid is that of the pass, and the index
-    is what `BlockNumbers.announced` makes of it.
+    Where something breaks the graph, each block is a graph, and blocks share it: then all of them
+    say what was traced for one. So the grid is taken from the pass, and `BlockNumbers.announced`
+    corrects the index.
     """
     options.update((name, value) for name, value in written.items() if value is not None)
     options.pop(BLOCK, None)
     if written["grid_sizes"] is not None:
-        options["grid_sizes"] = forward.sequence.grid
+        options["grid_sizes"] = forward.facts.tokens.grid
     if is_self_attention and written["block_index"] is not None:
         kind, numbers = written["block_type"], forward.numbers
         options["block_index"] = numbers.announced(kind, written["block_index"])
-        options[BLOCK] = numbers.place_of(kind, options["block_index"])
+        options[BLOCK] = numbers.in_model(kind, options["block_index"])
 
 
 @cache

@@ -5,8 +5,8 @@ from contextlib import contextmanager
 
 
 class CurrentPass(threading.local):
-    forward = None  # a `Forward`
-    options = None  # transformer_options: of the pass, or of the block that runs
+    forward = None  # a `ForwardPass`
+    options = None  # transformer_options of the pass, or of the block that runs now
     in_parts = False  # whether the model is compiled in parts: see compiled.py
 
 

@@ -1,4 +1,4 @@
-"""What calls that stay dense run."""
+"""Which kernel runs the calls that stay dense."""
 
 from collections.abc import Callable
 
@@ -22,8 +22,8 @@ OPTIONS = (
 def wants_fastest(choice: str, previous: Callable | None) -> bool:
     """Whether dense calls of a forward pass run the fastest exact kernel, or what ComfyUI would.
 
-    "auto" does unless the user chose an attention, by ComfyUI's command line or by a node: then it
-    is on the hook as `previous`.
+    "auto" takes the fastest unless the user chose an attention, on ComfyUI's command line or by a
+    node, which is then on the hook as `previous`.
     """
     if choice == AUTO:
         return previous is None and not has_option(*OPTIONS)
@@ -31,7 +31,7 @@ def wants_fastest(choice: str, previous: Callable | None) -> bool:
 
 
 def attend_fast(q, k, v, softmax_scale: float | None) -> tuple[torch.Tensor | None, str | None]:
-    """Output and name of the fastest exact kernel; twice None if torch's default is as good.
+    """Output and name of the fastest exact kernel; twice None if that is torch's default.
 
     q, k, v, output: (b, s, h, d).
     """

@@ -1,4 +1,4 @@
-"""What tensors in ComfyUI's options say. They are on the GPU, and reading waits for that: once."""
+"""Host copies of tensors in ComfyUI's options. To read one waits for the GPU: it is done once."""
 
 from collections.abc import Callable
 
@@ -9,13 +9,13 @@ from ..comfyui.state import is_training
 
 
 class HostValues:
-    """The readings of one run. The last tensor of each name is kept, for each device."""
+    """The values read in one run. For each name and device, those of the last tensor are kept."""
 
     def __init__(self):
-        self._read = {}  # (name, device) -> (tensor, what it says)
+        self._read = {}  # (name, device) -> (tensor, its values)
 
     def schedule(self, options: dict) -> list[float] | None:
-        """The sampler's noise levels; ComfyUI's LoRA training puts other numbers in their place."""
+        """The sampler's noise levels. In ComfyUI's LoRA training the tensor holds other numbers."""
         sigmas = options.get("sample_sigmas")
         if sigmas is None or is_training():
             return None
@@ -28,18 +28,18 @@ class HostValues:
         return numbers[0] if numbers else None
 
     def absent(self, mask: torch.Tensor | None, tokens: int) -> tuple[int, ...] | None:
-        """See `absent_tokens`. The blocks of a pass share one mask."""
+        """What a mask hides, see `absent_tokens`. The blocks of a pass share one mask."""
         if mask is None:
             return ()
         return self._once("mask", mask, lambda: absent_tokens(mask, tokens))
 
     def _numbers(self, name: str, x: torch.Tensor) -> list[float]:
-        """Passes of a step share the one tensor, all passes of a run the other."""
+        """The passes of a step share one sigma tensor, those of a run one schedule."""
         return self._once(name, x, lambda: x.detach().flatten().tolist())
 
     def _once(self, name: str, x: torch.Tensor, read: Callable):
-        seen, says = self._read.get((name, x.device), (None, None))
-        if seen is not x:
-            says = read()
-            self._read[name, x.device] = x, says
-        return says
+        tensor, values = self._read.get((name, x.device), (None, None))
+        if tensor is not x:
+            values = read()
+            self._read[name, x.device] = x, values
+        return values

@@ -9,30 +9,28 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from ...radial_core import RadialPattern, Schedule
+from ...radial_core.masks.radial import MAX_DECAY
 from ...radial_core.schedule import ends_clean
 from ..families.base import Preset
 from .checks import check_plain, read_block_size
 
 # A video this much longer than those the model was trained on is a long one. A reference frame or
-# two in front of the video make none.
+# two in front of the video do not make it one.
 LONGER = 1.25
 LONG_DENSE_STEPS, LONG_DENSE_BLOCKS, LONG_SINK_FRAMES, LONG_DECAY = 2, 2, 1, 1.0
-# At the trained length a quarter of the steps is dense. A sampler that runs a part of the schedule
-# has those of them that lie in it.
+# At the trained length the first quarter of the steps is dense. A sampler that runs a part of the
+# schedule has those of them that lie in its part.
 QUARTER = 0.25
 NEAR = 0.1  # of a step: schedulers round
 ROUNDING = 0.005  # of a noise level, by which a sampler that starts at the quarter is above it
 # What stands for the preset's value on the node.
 AUTOMATIC = {"dense_steps": -1, "dense_blocks": -1, "sink_frames": -1, "decay": 0}
-MOST = 10_000  # of what a node counts: steps, blocks, frames
+MOST = 10_000  # steps, blocks or frames in a node's input
 
 
 @dataclass(frozen=True)
 class Settings:
-    """The node's inputs; None stands for the preset's value.
-
-    Raises ValueError if one is impossible.
-    """
+    """What a node was set to; None stands for the preset's value for the model and the length."""
 
     dense_steps: int | None
     dense_last_steps: int
@@ -41,77 +39,102 @@ class Settings:
     decay: float | None
     block_size: int
 
-    def __post_init__(self):
-        values = (self.decay, self.sink_frames, self.dense_steps, self.dense_blocks)
-        decay, sink_frames, *dense = (1 if value is None else value for value in values)
-        try:
-            RadialPattern(decay, sink_frames, self.block_size)
-            Schedule(dense[0], self.dense_last_steps, dense[1])
-        except ValueError as error:
-            stands_for_none = AUTOMATIC.get(str(error).split()[0])
-            if stands_for_none is None:
-                raise
-            raise ValueError(f"{error}, or {stands_for_none}, the preset") from None
-
-    @classmethod
-    def read(cls, block_size, dense_last_steps, **chosen) -> "Settings":
-        """From a node's inputs. chosen: those in AUTOMATIC; what is left out is the preset's."""
-        chosen = {**AUTOMATIC, **chosen}
-        check_plain(**chosen, dense_last_steps=dense_last_steps, block_size=block_size)
-        return cls(
-            **{name: None if x == AUTOMATIC[name] else x for name, x in chosen.items()},
-            dense_last_steps=dense_last_steps,
-            block_size=read_block_size(block_size),
-        )
-
     @property
     def automatic(self) -> bool:
         """Whether any value is the preset's."""
         return None in (self.dense_steps, self.dense_blocks, self.sink_frames, self.decay)
 
-    def of(
-        self, authors: Preset, frames: int, sigmas: Sequence[float] | None, quarter: float
+    def resolve(
+        self, preset: Preset, frames: int, sigmas: Sequence[float] | None, quarter: float
     ) -> tuple[RadialPattern, Schedule]:
-        """The settings of a forward pass over so many latent frames.
+        """The values for a video of so many latent frames.
 
         sigmas: the noise levels of this sampler. quarter: the level a quarter down the whole
         schedule of the model.
         """
-        whole = runs_all(sigmas, quarter)
-        steps = (len(sigmas or (0,)) - 1) // 4 if whole else _steps_above(quarter, sigmas)
-        long = frames > LONGER * authors.frames
-        blocks = LONG_DENSE_BLOCKS if long else authors.dense_blocks
-        sink = LONG_SINK_FRAMES if long else authors.sink_frames
-        decay = LONG_DECAY if long else authors.decay
-        steps = min(steps, LONG_DENSE_STEPS) if long else steps
-        return (
-            RadialPattern(_or(self.decay, decay), _or(self.sink_frames, sink), self.block_size),
-            Schedule(
-                _or(self.dense_steps, steps), self.dense_last_steps, _or(self.dense_blocks, blocks)
-            ),
+        steps = _quarter_of_steps(sigmas, quarter)
+        if frames > LONGER * preset.frames:
+            steps = min(steps, LONG_DENSE_STEPS)
+            blocks, sink_frames, decay = LONG_DENSE_BLOCKS, LONG_SINK_FRAMES, LONG_DECAY
+        else:
+            blocks, sink_frames, decay = preset.dense_blocks, preset.sink_frames, preset.decay
+        pattern = RadialPattern(
+            decay=decay if self.decay is None else self.decay,
+            sink_frames=sink_frames if self.sink_frames is None else self.sink_frames,
+            block_size=self.block_size,
         )
+        schedule = Schedule(
+            dense_steps=steps if self.dense_steps is None else self.dense_steps,
+            dense_last_steps=self.dense_last_steps,
+            dense_blocks=blocks if self.dense_blocks is None else self.dense_blocks,
+        )
+        return pattern, schedule
+
+
+def read_settings(
+    *,
+    decay,
+    sink_frames,
+    dense_blocks,
+    block_size,
+    dense_steps=AUTOMATIC["dense_steps"],
+    dense_last_steps=0,
+) -> Settings:
+    """From a node's inputs. Raises ValueError if one is impossible."""
+    return Settings(
+        dense_steps=_read_count("dense_steps", dense_steps),
+        dense_last_steps=_read_count("dense_last_steps", dense_last_steps),
+        dense_blocks=_read_count("dense_blocks", dense_blocks),
+        sink_frames=_read_count("sink_frames", sink_frames),
+        decay=_read_decay(decay),
+        block_size=read_block_size(block_size),
+    )
+
+
+def _read_decay(value) -> float | None:
+    """None for the preset's value."""
+    check_plain(decay=value)
+    if value == AUTOMATIC["decay"]:
+        return None
+    if not isinstance(value, int | float) or not 0 < value <= MAX_DECAY:
+        expected = f"in (0, {MAX_DECAY:g}]{_or_automatic('decay')}"
+        raise ValueError(f"decay must be {expected}, got {value!r}")
+    return value
+
+
+def _read_count(name: str, value) -> int | None:
+    """A number of steps, blocks or frames; None for the preset's value."""
+    check_plain(**{name: value})
+    if name in AUTOMATIC and value == AUTOMATIC[name]:
+        return None
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        message = f"{name} must be a whole number from 0 up{_or_automatic(name)}, got {value!r}"
+        raise ValueError(message)
+    return value
+
+
+def _or_automatic(name: str) -> str:
+    return f", or {AUTOMATIC[name]} for the preset" if name in AUTOMATIC else ""
 
 
 def runs_all(sigmas: Sequence[float] | None, quarter: float) -> bool:
-    """Whether a sampler runs the whole schedule, or all but its start, and not one model's share.
+    """Whether a sampler starts in the first quarter of the schedule and ends at the clean video.
 
-    It starts in the first quarter and ends at the clean video.
+    Else it runs a part, as two models do that share a schedule.
     """
     if not sigmas or len(sigmas) < 2:
         return True
     return sigmas[0] > quarter * (1 + ROUNDING) and ends_clean(sigmas)
 
 
-def _or(value, authors):
-    return authors if value is None else value
+def _quarter_of_steps(sigmas: Sequence[float] | None, quarter: float) -> int:
+    """How many steps of a sampler lie in the first quarter of the schedule.
 
-
-def _steps_above(quarter: float, sigmas: Sequence[float]) -> int:
-    """How many steps of a sampler are over when a quarter of the schedule is.
-
-    It is 0 for one that goes on where another stopped, as the low-noise expert of Wan 2.2 does:
-    what happens in the video is settled there.
+    None do for one that goes on where another stopped, as the low-noise expert of Wan 2.2: what
+    happens in the video is settled by then.
     """
+    if runs_all(sigmas, quarter):
+        return (len(sigmas or (0,)) - 1) // 4
     steps = 0
     for level, next_level in pairwise(sigmas):
         if next_level < quarter - NEAR * (level - next_level):

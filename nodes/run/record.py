@@ -10,47 +10,47 @@ import torch
 
 from ...radial_core import RadialPattern, Schedule
 from ..comfyui.features import missing
-from ..families.registry import OTHERS
+from .reasons import NOT_OURS, Why
 from .saving import saving, typical
 from .stopwatch import Mark, Stopwatch
 
 RADIAL = "radial"
 PASS = "pass"
-MOST_STEPS = 2000  # a training run goes on: steps after that are told apart no more
+MOST_STEPS = 2000  # later steps, as of a long training run, share one entry
 
 
 @dataclass
-class Span:
-    """A call of the model, or of attention in it.
+class CallEntry:
+    """A call of the model, or an attention call in it, as the record takes it.
 
-    mark: its start, if it is timed. step, block: where it is, as far as that is known. dense: why
-    it is; None if it is radial. backend: what runs it; None for ComfyUI's dense attention. shape:
-    batch and tokens of a call of self-attention over the video. density: kept share of its blocks.
-    fused: a pass's blocks, by why they were not fused, None if they were; None if nobody tried.
+    mark: its start, if it is timed. step, block: where it is, if known. dense: why it is dense;
+    None if it is sparse. backend: the kernel; None for ComfyUI's dense attention. shape: batch and
+    tokens of self-attention over the video. density: kept share of its blocks. fused: for a pass,
+    why blocks were not fused (None: they were) -> blocks; None if nothing was to be fused.
     """
 
     mark: Mark | None = None
     step: int | None = None
     block: int | None = None
-    dense: str | None = None
+    dense: Why | None = None
     backend: str | None = None
     shape: tuple[int, ...] = ()
     density: float | None = None
     fused: Counter | None = None
 
-    def failed(self, reason: str) -> None:
-        """Something of ours did: it goes on dense."""
-        self.dense, self.backend, self.density = reason, None, None
+    def failed(self, why: Why) -> None:
+        """Something of ours failed: the call goes on dense."""
+        self.dense, self.backend, self.density = why, None, None
 
 
 class Record:
-    """Counts and times of a run, by step. What a call ran as is "radial", or why it was dense.
+    """Counts and times of a run, by step. A call ran as "radial", or has a reason to be dense.
 
     Several threads may write: a model on several GPUs has one for each.
     """
 
     def __init__(self):
-        self.latent = None  # its shape, as the model got it
+        self.latent = None  # shape of what the model got
         self.devices = {}  # an ordered set
         self.model_calls = 0
         self.steps = Counter()  # step -> calls of the model
@@ -60,10 +60,10 @@ class Record:
         self._densities = 0.0  # their sum over the radial calls
         self.backend = None
         self.settings = {}
-        self.authors = None
-        self._fused = Counter()  # why a block had no fused norms, None if it had -> calls of it
-        self.compiled = False  # whether torch.compile has any part of the model
-        self.failures = set()  # the reasons that are one
+        self.preset = None  # its name
+        self._fused = Counter()  # why a block was not fused, None if it was -> calls
+        self.compiled = False  # whether any part of the model is compiled
+        self.failures = set()  # names of errors
         self._blocks = Counter()  # (step, block or None, what it ran as) -> calls
         self._seconds = defaultdict(float)  # (step, what it ran as, or PASS for all) -> seconds
         self._call_seconds = defaultdict(lambda: array("f"))  # as `saving` takes them
@@ -75,11 +75,11 @@ class Record:
         """Kept share of the blocks, the mean over the radial calls."""
         return self._densities / self.radial_calls if self.radial_calls else None
 
-    def use(self, pattern: RadialPattern, schedule: Schedule, authors: str | None):
-        """The settings of a pass. authors: whose, if any of them is not the user's own."""
+    def use(self, pattern: RadialPattern, schedule: Schedule, preset: str | None):
+        """The settings of a pass. preset: its name, if any of them is the preset's."""
         settings = {**asdict(schedule), "sink_frames": pattern.sink_frames}
         self.settings = settings | {"decay": pattern.decay, "block_size": pattern.block_size}
-        self.authors = authors
+        self.preset = preset
 
     def forward(self, step: int | None, x: torch.Tensor) -> int:
         """A call of the model; returns the step to count it in. x: the latent."""
@@ -96,30 +96,31 @@ class Record:
         """The start of a call of the model, or of attention."""
         return self._stopwatch.start(device)
 
-    def end_forward(self, span: Span) -> None:
+    def end_forward(self, entry: CallEntry) -> None:
         """A call of the model is over."""
-        if span.step is not None:
-            self._stopwatch.stop(span.mark, (span.step, PASS, None))
-        if span.dense is not None:
-            self.end_call(replace(span, mark=None))
+        if entry.step is not None:
+            self._stopwatch.stop(entry.mark, (entry.step, PASS, None))
+        if entry.dense is not None:
+            self.end_call(replace(entry, mark=None))
         with self._lock:
-            self._fused.update(span.fused or {})
+            self._fused.update(entry.fused or {})
 
-    def end_call(self, span: Span) -> None:
+    def end_call(self, entry: CallEntry) -> None:
         """A call of attention is over."""
-        ran = RADIAL if span.dense is None else span.dense
-        self._stopwatch.stop(span.mark, (span.step, ran, (*span.shape, span.density)))
+        ran = RADIAL if entry.dense is None else entry.dense
+        self._stopwatch.stop(entry.mark, (entry.step, ran, (*entry.shape, entry.density)))
         with self._lock:
-            if span.dense is None:
+            if entry.dense is None:
                 self.radial_calls += 1
-                self._densities += span.density
-                self.backend = span.backend
+                self._densities += entry.density
+                self.backend = entry.backend
             else:
                 self.dense_calls[ran] += 1
-                if span.backend is not None:
-                    self.dense_backends[span.backend] += 1
-            if span.step is not None and ran not in OTHERS:
-                self._blocks[span.step, span.block, ran] += 1
+                if entry.backend is not None:
+                    self.dense_backends[entry.backend] += 1
+            is_ours = entry.dense is None or entry.dense.reason not in NOT_OURS
+            if is_ours and entry.step is not None:
+                self._blocks[entry.step, entry.block, ran] += 1
 
     def _timed(self, key: tuple, seconds: float) -> None:
         step, ran, call = key
@@ -131,8 +132,8 @@ class Record:
     def read(self, wait: bool = True) -> dict:
         """All of it as plain values, for JSON. Steps and blocks count from 0.
 
-        Seconds are None where nothing could be timed. wait: until the device has done what it was
-        asked; else the last of the seconds may be missing.
+        Seconds are None where nothing could be timed. wait: for the device to finish; else the last
+        calls may be missing from the seconds.
         """
         self._stopwatch.collect(wait)
         with self._lock:
@@ -146,7 +147,7 @@ class Record:
             "latent": list(self.latent or ()),
             "devices": [_name(device) for device in self.devices],
             "settings": self.settings,
-            "settings_of": self.authors,
+            "settings_of": self.preset,
             "density": self.density,
             "backend": self.backend,
             "dense_backends": dict(self.dense_backends),
@@ -161,8 +162,8 @@ class Record:
                 "steps": len(self.steps),
                 "model_calls": self.model_calls,
                 "radial_calls": self.radial_calls,
-                "dense_calls": {why: n for why, n in dense.items() if why not in OTHERS},
-                "other_calls": {why: n for why, n in dense.items() if why in OTHERS},
+                "dense_calls": {why: n for why, n in dense.items() if why.reason not in NOT_OURS},
+                "other_calls": {why: n for why, n in dense.items() if why.reason in NOT_OURS},
                 "seconds": seconds,
                 "attention_seconds": _sum(
                     s for (_, ran), s in self._seconds.items() if ran != PASS
@@ -195,7 +196,7 @@ class Record:
 
 
 def _alike(blocks: dict[int | None, dict[str, int]]) -> list[dict]:
-    """Neighbouring blocks with the same calls in one entry; first, last are None outside blocks."""
+    """Entries for runs of blocks with the same calls. first and last are None outside blocks."""
     entries = []
     for block in sorted(blocks, key=lambda block: -1 if block is None else block):
         calls, before = blocks[block], entries[-1] if entries else None

@@ -1,4 +1,4 @@
-"""Says what ran radial and what dense in a sampler run, and why: to the log and to the page."""
+"""Tells the log and the page what ran radial in a sampler run, what ran dense, and why."""
 
 import logging
 import sys
@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable
 
 from . import summary_text
-from .record import Record, Span
+from .record import CallEntry, Record
 
 EVENT = "radial_attention.summary"
 KEPT_RUNS = 4
@@ -15,7 +15,7 @@ log = logging.getLogger("radial_attention")
 
 
 class RunReporter:
-    """The record of the run that goes on, and of the last ones; says each thing once.
+    """Keeps the records of the current run and of the last ones; logs each message once.
 
     node: the id in the graph of the node whose runs these are.
     """
@@ -26,17 +26,17 @@ class RunReporter:
         self.runs = deque(maxlen=KEPT_RUNS)  # the newest is the last
         self._said = set()
 
-    def end_forward(self, span: Span):
-        self._ended(span, self.record.end_forward)
+    def end_forward(self, entry: CallEntry):
+        self._ended(entry, self.record.end_forward)
 
-    def end_call(self, span: Span):
-        self._ended(span, self.record.end_call)
+    def end_call(self, entry: CallEntry):
+        self._ended(entry, self.record.end_call)
 
-    def _ended(self, span: Span, write: Callable[[Span], None]):
+    def _ended(self, entry: CallEntry, write: Callable[[CallEntry], None]):
         try:
-            if (why := span.dense) is not None:
+            if (why := entry.dense) is not None:
                 self.say_once(why, logging.INFO, "Radial attention: dense here: %s", why)
-            write(span)
+            write(entry)
         except Exception as error:  # the render goes on
             message = "Radial attention: the record of this run has gaps. %s"
             self.say_once("record", logging.WARNING, message, error, exc_info=True)
@@ -65,9 +65,9 @@ class RunReporter:
         }
 
     def report(self):
-        """Log the summary of a run and send it to the page or script that queued it; start anew.
+        """Log the summary of a run, send it to the page or script that queued it, and start anew.
 
-        Never raises: it runs when the video is done, and the video must not be lost for it.
+        Never raises: the video is done by then, and must not be lost.
         """
         record, reached = self.record, False
         try:

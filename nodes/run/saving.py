@@ -1,4 +1,4 @@
-"""What radial attention saved in a run: seconds, against dense self-attention throughout."""
+"""How many seconds radial attention saved in a run, against dense self-attention throughout."""
 
 from collections.abc import Mapping, Sequence
 from statistics import median
@@ -7,12 +7,14 @@ MEASURED, ESTIMATED = "measured", "estimated"
 
 
 def saving(call_seconds: Mapping[tuple, Sequence[float]], seconds: float) -> dict | None:
-    """call_seconds: of each call, by (batch, tokens, density); density is None for a dense one.
-    seconds: of all the run's calls of the model. None if no radial call was timed.
+    """Seconds saved, the speed-up, and how that is known; None if no radial call was timed.
 
-    Each radial call is held against the run's own dense calls over the same tokens: measured. Where
-    there is none, dense attention is taken to cost 1 / density of it: estimated. Medians, because
-    the first calls compile their kernels.
+    call_seconds: seconds of each call, by (batch, tokens, density); density is None for dense ones.
+    seconds: of all calls of the model in the run.
+
+    A radial call is compared with the run's own dense calls over the same tokens: measured. Without
+    such calls, dense attention is taken to cost 1 / density as much: estimated. Medians are used
+    because the first calls compile their kernels.
     """
     dense = {}
     for (*shape, density), times in call_seconds.items():

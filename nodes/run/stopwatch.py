@@ -24,9 +24,8 @@ class Mark:
 class Stopwatch:
     """Times spans of work, on several devices and threads at once; never raises.
 
-    On a GPU two CUDA events stand in the stream around the work. They are read when both are over,
-    which is asked and not waited for, and used again. Other devices than these and the CPU are not
-    timed: they work on while Python does.
+    On a GPU two CUDA events are put into the stream around the work. They are polled, never waited
+    on, and then reused. Of other devices only the CPU is timed: the others work while Python runs.
     """
 
     def __init__(self, add: Callable[[Hashable, float], None]):

@@ -1,5 +1,7 @@
-"""What a run did, in words. A run here is what `Record.read` returns."""
+"""What a run did, in words. `run` is always what `Record.read` returns."""
 
+from .reasons import Reason, Why
+from .record import RADIAL
 from .saving import MEASURED
 
 MANY = 3  # steps or blocks that are listed one by one
@@ -48,7 +50,7 @@ def _idle(run: dict) -> list[str]:
 
 
 def _missing(run: dict) -> list[str]:
-    """What this version of ComfyUI or torch lacks something for."""
+    """Features that this version of ComfyUI or torch can't have."""
     return [f"no {', no '.join(run['missing_features'])} here"] if run["missing_features"] else []
 
 
@@ -76,8 +78,8 @@ def headline(run: dict) -> str:
     every = radial + sum(run["totals"]["dense_calls"].values())
     if not radial:
         return f"nothing radial in {plural(steps, 'step')}"
-    some, entries = len(_where(run, "radial")[0]), len(run["steps"])  # the last may be of many
-    of_them = "all " if some == entries > 1 else f"{some:,} of " if some < entries else ""
+    sparse, entries = len(_where(run, RADIAL)[0]), len(run["steps"])  # the last may be of many
+    of_them = "all " if sparse == entries > 1 else f"{sparse:,} of " if sparse < entries else ""
     return f"radial {_percent(radial, every)}: {of_them}{plural(steps, 'step')}"
 
 
@@ -86,7 +88,7 @@ def plural(number: int, noun: str) -> str:
 
 
 def _percent(part: int, whole: int) -> str:
-    """Whole percents; 0 and 100 only if it is none or all."""
+    """Whole percents; 0 and 100 only for none and all."""
     if part in (0, whole):
         return f"{100 * part // whole} %"
     return f"{min(max(round(100 * part / whole), 1), 99)} %"
@@ -101,18 +103,18 @@ def reasons(run: dict) -> list[str]:
     return [_reason(run, why) for why in run["totals"]["dense_calls"]]
 
 
-def _reason(run: dict, why: str) -> str:
+def _reason(run: dict, why: Why) -> str:
     steps, blocks = _where(run, why)
-    if why == "dense block":
+    if why.reason is Reason.DENSE_BLOCK:
         return _some(blocks, run["blocks"], "block")
     which = _some(steps, len(run["steps"]), "step")
-    if why == "dense step":
+    if why.reason is Reason.DENSE_STEP:
         return which
     return why if len(steps) in (0, len(run["steps"])) else f"{why} ({which})"
 
 
 def _where(run: dict, ran: str) -> tuple[list[int], list[int]]:
-    """The steps, by their place in the run, and blocks in which calls ran as that."""
+    """The steps, by their position in the run, and the blocks in which calls ran as `ran`."""
     steps, blocks = [], set()
     for place, step in enumerate(run["steps"]):
         entries = [entry for entry in step["blocks"] if ran in entry["calls"]]

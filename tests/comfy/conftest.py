@@ -133,11 +133,11 @@ def summaries(monkeypatch):
 @pytest.fixture
 def any_density(monkeypatch):
     """Plans that keep all blocks run through the radial core, too."""
-    monkeypatch.setattr(pack_module("nodes.hook.override"), "MOST_DENSITY", 1.0)
+    monkeypatch.setattr(pack_module("nodes.hook.decision"), "MOST_DENSITY", 1.0)
 
 
 def pack_module(name):
-    """A module of the pack as ComfyUI loaded it: "nodes.hook.override", "radial_core.reference"."""
+    """A module of the pack as ComfyUI loaded it: "nodes.hook.override" or "radial_core.reference"."""
     return importlib.import_module(f"{LOADED}.{name}")
 
 

@@ -11,8 +11,7 @@ def probe(model, steps="0", blocks="all", tokens=1024):
 
 def run_of(model):
     """What the probe of a model found in its last run."""
-    (wrapper,) = model.get_wrappers("apply_model", "radial_attention_probe")
-    return wrapper.__self__.latest
+    return model.get_attachment("radial_attention_probe").latest
 
 
 def measured(model):

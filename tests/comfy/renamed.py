@@ -71,9 +71,9 @@ def sampled() -> dict:
     sampler = ("euler", "simple", prompt, prompt, latent)
     for _ in range(2):
         nodes.common_ksampler(patched, 1, 1, 1.0, *sampler)
-    override = importlib.import_module(f"{node.__module__.removesuffix('.patch')}.hook.override")
+    attach = importlib.import_module(f"{node.__module__.removesuffix('.patch')}.hook.attach")
     words = importlib.import_module(f"{node.__module__.removesuffix('.patch')}.run.summary_text")
-    run = override.override_of(patched).runs[-1].read()
+    run = attach.override_of(patched).runs[-1].read()
     return {
         "nodes": found,
         "radial_calls": run["totals"]["radial_calls"],

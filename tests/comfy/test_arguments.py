@@ -74,13 +74,13 @@ def test_the_same_in_a_graph(wan, name):
 
 def test_a_graph_knows_what_eager_calls_know(wan):
     """One list: what keeps a call out of the op is no less than what keeps it dense."""
-    compiled, calls = pack_module("nodes.hook.compiled"), pack_module("nodes.hook.forward_pass")
+    compiled, arguments = pack_module("nodes.hook.compiled"), pack_module("nodes.hook.arguments")
     plain = dict.fromkeys(("mask", "attn_precision", "skip_reshape", "skip_output_reshape"))
     q = torch.randn(1, 540, 256)
     function = attention_pytorch.__wrapped__
     assert compiled.why_not(function, q, q, q, plain) is None
     for name, value in ASKED.items():
-        assert calls.why_not_arguments({**plain, name: value})
+        assert arguments.unknown_arguments({**plain, name: value}) == (name,)
         assert compiled.why_not(function, q, q, q, {**plain, name: value})
 
 

@@ -3,12 +3,14 @@
 import copy
 import functools
 import pickle
+import types
 
 import pytest
 import torch
 from conftest import (
     BLOCKS,
     EVERYTHING,
+    SLOT,
     difference,
     load,
     pack_module,
@@ -416,3 +418,15 @@ def test_a_block_that_compiles_itself_is_counted_without_options(wan_weights, su
     (summary,) = summaries
     assert summary["radial_calls"] == BLOCKS - 1
     assert summary["dense_calls"]["the blocks are called without transformer_options"] == 1
+
+
+def test_our_own_fused_forward_is_no_other_packs(wan_weights):
+    hooks, fused = pack_module("nodes.hook.block_hooks"), pack_module("nodes.fused_blocks")
+    wan = load(*wan_weights)
+    block = wan.get_model_object("diffusion_model").blocks[0]
+    block.forward = functools.partial(fused._run, None, None, None, block)
+    assert hooks.options_parameter(block)[0].name == "transformer_options"
+    override = object()
+    forward = types.SimpleNamespace(override=override)
+    reason = hooks.why_not_reached(forward, block, {SLOT: override}).reason
+    assert reason is pack_module("nodes.run.reasons").Reason.NO_HOOK

@@ -31,9 +31,9 @@ def fuse_on_cpu(monkeypatch):
     monkeypatch.setattr(fused, "why_not", lambda *tensors: None)
     monkeypatch.setattr(fused, "_launched", lambda *arguments, **options: False)
     monkeypatch.setattr(
-        pack_module("nodes.hook.override").RadialOverride,
+        pack_module("nodes.hook.forward_wrapper"),
         "_fused",
-        lambda self, forward, base, x, conditions: blocks.fused_blocks(base.diffusion_model),
+        lambda diffusion_model, x: blocks.fused_blocks(diffusion_model),
     )
     return blocks
 

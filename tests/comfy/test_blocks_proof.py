@@ -434,7 +434,7 @@ def test_cancel_is_not_lost_in_a_proof(monkeypatch):
 
 
 def last_run(model) -> dict:
-    return pack_module("nodes.hook.override").override_of(model).runs[-1].read()
+    return pack_module("nodes.hook.attach").override_of(model).runs[-1].read()
 
 
 def said(caplog) -> list[str]:

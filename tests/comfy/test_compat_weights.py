@@ -109,8 +109,8 @@ SENSITIVE = ("int8_tensorwise", "convrot_w4a4")
 @pytest.fixture
 def check_calls(summaries, monkeypatch):
     """check_calls(model, company): as `check`, but holds each radial call against the oracle."""
-    override, reference = pack_module("nodes.hook.override"), pack_module("radial_core.reference")
-    attend, errors = override.attend, []
+    compute, reference = pack_module("nodes.hook.compute"), pack_module("radial_core.reference")
+    attend, errors = compute.attend, []
 
     def watched(q, k, v, plan, *arguments):
         out, *rest = attend(q, k, v, plan, *arguments)
@@ -123,7 +123,7 @@ def check_calls(summaries, monkeypatch):
             assert summaries[-1]["radial_calls"] == BLOCKS
         assert len(errors) == 2 * BLOCKS and max(errors) < 1e-5
 
-    monkeypatch.setattr(override, "attend", watched)
+    monkeypatch.setattr(compute, "attend", watched)
     return check_calls
 
 

@@ -175,8 +175,7 @@ def test_a_failing_kernel_does_not_spoil_the_render(wan, graphs, summaries, monk
         raise RuntimeError("no nvcc")
 
     model, dense = compiled(patch(wan), graphs), sample(wan)
-    override = pack_module("nodes.hook.override")
-    monkeypatch.setattr(override, "attend", broken)
+    monkeypatch.setattr(pack_module("nodes.hook.compute"), "attend", broken)
     assert torch.equal(sample(model), dense)
     assert summaries[0]["dense_calls"]["RuntimeError"] == BLOCKS * summaries[0]["model_calls"]
     monkeypatch.undo()

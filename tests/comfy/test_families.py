@@ -31,7 +31,7 @@ def least(monkeypatch):
 
 
 def run_of(model):
-    return pack_module("nodes.hook.override").override_of(model).runs[-1].read()
+    return pack_module("nodes.hook.attach").override_of(model).runs[-1].read()
 
 
 def test_the_least_is_enough_for_radial_attention(least, summaries, any_density, monkeypatch):

@@ -129,7 +129,7 @@ def dense_forwards(wan, steps, **options):
     settings = {k: options.pop(k) for k in ("dense_steps", "dense_last_steps") if k in options}
     model = patch(wan, **settings)
     seen = []
-    override = pack_module("nodes.hook.override")
+    reporter = pack_module("nodes.hook.attach").override_of(model).reporter
 
     def watch(apply, p):
         key = float(p["timestep"][0])
@@ -138,8 +138,6 @@ def dense_forwards(wan, steps, **options):
         seen.append((key, reporter.record.dense_calls["dense step"] > before))
         return out
 
-    (wrapper,) = model.get_wrappers("apply_model", override.KEY)
-    reporter = wrapper.__self__.reporter
     model.set_model_unet_function_wrapper(watch)
     sample(model, steps=steps, cfg=1.0, **options)
     return seen
@@ -341,7 +339,7 @@ def test_a_plan_that_cannot_be_made_does_not_spoil_the_render(wan, summaries, mo
     def out_of_memory(*args):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(pack_module("nodes.hook.override"), "make_plan", out_of_memory)
+    monkeypatch.setattr(pack_module("nodes.hook.decision"), "make_plan", out_of_memory)
     assert torch.equal(sample(patch(wan)), sample(wan))
     assert summaries[0]["dense_calls"]["OutOfMemoryError"] > 0
 
@@ -380,13 +378,13 @@ def test_a_named_backend_that_cannot_run_is_refused_before_sampling(wan, monkeyp
     [
         (
             {"dense_steps": -2},
-            "dense_steps must be a whole number from 0 up, got -2, or -1, the preset",
+            "dense_steps must be a whole number from 0 up, or -1 for .*, got -2",
         ),
         ({"dense_last_steps": -2}, "dense_last_steps must be"),
         ({"dense_blocks": -3}, "dense_blocks must be"),
         ({"sink_frames": -2}, "sink_frames must be"),
         ({"decay": 4.1}, "decay must be in"),
-        ({"decay": -0.5}, r"decay must be in \(0, 4\], got -0.5, or 0, the preset"),
+        ({"decay": -0.5}, r"decay must be in \(0, 4\], or 0 for .*, got -0.5"),
         ({"decay": float("nan")}, "decay must be in"),
         ({"block_size": 100}, "block_size must be 64 or 128, got 100"),
         ({"dense_attention": "magic"}, "dense_attention must be one of auto, comfyui, fastest"),

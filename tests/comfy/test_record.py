@@ -25,7 +25,7 @@ SETTINGS = {"dense_steps": 2, "dense_last_steps": 1, "dense_blocks": 1}
 
 
 def runs_of(model):
-    return [run.read() for run in pack_module("nodes.hook.override").override_of(model).runs]
+    return [run.read() for run in pack_module("nodes.hook.attach").override_of(model).runs]
 
 
 def only_run(model):
@@ -163,8 +163,8 @@ def test_a_model_of_another_kind(summaries):
 
 @pytest.mark.parametrize("step, block", [(0, 0), (1, 2), (2, 1)])
 def test_a_kernel_that_fails_on_the_way(wan, summaries, monkeypatch, step, block):
-    override, turn = pack_module("nodes.hook.override"), []
-    works = override.attend
+    compute, turn = pack_module("nodes.hook.compute"), []
+    works = compute.attend
 
     def breaks(*args):
         turn.append(1)
@@ -172,7 +172,7 @@ def test_a_kernel_that_fails_on_the_way(wan, summaries, monkeypatch, step, block
             raise torch.OutOfMemoryError("CUDA out of memory")
         return works(*args)
 
-    monkeypatch.setattr(override, "attend", breaks)
+    monkeypatch.setattr(compute, "attend", breaks)
     model = patch(wan)
     sample(model, steps=3)
     run = only_run(model)
@@ -188,7 +188,7 @@ def test_a_plan_that_cannot_be_made(wan, summaries, monkeypatch):
     def fails(*args):
         raise RuntimeError("no plan")
 
-    monkeypatch.setattr(pack_module("nodes.hook.override"), "make_plan", fails)
+    monkeypatch.setattr(pack_module("nodes.hook.decision"), "make_plan", fails)
     model = patch(wan)
     sample(model, steps=2)
     found = cells(only_run(model))

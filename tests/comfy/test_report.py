@@ -127,12 +127,16 @@ def test_a_full_disk_does_not_cost_the_video(wan, summaries, monkeypatch):
 
 @pytest.mark.parametrize("steps, blocks", [(1, 1), (1000, 60), (3, 200)])
 def test_any_number_of_steps_and_blocks_can_be_drawn(steps, blocks):
-    model, step = pack_module("nodes.run.record").Record(), pack_module("nodes.run.record").Span
+    record = pack_module("nodes.run.record")
+    model = record.Record()
+    reasons = pack_module("nodes.run.reasons")
+    block_0, other = reasons.Why(reasons.Reason.DENSE_BLOCK), reasons.Reason.ARGUMENTS
     for number in range(steps):
         where = model.forward(number, torch.zeros(1, 16, 9, 12, 20))
         for block in range(blocks):
-            why = "dense block" if block == 0 else f"reason {block % 7}" if number == 0 else None
-            model.end_call(step(None, where, block, why, "sdpa", (1, 540), 0.3))
+            why = reasons.Why(other, block % 7) if number == 0 else None
+            why = block_0 if block == 0 else why
+            model.end_call(record.CallEntry(None, where, block, why, "sdpa", (1, 540), 0.3))
     picture = pack_module("nodes.drawing.report").draw([("a title", model.read())])
     assert picture.width == 960 and picture.height < 1200
 

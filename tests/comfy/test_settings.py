@@ -2,7 +2,7 @@
 
 import comfy.samplers
 import pytest
-from conftest import pack_module, patch, sample
+from conftest import pack_module, patch, sample, with_wrapper
 
 import nodes
 
@@ -21,7 +21,7 @@ def resolved(preset, frames, steps, shift=5.0, part=slice(None), scheduler="simp
     sigmas = comfy.samplers.calculate_sigmas(sampling, scheduler, steps).tolist()[part]
     quarter = sampling.percent_to_sigma(settings.QUARTER)
     automatic = settings.Settings(None, 1, None, None, None, 128)
-    pattern, schedule = automatic.of(PRESETS[preset], frames, sigmas, quarter)
+    pattern, schedule = automatic.resolve(PRESETS[preset], frames, sigmas, quarter)
     return pattern.decay, pattern.sink_frames, schedule.dense_steps, schedule.dense_blocks
 
 
@@ -123,3 +123,37 @@ def test_a_part_of_a_schedule_is_an_expert_of_wan_22(wan, summaries):
     assert high["settings"]["decay"] == low["settings"]["decay"] == 0.8
     assert (high["settings"]["dense_steps"], low["settings"]["dense_steps"]) == (2, 0)
     assert "settings for Wan 2.2" in low["text"]
+
+
+def test_they_are_resolved_once_for_a_length_and_a_schedule(wan, summaries, monkeypatch):
+    """Not at each pass, though windows of two lengths take turns."""
+    resolve, asked = settings.Settings.resolve, []
+
+    def watched(self, preset, frames, *schedule):
+        asked.append(frames)
+        return resolve(self, preset, frames, *schedule)
+
+    monkeypatch.setattr(settings.Settings, "resolve", watched)
+
+    def windows(executor, x, *args, **kwargs):
+        executor(x[:, :, :5], *args, **kwargs)
+        return executor(x, *args, **kwargs)
+
+    model = patch(with_wrapper(wan, windows), **AUTOMATIC)
+    sample(model, steps=4, batch=2)
+    assert asked == [5, 9]
+    sample(model, steps=4, frames=27, height=8, width=8, cfg=1.0)
+    assert asked == [5, 9, 5, 27]  # in each run anew
+    assert [summary["settings"]["decay"] for summary in summaries] == [0.2, 1.0]
+
+
+def test_a_model_and_its_copies_share_the_override(wan):
+    override_of = pack_module("nodes.hook.attach").override_of
+    model = patch(wan, **AUTOMATIC)
+    override = override_of(model)
+    assert override is not None and override_of(wan) is None
+    assert override_of(model.clone()) is override
+    again = patch(model, **AUTOMATIC)
+    assert override_of(again) is not override and override_of(model) is override
+    sample(again, steps=1, cfg=1.0)  # its cleanup is over
+    assert override_of(again).runs and not override.runs

@@ -4,11 +4,19 @@ import pytest
 from conftest import pack_module
 
 
+def why(text):
+    """The reason of this text; one that nobody knows is an error's name."""
+    reasons = pack_module("nodes.run.reasons")
+    known = {reason.value: reason for reason in reasons.Reason}
+    return reasons.Why(known.get(text, reasons.Reason.FAILED), text)
+
+
 def run_of(*steps, blocks=4, failures=(), **more):
     """steps: of each, what its blocks ran as: a string for all of them, or one for each."""
     entries, dense, radial = [], {}, 0
     for number, kinds in enumerate(steps):
         kinds = [kinds] * blocks if isinstance(kinds, str) else kinds
+        kinds = [kind if kind == "radial" else why(kind) for kind in kinds]
         entries.append(
             {
                 "step": number,

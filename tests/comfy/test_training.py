@@ -153,8 +153,8 @@ def test_gradients_of_a_padded_prompt_are_exact(models, summaries, any_density):
 
 def test_a_kernel_that_fails_in_training_leaves_gradients_right(models, summaries, monkeypatch):
     """In the third block: those before it are radial again when they are recomputed."""
-    override, calls = pack_module("nodes.hook.override"), []
-    attend = override.attend
+    compute, calls = pack_module("nodes.hook.compute"), []
+    attend = compute.attend
 
     def fails_once(*args):
         calls.append(args)
@@ -163,7 +163,7 @@ def test_a_kernel_that_fails_in_training_leaves_gradients_right(models, summarie
         return attend(*args)
 
     values = {"gradient_checkpointing": True, "checkpoint_depth": 2, "steps": 1}
-    monkeypatch.setattr(override, "attend", fails_once)
+    monkeypatch.setattr(compute, "attend", fails_once)
     failing = gradients(train(patch(models("wan")), prompt(), **values)[0])
     assert summaries[-1]["radial_calls"] == 2
     assert summaries[-1]["dense_calls"]["RuntimeError"] == 1

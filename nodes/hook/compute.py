@@ -1,0 +1,49 @@
+"""Computes an attention call as it was decided: by its plan, or by the fastest dense kernel."""
+
+import torch
+
+from ...radial_core.attention import attend
+from ...radial_core.padding import with_padding, without_padding
+from .decision import Dense, Sparse
+from .dense_choice import attend_fast
+
+
+def compute(
+    decision: Sparse | Dense, q, k, v, heads: int, kwargs: dict, backend: str
+) -> tuple[torch.Tensor | None, str | None]:
+    """The output, in the layout that the call asks for, and the name of the kernel.
+
+    Twice None for a dense call that ComfyUI's own attention computes as well. q, k, v: (b, h, s, d)
+    if skip_reshape, else (b, s, h * d). backend: for sparse calls.
+    """
+    if torch.is_autocast_enabled(q.device.type):  # in training: as torch's own attention does
+        dtype = torch.get_autocast_dtype(q.device.type)
+        q, k, v = q.to(dtype), k.to(dtype), v.to(dtype)
+    q, k, v = to_bshd(q, k, v, heads, kwargs["skip_reshape"])
+    scale, padding = kwargs.get("scale"), decision.padding
+    if padding is None:
+        out, name = _attend(decision, q, k, v, backend, scale)
+    else:
+        with without_padding((q, k, v), padding.prefix, padding.absent) as tensors:
+            out, name = _attend(decision, *tensors, backend, scale)
+    if out is None:
+        return None, None
+    if padding is not None:
+        out = with_padding(out, padding.prefix, padding.absent)
+    return out.transpose(1, 2) if kwargs["skip_output_reshape"] else out.flatten(2), name
+
+
+def to_bshd(q, k, v, heads: int, skip_reshape: bool) -> tuple[torch.Tensor, ...]:
+    """The tensors of a call on ComfyUI's hook as (b, s, h, d), without a copy."""
+    if skip_reshape:
+        return q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
+    shape = (*q.shape[:2], heads, q.shape[2] // heads)
+    return q.view(shape), k.view(shape), v.view(shape)
+
+
+def _attend(decision: Sparse | Dense, q, k, v, backend: str, scale: float | None):
+    """q, k, v, output: (b, s, h, d)."""
+    if isinstance(decision, Dense):
+        return attend_fast(q, k, v, scale)
+    out, _, name = attend(q, k, v, decision.plan, backend, scale)
+    return out, name

@@ -1,0 +1,100 @@
+"""Wraps each forward pass of the model: takes the attention hook, and hooks the model's blocks."""
+
+from contextlib import nullcontext
+
+from ...radial_core.schedule import step_of
+from ..comfyui import features
+from ..comfyui.option_keys import BLOCK, IN_PARTS, KEY, PREVIOUS, SLOT
+from ..comfyui.state import is_training
+from ..families.registry import token_layout_of
+from ..run.record import CallEntry
+from .block_hooks import hooked_blocks
+from .current_pass import in_pass
+from .decision import PassFacts
+from .dense_choice import wants_fastest
+from .forward_pass import ForwardPass, hook_before_ours, why_all_dense
+from .override import RadialOverride
+
+
+class ForwardWrapper:
+    """Wrapper of BaseModel.apply_model (WrappersMP.APPLY_MODEL).
+
+    The attention hook has one slot, which other nodes fill too, before or after ours. So we take it
+    anew at each forward pass, on the pass's own copy of transformer_options. Calls that we leave
+    dense go to the override that was in the slot.
+    """
+
+    def __init__(self, override: RadialOverride):
+        self.override = override
+
+    def __call__(
+        self,
+        executor,
+        x,
+        t,
+        c_concat=None,
+        c_crossattn=None,
+        control=None,
+        transformer_options=None,
+        **conditions,
+    ):
+        options = dict(transformer_options or {})
+        base, forward, entry = executor.class_obj, None, CallEntry()
+        reporter = self.override.reporter
+        try:
+            if options.get(SLOT) is not self.override:  # else a pass within a pass, which is timed
+                entry.mark = reporter.record.start(x.device)
+            forward = self._begin(entry, base, x, options, c_crossattn, conditions)
+            compiled = features.load("torch.compile support", ".hook.compiled")
+            if forward is not None and compiled is not None:
+                if compiled.is_compiled(base.diffusion_model, options):
+                    conditions[KEY] = compiled.mark(options, base.diffusion_model)
+                    reporter.record.compiled = True
+        except Exception as error:
+            entry.failed(self.override.fail(error))
+        is_eager = forward is not None and KEY not in conditions
+        hooked = hooked_blocks(forward, base.diffusion_model) if is_eager else nullcontext()
+        fused = _fused(base.diffusion_model, x) if is_eager else nullcontext()
+        try:
+            with in_pass(forward, options), hooked, fused as entry.fused:
+                return executor(x, t, c_concat, c_crossattn, control, options, **conditions)
+        finally:
+            if forward is not None:
+                forward.ended = True
+            reporter.end_forward(entry)
+
+    def _begin(
+        self, entry: CallEntry, base, x, options: dict, c_crossattn, conditions: dict
+    ) -> ForwardPass | None:
+        """Put our override on the hook of a forward pass, if some of its calls may be sparse."""
+        override, model = self.override, base.diffusion_model
+        previous = hook_before_ours(options)
+        for name in (BLOCK, IN_PARTS, PREVIOUS):  # of the block that this is a pass within
+            options.pop(name, None)
+        sigmas = override.run.host_values.schedule(options)
+        step = step_of(sigmas, override.run.host_values.sigma(options))
+        entry.step = override.reporter.record.forward(step, x)
+        entry.dense = why_all_dense(model, x, options)
+        if entry.dense is not None:
+            return None
+        tokens = token_layout_of(model, x, c_crossattn, conditions)
+        pattern, schedule, preset = override.run.settings.resolve(base, tokens.grid[0], sigmas)
+        override.reporter.record.use(pattern, schedule, preset)
+        options[KEY] = forward = ForwardPass(
+            override=override,
+            previous=previous,
+            facts=PassFacts(tokens, pattern, schedule, schedule.is_dense_step(sigmas, step)),
+            step=entry.step,
+            fast_dense=wants_fastest(override.dense_choice, previous),
+            training=is_training(),
+        )
+        options[SLOT] = override
+        return forward
+
+
+def _fused(diffusion_model, x):
+    """On a GPU the blocks of an eager pass are fused."""
+    if x.device.type != "cuda":
+        return nullcontext()
+    blocks = features.load("fused blocks", ".fused_blocks")
+    return nullcontext() if blocks is None else blocks.fused_blocks(diffusion_model)

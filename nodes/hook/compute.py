@@ -1,5 +1,7 @@
 """Computes an attention call as it was decided: by its plan, or by the fastest dense kernel."""
 
+from contextlib import nullcontext
+
 import torch
 
 from ...radial_core.attention import attend
@@ -19,13 +21,16 @@ def compute(
     if torch.is_autocast_enabled(q.device.type):  # in training: as torch's own attention does
         dtype = torch.get_autocast_dtype(q.device.type)
         q, k, v = q.to(dtype), k.to(dtype), v.to(dtype)
-    q, k, v = to_bshd(q, k, v, heads, kwargs["skip_reshape"])
+    tensors = to_bshd(q, k, v, heads, kwargs["skip_reshape"])
     scale, padding = kwargs.get("scale"), decision.padding
-    if padding is None:
-        out, name = _attend(decision, q, k, v, backend, scale)
-    else:
-        with without_padding((q, k, v), padding.prefix, padding.absent) as tensors:
-            out, name = _attend(decision, *tensors, backend, scale)
+    unpadded = nullcontext(tensors)
+    if padding is not None:
+        unpadded = without_padding(tensors, padding.prefix, padding.absent)
+    with unpadded as (q, k, v):
+        if isinstance(decision, Sparse):
+            out, _, name = attend(q, k, v, decision.plan, backend, scale)
+        else:
+            out, name = attend_fast(q, k, v, scale)
     if out is None:
         return None, None
     if padding is not None:
@@ -39,11 +44,3 @@ def to_bshd(q, k, v, heads: int, skip_reshape: bool) -> tuple[torch.Tensor, ...]
         return q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
     shape = (*q.shape[:2], heads, q.shape[2] // heads)
     return q.view(shape), k.view(shape), v.view(shape)
-
-
-def _attend(decision: Sparse | Dense, q, k, v, backend: str, scale: float | None):
-    """q, k, v, output: (b, s, h, d)."""
-    if isinstance(decision, Dense):
-        return attend_fast(q, k, v, scale)
-    out, _, name = attend(q, k, v, decision.plan, backend, scale)
-    return out, name

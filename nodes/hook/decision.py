@@ -144,15 +144,6 @@ def why_never_sparse(call: CallFacts) -> Why | None:
     return None
 
 
-def why_set_dense(facts: PassFacts, call: CallFacts) -> Why | None:
-    """Why the settings keep a call dense; None if they don't."""
-    if facts.is_dense_step:
-        return DENSE_STEP
-    if facts.schedule.is_dense_block(call.block):
-        return DENSE_BLOCK
-    return None
-
-
 def layout_without_padding(video: VideoLayout, absent: tuple[int, ...]) -> VideoLayout:
     """The layout of the call's other tokens."""
     return replace(video, prefix=video.prefix - len(absent)) if absent else video
@@ -168,9 +159,12 @@ def decide(facts: PassFacts, call: CallFacts) -> Sparse | Dense | NotOurs:
     if call.failure is not None:
         return Dense(Why(Reason.FAILED, call.failure))
     padding = Padding(call.video.prefix, call.absent) if call.absent else None
-    why = why or why_set_dense(facts, call)
     if why is not None:
         return Dense(why, padding)
+    if facts.is_dense_step:
+        return Dense(DENSE_STEP, padding)
+    if facts.schedule.is_dense_block(call.block):
+        return Dense(DENSE_BLOCK, padding)
     plan = make_plan(facts.pattern, layout_without_padding(call.video, call.absent), call.device)
     if plan.density > MOST_DENSITY:
         return Dense(Why(Reason.TOO_DENSE, f"{plan.density:.0%}"), padding)

@@ -31,19 +31,15 @@ class RunSettings:
 
     def resolve(self, base, frames: int, sigmas: Sequence[float] | None) -> Resolved:
         """base: ComfyUI's BaseModel. frames: latent ones. sigmas: the sampler's noise levels."""
-        of_model = self._resolved.get(base)
-        if of_model is None:
-            of_model = self._resolved[base] = {}
+        of_model = self._resolved.setdefault(base, {})
         key = frames, None if sigmas is None else tuple(sigmas)
         if key not in of_model:
-            of_model[key] = self._resolve(base, frames, sigmas)
+            quarter = self._quarter(base)
+            preset = preset_of(base.diffusion_model, runs_all(sigmas, quarter))
+            pattern, schedule = self._settings.resolve(preset, frames, sigmas, quarter)
+            name = preset.name if self._settings.automatic else None
+            of_model[key] = Resolved(pattern, schedule, name)
         return of_model[key]
-
-    def _resolve(self, base, frames: int, sigmas: Sequence[float] | None) -> Resolved:
-        quarter = self._quarter(base)
-        preset = preset_of(base.diffusion_model, runs_all(sigmas, quarter))
-        pattern, schedule = self._settings.resolve(preset, frames, sigmas, quarter)
-        return Resolved(pattern, schedule, preset.name if self._settings.automatic else None)
 
     def _quarter(self, base) -> float:
         """The noise level a quarter down the model's schedule; 0 if it isn't needed or known."""

@@ -137,7 +137,7 @@ def any_density(monkeypatch):
 
 
 def pack_module(name):
-    """A module of the pack as ComfyUI loaded it: "nodes.hook.override" or "radial_core.reference"."""
+    """A module of the pack as ComfyUI loaded it, such as "nodes.hook.override"."""
     return importlib.import_module(f"{LOADED}.{name}")
 
 

@@ -22,7 +22,7 @@ LONG_DENSE_STEPS, LONG_DENSE_BLOCKS, LONG_SINK_FRAMES, LONG_DECAY = 2, 2, 1, 1.0
 QUARTER = 0.25
 NEAR = 0.1  # of a step: schedulers round
 ROUNDING = 0.005  # of a noise level, by which a sampler that starts at the quarter is above it
-# What stands for the authors' value in a node's inputs.
+# What stands for the preset's value in a node's inputs.
 AUTOMATIC = {"dense_steps": -1, "dense_blocks": -1, "sink_frames": -1, "decay": 0}
 MOST = 10_000  # steps, blocks or frames in a node's input
 
@@ -49,7 +49,7 @@ MOCHI = Preset("Mochi", 28, 1.0, dense_blocks=0)
 
 @dataclass(frozen=True)
 class Settings:
-    """What a node was set to; None stands for the authors' value for the model and the length."""
+    """What a node was set to; None stands for the preset's value for the model and the length."""
 
     dense_steps: int | None
     dense_last_steps: int
@@ -60,7 +60,7 @@ class Settings:
 
     @property
     def automatic(self) -> bool:
-        """Whether any value is the authors'."""
+        """Whether any value is the preset's."""
         return None in (self.dense_steps, self.dense_blocks, self.sink_frames, self.decay)
 
     def resolve(
@@ -111,7 +111,7 @@ def read_settings(
 
 
 def _read_decay(value) -> float | None:
-    """None for the authors' value."""
+    """None for the preset's value."""
     check_plain(decay=value)
     if value == AUTOMATIC["decay"]:
         return None
@@ -122,7 +122,7 @@ def _read_decay(value) -> float | None:
 
 
 def _read_count(name: str, value) -> int | None:
-    """A number of steps, blocks or frames; None for the authors' value."""
+    """A number of steps, blocks or frames; None for the preset's value."""
     check_plain(**{name: value})
     if name in AUTOMATIC and value == AUTOMATIC[name]:
         return None
@@ -133,7 +133,7 @@ def _read_count(name: str, value) -> int | None:
 
 
 def _or_automatic(name: str) -> str:
-    return f", or {AUTOMATIC[name]} for the authors' choice" if name in AUTOMATIC else ""
+    return f", or {AUTOMATIC[name]} for the preset" if name in AUTOMATIC else ""
 
 
 def runs_all(sigmas: Sequence[float] | None, quarter: float) -> bool:

@@ -54,7 +54,7 @@ class RadialAttentionPatch(io.ComfyNode):
                     default=AUTOMATIC["dense_steps"],
                     min=AUTOMATIC["dense_steps"],
                     max=MOST,
-                    tooltip="How many of the sampler's first steps keep full attention. These "
+                    tooltip="How many of the sampler's first steps keep dense attention. These "
                     "steps decide what happens in the video: more of them come closer to the "
                     "result without this node, and are slower. -1 is the preset: a quarter of the "
                     "steps at the length the model was trained on, 2 for longer videos. If two "
@@ -66,7 +66,7 @@ class RadialAttentionPatch(io.ComfyNode):
                     default=1,
                     min=0,
                     max=MOST,
-                    tooltip="How many of the last steps keep full attention. One cleans up the "
+                    tooltip="How many of the last steps keep dense attention. One cleans up the "
                     "edges of the picture; 0 is a little faster. A sampler that stops early and "
                     "hands over to another has no last steps.",
                 ),
@@ -75,7 +75,7 @@ class RadialAttentionPatch(io.ComfyNode):
                     default=AUTOMATIC["dense_blocks"],
                     min=AUTOMATIC["dense_blocks"],
                     max=MOST,
-                    tooltip="How many of the first transformer blocks keep full attention in every "
+                    tooltip="How many of the first transformer blocks keep dense attention in every "
                     "step. They lay out the scene; each one more is a little slower. -1 is the "
                     f"preset: {preset_values('dense_blocks')}; 2 for videos longer than the model "
                     "was trained on.",
@@ -99,7 +99,7 @@ class RadialAttentionPatch(io.ComfyNode):
                     step=0.05,
                     round=0.001,
                     tooltip="How wide an area each token attends to in frames two or more away. "
-                    "Smaller is faster, larger is closer to full attention. 0 is the preset: "
+                    "Smaller is faster, larger is closer to dense attention. 0 is the preset: "
                     f"{preset_values('decay')}; 1 for videos longer than the model was trained on.",
                 ),
                 io.Combo.Input(

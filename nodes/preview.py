@@ -96,7 +96,7 @@ class RadialMaskPreview(io.ComfyNode):
                     default=AUTOMATIC["dense_blocks"],
                     min=AUTOMATIC["dense_blocks"],
                     max=MOST,
-                    tooltip="How many of the first transformer blocks keep full attention. The "
+                    tooltip="How many of the first transformer blocks keep dense attention. The "
                     "picture doesn't show them; the speed-up includes them. -1 is the preset.",
                 ),
                 io.Combo.Input(
@@ -129,7 +129,7 @@ class RadialMaskPreview(io.ComfyNode):
                 io.Float.Output(
                     "speedup",
                     tooltip="An estimate: how many times as fast a whole radial step is as one "
-                    "with full attention by the fastest kernel.",
+                    "with dense attention by the fastest kernel.",
                 ),
             ],
             is_output_node=True,

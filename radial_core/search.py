@@ -15,7 +15,7 @@ class Setting:
     """Settings of the node, and what they cost and gain.
 
     error: relative RMS error of the attention's output. speedup, attention_speedup: how many times
-    as fast a step, and its self-attention, run as with full attention in all blocks.
+    as fast a step, and its self-attention, run as with dense attention in all blocks.
     """
 
     decay: float

@@ -81,7 +81,7 @@ def figures(it: Forecast) -> str:
     lines += [
         f"Self-attention of a pass: {about}{amount(found.kept_work * flops)}FLOP in place of "
         f"{amount(flops)}FLOP, about {times(found.attention_speedup)} as fast.",
-        f"A whole step: about {times(found.step_speedup)} as fast as with full attention by the "
+        f"A whole step: about {times(found.step_speedup)} as fast as with dense attention by the "
         f"fastest kernel; about {times(found.step_speedup_over_default)} as fast as ComfyUI's "
         "default on an H100.",
         "Estimated from measurements on an H100, for a step that is radial.",
@@ -110,7 +110,7 @@ def picture(it: Forecast) -> Image.Image:
         lines=(
             f"{video(it)}: {it.layout.tokens:,} tokens",
             used(it) if it.dense is None else f"It runs dense, {it.dense}",
-            "Speeds are estimates, against full attention by the fastest kernel.",
+            "Speeds are estimates, against dense attention by the fastest kernel.",
         ),
         figures=(
             (percent(it.rows.density), "of the map is kept"),

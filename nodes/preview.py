@@ -3,7 +3,7 @@
 from comfy_api.latest import io
 
 from ..radial_core.pattern import MAX_DECAY
-from .comfyui.node_ui import shown
+from .comfyui.node_ui import picture_and_text
 from .drawing.canvas import as_image
 from .families.catalog import VIDEO_MODELS, catalog_entry, layout_of
 from .families.registry import class_name, family_of
@@ -162,7 +162,7 @@ class RadialMaskPreview(io.ComfyNode):
             text,
             found.rows.density,
             found.estimate.step_speedup,
-            ui=shown(image, text, cls),
+            ui=picture_and_text(image, text, cls),
         )
 
 

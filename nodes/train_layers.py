@@ -1,4 +1,4 @@
-"""Radial Train Layers: MODEL -> MODEL of which Train LoRA trains the layers that are named."""
+"""Radial Train Layers: MODEL -> MODEL of which Train LoRA trains only the named layers."""
 
 import inspect
 import logging
@@ -27,16 +27,16 @@ class RadialTrainLayers(io.ComfyNode):
             display_name="Radial Train Layers",
             category="radial attention",
             description="Train LoRA trains every layer of a model. Put this before it to train "
-            "some of them: as it comes, the projections of self-attention, which is what the "
-            "authors of Radial Attention train for longer videos.",
+            "only some of them: by default the projections of self-attention, which the authors of "
+            "Radial Attention train for longer videos.",
             search_aliases=["radial", "train lora", "target modules", "long video lora", "q k v o"],
             inputs=[
-                io.Model.Input("model", tooltip="The model that Train LoRA gets."),
+                io.Model.Input("model", tooltip="The model to train."),
                 io.String.Input(
                     "layers",
                     default="q, k, v, o",
-                    tooltip="Names with commas between. q, k, v and o are self-attention's "
-                    "projections of the video in every block. Other layers of the blocks go by "
+                    tooltip="Names, separated by commas. q, k, v and o are the self-attention "
+                    "projections of the video in every block. Name other layers of the blocks by "
                     "their name or a part of it: ffn, cross_attn.q, img_mlp.0.",
                 ),
             ],
@@ -63,27 +63,28 @@ class RadialTrainLayers(io.ComfyNode):
 def check_not_compiled(patcher) -> None:
     """Raises RuntimeError if Train LoRA would train nothing.
 
-    From some version on it trains a model that it loads anew, and what is compiled is the one
-    before: no gradient reaches the adapters.
+    Newer versions of Train LoRA train a fresh copy of the model, while the compiled code runs the
+    old one, so no gradient reaches the adapters.
     """
     compiled = features.load("torch.compile support", ".hook.compiled")
-    loads_anew = "force_deepcopy" in inspect.signature(patcher.clone).parameters
-    if not loads_anew or compiled is None:
+    trains_a_copy = "force_deepcopy" in inspect.signature(patcher.clone).parameters
+    if not trains_a_copy or compiled is None:
         return
     if patcher.get_wrappers(WrappersMP.APPLY_MODEL, compiled.COMPILE_KEY):
         raise RuntimeError(
-            "Radial Train Layers: take out the node that compiles the model. Train LoRA loads the "
-            "model anew, and what is compiled is the one before: nothing would be trained."
+            "Radial Train Layers: remove the node that compiles the model. Train LoRA trains a "
+            "fresh copy of the model, but the compiled code runs the old one: nothing would be "
+            "trained."
         )
 
 
 def freeze_others(patcher, chosen: frozenset[str]) -> None:
-    """Before training: the adapters of all weights but the chosen ones take no gradients.
+    """Before training: turn gradients off for the adapters of all weights but the chosen ones.
 
-    Optimizers pass over parameters without one, so they stay as they are: without effect, or, of
-    matrices, with that of the LoRA that training goes on with. chosen: ComfyUI's keys of weights.
+    Optimizers skip parameters without a gradient, so these adapters keep their state: no effect, or
+    that of the LoRA whose training continues. chosen: ComfyUI's keys of weights.
 
-    Raises RuntimeError if there are not as many adapters as chosen weights.
+    Raises RuntimeError if a chosen weight has no adapter.
     """
     trained, others = set(), 0
     for key, adapter in _adapters(patcher):
@@ -101,16 +102,16 @@ def freeze_others(patcher, chosen: frozenset[str]) -> None:
 
 
 def _adapters(patcher) -> Iterator[tuple[str, torch.nn.Module]]:
-    """What Train LoRA trains: the name of a weight, or bias, and the adapter that is added to it.
+    """What Train LoRA trains: the name of a weight or bias, and the adapter that is added to it.
 
-    Most are on the patcher. In bypass mode those of matrices are not: they are hooks on modules.
+    Most are on the patcher. In bypass mode those of matrices are hooks on modules instead.
     """
     for key, functions in patcher.weight_wrapper_patches.items():
         yield from ((key, each) for each in functions if isinstance(each, torch.nn.Module))
     try:
         from comfy.weight_adapter.bypass import BypassForwardHook
     except ImportError as error:
-        features.is_missing("LoRA layers in bypass mode", error)
+        features.note_missing("LoRA layers in bypass mode", error)
         return
     for name, module in patcher.model.named_modules():
         hook = getattr(module.forward, "__self__", None)

@@ -1,4 +1,4 @@
-"""The models by name against ComfyUI's classes at their real sizes."""
+"""The catalog's models against ComfyUI's classes at their real sizes."""
 
 import re
 
@@ -8,10 +8,10 @@ import zoo
 from comfy.ldm.wan.model import WanModel
 from conftest import pack_module
 
-kinds = pack_module("nodes.families.catalog")
-models = pack_module("nodes.families.registry")
+catalog = pack_module("nodes.families.catalog")
+registry = pack_module("nodes.families.registry")
 
-NETWORKS = {  # as comfy.model_detection reads them off the weights
+NETWORKS = {  # as comfy.model_detection reads them from the weights
     "Wan 2.1 14B": dict(dim=5120, ffn_dim=13824, num_heads=40, num_layers=40),
     "Wan 2.1 1.3B": dict(dim=1536, ffn_dim=8960, num_heads=12, num_layers=30),
     "Wan 2.2 A14B": dict(dim=5120, ffn_dim=13824, num_heads=40, num_layers=40, in_dim=36),
@@ -44,7 +44,7 @@ REST_OF_HUNYUAN = dict(
     vision_in_dim=None,
     meanflow_sum=False,
 )
-# Layers of the blocks that a token of the video passes, by the package of the model.
+# The blocks' layers that a video token passes through, by the model's package.
 VIDEO_LAYERS = {
     "wan": r"(vace_)?blocks\.\d+\.(self_attn\.[qkvo]|cross_attn\.[qo]|ffn\.\d)",
     "hunyuan_video": r"double_blocks\.\d+\.img_(attn|mlp)\.\w+|single_blocks\.\d+\.linear[12]",
@@ -62,8 +62,8 @@ def network(model_type):
     return zoo.mochi.AsymmDiTJoint(**zoo.mochi.CONFIG | sizes, **paper)
 
 
-def counted(diffusion_model):
-    """2 for each weight of the layers that a token of the video passes."""
+def linear_flops(diffusion_model):
+    """2 for each weight of the layers that a video token passes through."""
     layers = VIDEO_LAYERS[type(diffusion_model).__module__.split(".")[2]]
     return 2 * sum(
         layer.in_features * layer.out_features
@@ -73,17 +73,17 @@ def counted(diffusion_model):
 
 
 @pytest.mark.parametrize("model_type", NETWORKS)
-def test_the_sizes_of_the_models_by_name_are_the_real_ones(model_type):
+def test_the_catalogs_sizes_are_the_real_ones(model_type):
     real = network(model_type)
-    found, by_name = models.size_of(real), kinds.VIDEO_MODELS[model_type]
-    assert found == by_name.size
-    assert found.linear_flops == counted(real)
-    assert kinds.catalog_entry(real, by_name) == by_name
-    latent = by_name.latent(848, 496, 85)
-    assert kinds.layout_of(real, by_name, latent) == by_name.layout(latent)
+    size, entry = registry.size_of(real), catalog.VIDEO_MODELS[model_type]
+    assert size == entry.size
+    assert size.linear_flops == linear_flops(real)
+    assert catalog.catalog_entry(real, entry) == entry
+    latent = entry.latent(848, 496, 85)
+    assert catalog.layout_of(real, entry, latent) == entry.layout(latent)
 
 
-# One of each class that there is.
+# One case for each class of model.
 CLASSES = {
     "wan t2v, two videos",
     "wan vace, two contexts",
@@ -105,15 +105,15 @@ CASES = [case for case in zoo.CASES if case.is_there and case.name in CLASSES]
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_every_class_has_a_size_and_a_layout(case):
-    real, named = case.model().get_model_object("diffusion_model"), kinds.VIDEO_MODELS["Mochi"]
-    kind = kinds.catalog_entry(real, named)
-    assert kind.size == models.size_of(real)
-    assert kind.size.linear_flops == counted(real)
+    real, named = case.model().get_model_object("diffusion_model"), catalog.VIDEO_MODELS["Mochi"]
+    entry = catalog.catalog_entry(real, named)
+    assert entry.size == registry.size_of(real)
+    assert entry.size.linear_flops == linear_flops(real)
     latent = case.inputs().latent["samples"].shape[2:]
-    layout = kinds.layout_of(real, kind, tuple(latent))
+    layout = catalog.layout_of(real, entry, tuple(latent))
     assert (layout.frames, layout.height, layout.width) == case.grid
-    assert layout.prefix + layout.suffix == kind.before + kind.after
+    assert layout.prefix + layout.suffix == entry.before + entry.after
 
 
 def test_other_models_have_no_size():
-    assert models.size_of(torch.nn.Linear(2, 2)) is None
+    assert registry.size_of(torch.nn.Linear(2, 2)) is None

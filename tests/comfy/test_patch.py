@@ -288,14 +288,14 @@ def test_another_model_runs_as_before(summaries):
     """LTX Video, which is no model of this pack."""
     import comfy.ldm.lightricks.model as ltx
     import comfy.sd
-    from headless.standins.weights import OPERATIONS, randomised
+    from headless.standins.weights import OPERATIONS, random_weights
 
     import nodes
 
     config = {"attention_head_dim": 8, "caption_channels": 16, "num_layers": 1}
     net = ltx.LTXVModel(cross_attention_dim=256, **config, **OPERATIONS)
     metadata = {"config": json.dumps({"transformer": config})}
-    model = comfy.sd.load_diffusion_model_state_dict(randomised(net), metadata=metadata)
+    model = comfy.sd.load_diffusion_model_state_dict(random_weights(net), metadata=metadata)
 
     def run(model):
         generator = torch.Generator().manual_seed(7)

@@ -80,7 +80,7 @@ def test_cfg_in_two_batches(wan, summaries, monkeypatch):
 def test_image_to_video(summaries, any_density):
     """The same class as text to video, with image tokens in its cross-attention."""
     from comfy.ldm.wan.model import WanModel
-    from headless.standins.weights import OPERATIONS, randomised
+    from headless.standins.weights import OPERATIONS, random_weights
 
     net = WanModel(
         model_type="i2v",
@@ -92,7 +92,7 @@ def test_image_to_video(summaries, any_density):
         in_dim=36,
         **OPERATIONS,
     )
-    model = load(randomised(net), {"config": '{"transformer": {"text_dim": 16}}'})
+    model = load(random_weights(net), {"config": '{"transformer": {"text_dim": 16}}'})
     image = SimpleNamespace(penultimate_hidden_states=torch.randn(1, 257, 1280))
     case = {"condition": {"clip_vision_output": image}}
     everything = {"sink_frames": 1000, "decay": 4.0}

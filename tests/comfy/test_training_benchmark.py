@@ -131,10 +131,10 @@ def test_the_whole_model_from_few_blocks():
     assert whole(case, WAY, half, 4) == 1 + 6 * 0.5 / 2 + 3 * 4 + 2 + 2 * 1
 
 
-def test_put_together_from_a_shorter_one():
+def test_a_step_estimated_from_a_shorter_one():
     """Attention as measured at each length, all else as the tokens."""
     from training_cases import TINY
-    from training_whole import put_together
+    from training_whole import estimated_from_shorter
 
     case = TINY["wan-2x"]
     way = {"outside_s": 1.0, "optimizer_s": 0.5, "block_s": {"blocks": [[1.0, 3.0]]}}
@@ -145,7 +145,7 @@ def test_put_together_from_a_shorter_one():
         "ways": {"dense": way, "radial": way},
     }
     long = {name: 4 * ms for name, ms in ALONE.items()}
-    found = put_together(case, {"dense": long, "radial": ALONE}, shorter)
+    found = estimated_from_shorter(case, {"dense": long, "radial": ALONE}, shorter)
     assert found["dense"]["outside_s"] == 2.0
     assert found["dense"]["block_s"]["blocks"][0] == pytest.approx([2 * 0.9 + 0.4, 2 * 2.6 + 1.6])
     assert found["radial"]["block_s"]["blocks"][0] == pytest.approx([2 * 0.9 + 0.1, 2 * 2.6 + 0.4])

@@ -29,7 +29,7 @@ STEPS = 30
 
 @dataclass(frozen=True)
 class Size:
-    """Of a model and its videos. dim: width of the network. frames, height, width: of the latent."""
+    """Of a model and its videos. dim: the network's width. frames, height, width: of the latent."""
 
     layers: int
     dim: int

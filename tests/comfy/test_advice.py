@@ -61,7 +61,7 @@ def test_first_blocks_that_stand_out():
     line_with(text, "dense blocks", "less error", "error 0.097 -> 0.097")
     line_with(lines(lambda *_: 0.1), "More dense blocks", "little")
     text = lines(lambda decay, sink, step, block: (0.14 if block < 5 else 0.1) / decay**2)
-    line_with(text, "More dense blocks", "larger decay")
+    line_with(text, "larger decay", "dense blocks")
 
 
 def test_the_sink():

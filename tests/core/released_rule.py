@@ -1,6 +1,6 @@
-"""The released radial mask, built the long way: token by token, then block by block.
+"""The authors' released radial mask by brute force: token by token, then block by block.
 
-For frames of whole blocks only, where it is the standard that `RadialPattern` must equal.
+Only for frames of whole blocks, where `RadialPattern` must equal it.
 """
 
 import math
@@ -11,7 +11,7 @@ import torch
 def released_block_map(
     frames: int, tokens_per_frame: int, decay: float, sink_frames: int, block_size: int
 ) -> torch.Tensor:
-    """Bool (blocks, blocks) of a video with no other tokens."""
+    """Bool (blocks, blocks), for a video without other tokens."""
     assert tokens_per_frame % block_size == 0
     per_distance = [
         blocks_of(token_mask(d, tokens_per_frame, decay, block_size), block_size)
@@ -26,7 +26,7 @@ def released_block_map(
 
 
 def token_mask(distance: int, s: int, decay: float, block_size: int) -> torch.Tensor:
-    """Which places of a frame see which, in a frame at that distance. Bool (s, s)."""
+    """Which positions of a frame attend to which in a frame at that distance. Bool (s, s)."""
     if distance <= 1:
         return torch.ones(s, s, dtype=torch.bool)
     length = 2 ** (math.floor(math.log2(s)) - math.floor(math.log2(distance)))
@@ -37,7 +37,7 @@ def token_mask(distance: int, s: int, decay: float, block_size: int) -> torch.Te
 
 
 def blocks_of(mask: torch.Tensor, block_size: int) -> torch.Tensor:
-    """Keep a block when over 60 % of its non-empty columns have over 1/3 of their rows covered."""
+    """Keeps a block if over 60 % of its non-empty columns have over 1/3 of their rows covered."""
     n = mask.shape[0] // block_size
     covered = mask.view(n, block_size, n, block_size).sum(dim=1)  # (block rows, block cols, cols)
     touched = (covered > 0).sum(dim=-1)

@@ -1,4 +1,4 @@
-"""Prints a version's section of CHANGELOG.md: what is new, for the release and the registry.
+"""Prints a version's section of CHANGELOG.md, for the release and the registry.
 
 python .github/release_notes.py v0.4.0
 
@@ -17,7 +17,7 @@ def version(pyproject: str) -> str:
 
 
 def notes(tag: str, pyproject: str, changelog: str) -> str:
-    """The section's text, without its heading. Raises SystemExit where something does not fit."""
+    """The section's text without its heading. Raises SystemExit if the tag or the date is wrong."""
     wanted = version(pyproject)
     if tag != f"v{wanted}":
         raise SystemExit(f"The tag must be v{wanted}, the version in pyproject.toml, got {tag}")

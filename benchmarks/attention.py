@@ -1,9 +1,9 @@
-"""How fast, how exact and how large is each backend, beside dense attention?
+"""How fast and exact is each backend, and how much memory does it take, against dense attention?
 
-At the sizes of real videos, one call of one transformer block: head_dim 128, bfloat16. Needs an
-NVIDIA GPU; every kernel library that is installed takes part. Writes attention-GPU.json.
+One call of one transformer block at the sizes of real videos: head_dim 128, bfloat16. Needs an
+NVIDIA GPU and measures every kernel library that is installed. Writes attention-GPU.json.
 
-    python benchmarks/attention.py [--cases WORD ...] [--backends NAME ...] [--results NAME]
+    python benchmarks/attention.py [--cases TEXT ...] [--backends NAME ...] [--results NAME]
 """
 
 import argparse
@@ -27,7 +27,7 @@ from radial_core.call import Call
 HEAD_DIM, DTYPE, DEVICE = 128, torch.bfloat16, torch.device("cuda", 0)
 SCALE = HEAD_DIM**-0.5
 CALL = Call(DEVICE, DTYPE, HEAD_DIM, 128)
-# Layout, heads, and the authors' settings for it (the longest one without its sink).
+# Layout, heads, and the paper's settings for it (the longest one without its sink).
 CASES = {
     "Wan 1.3B 81 f 480p": (VideoLayout(21, 30, 52), 12, RadialPattern(0.2, 1)),
     "Wan 14B 81 f 720p": (VideoLayout(21, 45, 80), 40, RadialPattern(0.2, 1)),
@@ -35,7 +35,7 @@ CASES = {
     "HunyuanVideo 509 f 720p": (VideoLayout(128, 45, 80), 24, RadialPattern(1.0, 0)),
 }
 SECONDS, MOST_RUNS = 0.7, 20  # of each measurement
-SLOW = 100_000  # tokens from which the slowest of all are left out
+SLOW = 100_000  # from this many tokens on the slowest backends are left out
 
 
 def bench(name: str, only: list[str] | None) -> dict:
@@ -50,7 +50,7 @@ def bench(name: str, only: list[str] | None) -> dict:
     for backend, kept, run in [
         *radial_runs(plan),
         *dense_runs(everything, layout.tokens),
-        *others(everything),
+        *comfyui_sparse_runs(everything),
     ]:
         if only and backend not in only:
             continue
@@ -60,7 +60,7 @@ def bench(name: str, only: list[str] | None) -> dict:
             print(f"  {backend}: {type(error).__name__}: {str(error)[:300]}", flush=True)
             continue
         if "sol_attn" in backend:
-            row["tflops"] = None  # it chooses its blocks by itself
+            row["tflops"] = None  # it chooses its own blocks
         rows.append(row)
         print("  " + "  ".join(f"{key} {value}" for key, value in row.items()), flush=True)
     return {
@@ -74,7 +74,7 @@ def bench(name: str, only: list[str] | None) -> dict:
 
 
 def radial_runs(plan: Plan):
-    """(name, kept blocks, run) of each backend that works here."""
+    """(name, plan, run) for each backend that works here."""
     names = [name for name in BACKENDS if name != "reference"]
     if plan.tokens >= SLOW:
         names.remove("sdpa")
@@ -82,7 +82,7 @@ def radial_runs(plan: Plan):
         if name != "auto" and (reason := why_not(name, CALL)):
             print(f"  {name}: {reason}", flush=True)
             continue
-        fresh = replace(plan)  # without what another backend made of it
+        fresh = replace(plan)  # without another backend's cached data
         yield name, fresh, partial(run_backend, name, fresh)
     if why_not("triton", CALL) is None:
         from radial_core.kernels import portable_launch as portable
@@ -125,8 +125,8 @@ def dense_runs(everything: Plan, tokens: int):
         yield "auto at density 1", everything, partial(run_backend, "auto", everything)
 
 
-def others(everything: Plan):
-    """ComfyUI's own sparse kernel, with the threshold that its node has by default."""
+def comfyui_sparse_runs(everything: Plan):
+    """ComfyUI's own sparse kernel, with its node's default threshold."""
     try:
         from comfy_kitchen import sol_attn, sol_attn_is_available
     except ImportError:
@@ -142,7 +142,7 @@ def others(everything: Plan):
 def measure(run: Callable, qkv: list[torch.Tensor], kept: Plan) -> dict:
     torch.cuda.synchronize()
     before = torch.cuda.memory_allocated()
-    run(*qkv)  # compiles, and makes what it keeps
+    run(*qkv)  # compiles, and fills caches
     torch.cuda.reset_peak_memory_stats()
     first, last = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     first.record()
@@ -179,7 +179,7 @@ def milliseconds(run: Callable, runs: int) -> list[float]:
 
 
 def host_us(run: Callable) -> int:
-    """Microseconds until a call returns, while the GPU is busy with the calls before it."""
+    """Microseconds until a call returns, while the GPU is busy with earlier calls."""
     seconds = []
     for _ in range(10):
         start = time.perf_counter()
@@ -192,7 +192,7 @@ def host_us(run: Callable) -> int:
 def relative_error(out, q, k, v, kept: Plan) -> float:
     """Relative RMS error against float32, over some query blocks of the first and last head."""
     size, bounds = kept.block_size, kept.indptr[0].tolist()
-    wrong = total = 0.0
+    error = total = 0.0
     for p in {0, 1, kept.blocks // 3, kept.blocks // 2, kept.blocks - 2, kept.blocks - 1}:
         blocks = kept.indices[bounds[p] : bounds[p + 1], None].long()
         tokens = (blocks * size + torch.arange(size, device=DEVICE)).flatten()
@@ -201,14 +201,14 @@ def relative_error(out, q, k, v, kept: Plan) -> float:
         for head in (0, q.shape[2] - 1):
             scores = q[0, rows, head].float() @ k[0, tokens, head].float().T * SCALE
             truth = scores.softmax(-1) @ v[0, tokens, head].float()
-            wrong += (out[0, rows, head].float() - truth).square().sum().item()
+            error += (out[0, rows, head].float() - truth).square().sum().item()
             total += truth.square().sum().item()
-    return (wrong / total) ** 0.5
+    return (error / total) ** 0.5
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--cases", nargs="*", default=[""], help="words of their names")
+    parser.add_argument("--cases", nargs="*", default=[""], help="parts of their names")
     parser.add_argument("--backends", nargs="*", help="only these rows")
     parser.add_argument("--results", default=f"attention-{record.gpu_name()}")
     given = parser.parse_args()

@@ -1,7 +1,7 @@
-"""From which length on is radial attention faster than the fastest dense attention?
+"""From which length is radial attention faster than the fastest dense attention?
 
-One attention call, 12 heads of 128 in bfloat16, the authors' settings for Wan, each in the fastest
-way this GPU has. Needs an NVIDIA GPU.
+One attention call, 12 heads of 128 in bfloat16, the paper's settings for Wan, each with the fastest
+kernel on this GPU. Needs an NVIDIA GPU.
 """
 
 from functools import partial

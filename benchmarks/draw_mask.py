@@ -1,4 +1,4 @@
-"""Draws the pictures of masks: the README's, the preview node's help page's, the templates'.
+"""Draws the pictures of masks for the README, the preview node's help page and the templates.
 
 Needs the Python of your ComfyUI:
 
@@ -15,9 +15,9 @@ from end_to_end_models import PACK, radial_node, start_comfyui
 from PIL import Image, ImageDraw
 
 DOCS, WORKFLOWS = record.ROOT / "nodes/web/docs", record.ROOT / "workflows"
-THUMBNAIL, STRIP = 512, 92  # pixels: a square, with a strip of words at its foot
-WORDS, PALE, GREEN = (255, 255, 255), (196, 222, 203), (16, 58, 33)
-# Of each template: title, model, width, height, length.
+THUMBNAIL, STRIP = 512, 92  # pixels: a square, with a strip of text at the bottom
+WHITE, PALE, GREEN = (255, 255, 255), (196, 222, 203), (16, 58, 33)
+# For each template: title, model, width, height, length.
 TEMPLATES = {
     "wan21_t2v": ("Wan 2.1", "Wan 2.1 1.3B", 832, 480, 81),
     "wan21_long": ("Wan 2.1, long video", "Wan 2.1 1.3B", 832, 480, 161),
@@ -55,7 +55,7 @@ def the_pack(module: str):
 
 
 def forecast(model: str, width: int, height: int, length: int):
-    """With the authors' settings."""
+    """The forecast with the preset."""
     entry = the_pack("nodes.families.catalog").VIDEO_MODELS[model]
     settings = the_pack("nodes.inputs.settings").Settings(None, 0, None, None, None, 128)
     latent = entry.latent(width, height, length)
@@ -65,7 +65,7 @@ def forecast(model: str, width: int, height: int, length: int):
 
 
 def plain(core, side: int) -> Image.Image:
-    """Wan 2.1 at 81 frames of 832 x 480 and decay 1, the map alone."""
+    """Only the map: Wan 2.1 at 81 frames of 832 x 480 and decay 1."""
     pattern, layout = core.RadialPattern(1.0, 1), core.VideoLayout(21, 30, 52)
     rows = the_pack("radial_core.mask_sample").sample(pattern, layout)
     print(f"{rows.density:.1%} of the blocks kept")
@@ -73,19 +73,19 @@ def plain(core, side: int) -> Image.Image:
     return picture.quantize(64)
 
 
-def thumbnail(title: str, it, half_dense: bool) -> Image.Image:
-    """The map with what it is of. half_dense: the left half as full attention would be."""
+def thumbnail(title: str, video, half_dense: bool) -> Image.Image:
+    """The map of a forecast with its title. half_dense: draw the left half as dense attention."""
     drawing, canvas = the_pack("nodes.drawing.mask"), the_pack("nodes.drawing.canvas")
-    picture = drawing.block_map(it.rows, it.pattern, it.layout, THUMBNAIL)
+    picture = drawing.block_map(video.rows, video.pattern, video.layout, THUMBNAIL)
     draw = ImageDraw.Draw(picture)
     middle, top = THUMBNAIL // 2, THUMBNAIL - STRIP
     if half_dense:
         draw.rectangle((0, 0, middle - 1, top), fill=canvas.NEAR)
-        draw.line((middle, 0, middle, top), WORDS, 4)
+        draw.line((middle, 0, middle, top), WHITE, 4)
     draw.rectangle((0, top, THUMBNAIL, THUMBNAIL), fill=GREEN)
-    words = the_pack("nodes.forecast.forecast")
-    draw.text((22, top + 12), title, WORDS, canvas.font(33))
-    below = f"{words.video(it)}: {words.percent(it.rows.density)} kept"
+    texts = the_pack("nodes.forecast.forecast")
+    draw.text((22, top + 12), title, WHITE, canvas.font(33))
+    below = f"{texts.video(video)}: {texts.percent(video.rows.density)} kept"
     draw.text((22, top + 55), below, PALE, canvas.font(21))
     return picture
 

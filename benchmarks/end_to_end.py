@@ -1,15 +1,16 @@
-"""What does a video cost, dense and radial? Real sizes, random weights, ComfyUI as a library.
+"""How long does a video take, dense and radial? Real sizes, random weights, ComfyUI as a library.
 
-One forward pass of the model as ComfyUI's sampler calls it, in three ways: dense as ComfyUI comes,
-dense by the fastest exact kernel, and radial. From these the authors' schedule is put together: its
-dense steps by the fastest kernel, the others radial; with cfg a step is two passes. Text encoder
-and VAE are not in it. Weights are bfloat16 and all on the GPU (ComfyUI's --highvram).
+Measures one forward pass of the model as ComfyUI's sampler calls it, in three ways: dense with
+ComfyUI's default attention, dense with the fastest exact kernel, and radial. The paper's schedule
+is computed from these: its dense steps with the fastest kernel, the others radial; with cfg a step
+is two passes. Text encoder and VAE are not included. Weights are bfloat16 and all on the GPU
+(ComfyUI's --highvram).
 
 Needs an NVIDIA GPU with 80 GB for the largest, and the Python of your ComfyUI:
 
     python benchmarks/end_to_end.py --comfyui FOLDER [--case NAME ...] [--profile]
 
-Writes end_to_end-GPU.json. Cases that are not run again stay in it if nothing else has changed.
+Writes end_to_end-GPU.json. Cases that are not run again stay in it if nothing else changed.
 """
 
 import argparse
@@ -37,7 +38,7 @@ REDUCED = (
 
 
 def patched(model, case: Case, **other):
-    """The node with a case's settings, radial at every step."""
+    """The model with a case's settings, radial at every step."""
     settings = {name: getattr(case, name) for name in ("dense_blocks", "sink_frames", "decay")}
     return radial(model, **settings | other)
 
@@ -51,21 +52,21 @@ def forward(model, case: Case, device: torch.device, left_out: int, dense_blocks
             torch.cuda.reset_peak_memory_stats(device)
         if case.measured is None:
             runs, out = timed(call, device)
-            found = {"s": min(runs), "runs_s": rounded(runs)}
+            figures = {"s": min(runs), "runs_s": rounded(runs)}
         else:
             net = model.model.diffusion_model
             seconds, blocks, out = timed_by_block(call, net, case.measured, device)
-            found = {
+            figures = {
                 "s": whole_model(seconds, blocks, every, dense_blocks),
                 "measured_s": round(seconds, 3),
                 "block_s": {name: rounded(times) for name, times in blocks.items()},
             }
         if device.type == "cuda":
             peak = torch.cuda.max_memory_allocated(device) + left_out
-            found["peak_gib"] = round(peak / 2**30, 2)
+            figures["peak_gib"] = round(peak / 2**30, 2)
         if override is not None:
-            found["ran"] = override.reporter.summary()
-        return found, out
+            figures["ran"] = override.reporter.summary()
+        return figures, out
 
     return run(model, case.model, case.latent, measure)
 
@@ -75,7 +76,7 @@ def rounded(seconds: list[float]) -> list[float]:
 
 
 def warm_up(model, ways: dict, case: Case):
-    """Compile every kernel, make the plan, and let torch take the memory of a pass."""
+    """Compile every kernel, make the plan, and let torch allocate the memory of a pass."""
     few = (min(WARM_FRAMES, case.latent[0]), *case.latent[1:])
     one_block = dict.fromkeys(case.model.blocks, 1)
 
@@ -89,7 +90,7 @@ def warm_up(model, ways: dict, case: Case):
 
 
 def measure(name: str, device: torch.device, with_profile: bool) -> dict:
-    """Run a case in its three ways."""
+    """Run a case in all three ways."""
     case = CASES[name]
     say = Progress(name)
     model, left_out = load(case.model, device, case.measured)
@@ -160,7 +161,7 @@ def figures(case: Case, dense: float, fastest: float, radial: float) -> dict:
         "radial_s": round(radial, 3),
         "schedule_dense_s": round(all_dense, 1),
         "schedule_radial_s": round(schedule, 1),
-        # The authors have no dense last step, the node has one by default.
+        # The paper has no dense last step; the node has one by default.
         "schedule_with_last_step_s": round(schedule + case.forwards * (fastest - radial), 1),
         "speedup_forward": round(dense / radial, 2),
         "speedup_schedule": round(all_dense / schedule, 2),
@@ -173,7 +174,7 @@ def figures(case: Case, dense: float, fastest: float, radial: float) -> dict:
 
 
 def profile(model, ways: dict, case: Case, radial_s: float, device: torch.device) -> dict:
-    """Where the time of a pass goes, by kind of kernel, and what our hook costs the host."""
+    """Where the time of a pass goes, by kind of kernel, and the host time of our hook."""
     found = {}
     for way in ("radial", "dense_fastest"):
         override = override_of(ways[way])
@@ -197,7 +198,7 @@ def profile(model, ways: dict, case: Case, radial_s: float, device: torch.device
 
 
 def composed(name: str, cases: list[dict]) -> dict:
-    """A schedule of passes that another case measured."""
+    """A schedule of the passes that another case measured."""
     case = CASES[name]
     base = next((each for each in cases if each["name"] == case.same_as), None)
     if base is None:
@@ -214,7 +215,7 @@ def composed(name: str, cases: list[dict]) -> dict:
 
 
 class Progress:
-    """Says what is done, with the seconds since the last word and since the start."""
+    """Prints what is done, with the seconds since the previous line and since the start."""
 
     def __init__(self, name: str):
         self.start = self.last = time.perf_counter()
@@ -243,7 +244,7 @@ def main():
     beside = Path(sys.prefix).parent / "ComfyUI"
     parser.add_argument("--comfyui", type=Path, default=beside, help="ComfyUI's folder")
     parser.add_argument("--case", nargs="*", choices=list(CASES), default=list(CASES))
-    parser.add_argument("--profile", action="store_true", help="also where the time goes")
+    parser.add_argument("--profile", action="store_true", help="also measure where the time goes")
     parser.add_argument("--results", default=f"end_to_end-{record.gpu_name()}")
     given = parser.parse_args()
     device, version = start_comfyui(given.comfyui.resolve())

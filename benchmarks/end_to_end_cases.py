@@ -16,12 +16,12 @@ PAPER, LITE = "paper", "LiteAttention's table"
 
 @dataclass(frozen=True)
 class Case:
-    """A video, and the authors' settings for it.
+    """A video, and the paper's settings for it.
 
-    latent: frames, height, width. forwards: passes a step. published: seconds of the same schedule
-    on one H100, by what took them. published_speedup: of radial over dense, long videos.
-    measured: of each list of blocks, how many are run; the rest is put together from them. None
-    for all. same_as: the case whose passes these are.
+    latent: frames, height, width. forwards: passes a step. published: method -> published seconds
+    of the same schedule on one H100. published_speedup: radial over dense, for long videos.
+    measured: how many blocks of each list to run, from which the whole is computed; None for all.
+    same_as: the case with the same passes.
     """
 
     model: VideoModel

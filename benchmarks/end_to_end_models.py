@@ -1,4 +1,4 @@
-"""Video models at their real sizes with random weights, made and run by ComfyUI as a library."""
+"""Video models at real sizes with random weights, built and run by ComfyUI as a library."""
 
 import asyncio
 import gc
@@ -24,10 +24,10 @@ PACK = "radial_attention_pack"
 class VideoModel:
     """A model and its prompt.
 
-    network: its class in ComfyUI. settings: what the class is made with; None for a model whose
-    size ComfyUI knows by heart. channels, patch: of the latent, and of a token in height and width.
-    blocks: transformer blocks by the name of their list. text: tokens and width of the prompt.
-    conditions: what else comes with the prompt, by shape; None for None.
+    network: its class in ComfyUI. settings: the arguments of the class; None for a model whose size
+    ComfyUI has built in. channels: of the latent. patch: height and width of a token, in the
+    latent. blocks: number of transformer blocks, by the name of their list. text: tokens and width
+    of the prompt. conditions: the shapes of further inputs; None for an input that is None.
     """
 
     network: str
@@ -88,8 +88,8 @@ HUNYUAN_VIDEO = VideoModel(
     *(16, 2, {"double_blocks": 20, "single_blocks": 40}, (256, 4096)),
     {"pooled_output": (1, 768)},
 )
-# As in the config.json of its 720p checkpoints. Besides the noise it sees an image's latent and a
-# mask: 65 channels. The byT5 tokens are those of words that the prompt puts in quotes.
+# As in the config.json of its 720p checkpoints. Besides the noise its input has an image's latent
+# and a mask: 65 channels. The byT5 tokens are for text that the prompt puts in quotes.
 HUNYUAN_VIDEO_15 = VideoModel(
     _HUNYUAN,
     hunyuan_settings(
@@ -116,7 +116,7 @@ MOCHI = VideoModel(
 def start_comfyui(folder: Path) -> tuple[torch.device, str]:
     """Put ComfyUI on the path. Returns the device that it runs models on, and its version.
 
-    As with its option --highvram: all weights stay on the GPU.
+    All weights stay on the GPU, as with its option --highvram.
     """
     if not (folder / "comfy").is_dir():
         raise SystemExit(f"No ComfyUI in {folder}. Say where it is: --comfyui FOLDER")
@@ -148,7 +148,7 @@ def radial_node():
 
 
 def radial(model, **settings):
-    """What the node makes of a MODEL: radial at every step and block, but for these settings.
+    """A MODEL with the patch: radial at every step and block, except for these settings.
 
     Dense calls run the fastest exact kernel.
     """
@@ -158,7 +158,7 @@ def radial(model, **settings):
 
 
 def override_of(model):
-    """What the node put into a MODEL; None if it never went through it."""
+    """The override that the patch put into a MODEL; None without the patch."""
     radial_node()  # loads the pack
     return importlib.import_module(f"{PACK}.nodes.hook.attach").override_of(model)
 
@@ -198,7 +198,7 @@ def _bytes(net) -> int:
 
 
 def _randomise(net, device: torch.device):
-    """Matrices keep the size of what they multiply; norms are 1, biases 0."""
+    """Random matrices that preserve the scale of their input; norms are 1, biases 0."""
     random = torch.Generator(device).manual_seed(0)
     with torch.no_grad():
         for name, x in net.named_parameters():
@@ -209,7 +209,7 @@ def _randomise(net, device: torch.device):
 
 
 def _shorten(net, blocks: dict[str, int]) -> dict:
-    """Keep the first blocks of each list and its last, which may differ. Returns the lists."""
+    """Keep the first blocks of each list and its last, which may differ. Returns the full lists."""
     whole = {name: getattr(net, name) for name in blocks}
     for name, count in blocks.items():
         kept = [*whole[name][: count - 1], whole[name][-1]]
@@ -219,7 +219,7 @@ def _shorten(net, blocks: dict[str, int]) -> dict:
 
 @contextmanager
 def shortened(net, blocks: dict[str, int]):
-    """A model with only so many blocks of each list, for a while."""
+    """Inside, the model has only this many blocks of each list."""
     whole = _shorten(net, blocks)
     try:
         yield
@@ -229,18 +229,19 @@ def shortened(net, blocks: dict[str, int]):
 
 
 def run(patcher, model: VideoModel, latent: tuple[int, int, int], measure: Callable):
-    """One step of ComfyUI's sampler at cfg 1, in which `measure` makes the call of the model.
+    """Run one step of ComfyUI's sampler at cfg 1, in which `measure` calls the model.
 
-    latent: frames, height, width. measure: (call) -> (found, out); call() runs a forward pass, out
-    is what it returned, `found` is returned here.
+    latent: frames, height, width. measure: (call) -> (figures, out), where call() runs a forward
+    pass and out is its output. Returns the figures.
     """
     import comfy.sample
 
-    found = None
+    figures = None
 
     def wrapper(apply_model, given):
-        nonlocal found
-        found, out = measure(partial(apply_model, given["input"], given["timestep"], **given["c"]))
+        nonlocal figures
+        call = partial(apply_model, given["input"], given["timestep"], **given["c"])
+        figures, out = measure(call)
         return out
 
     patcher = patcher.clone()
@@ -257,7 +258,7 @@ def run(patcher, model: VideoModel, latent: tuple[int, int, int], measure: Calla
         )
     if not out.isfinite().all():
         logging.warning("The model's output is not finite: are these figures fair?")
-    return found
+    return figures
 
 
 def _condition(name: str, shape: tuple[int, ...] | None) -> torch.Tensor | None:
@@ -269,7 +270,7 @@ def _condition(name: str, shape: tuple[int, ...] | None) -> torch.Tensor | None:
 
 
 def unload():
-    """Give the models' memory back."""
+    """Free the models' memory."""
     import comfy.model_management
 
     comfy.model_management.unload_all_models()

@@ -1,4 +1,4 @@
-"""Where the time of a forward pass goes: kernels by kind, and our hook's time on the host."""
+"""Where the time of a forward pass goes: kernels by kind, and the host time of our hook."""
 
 import re
 import time
@@ -10,10 +10,10 @@ import torch
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, record_function
 
-OURS, THEIRS = "our hook", "an attention that our hook passes on"
+OURS, PASSED_ON = "our hook", "attention that our hook passes on"
 ATTENTION = "attention"
 HOOK = "ours besides attention"  # copies of layouts, plans
-# The first that a kernel's name fits; what fits none is elementwise: norms, modulation, activation.
+# The first match counts. Other kernels are elementwise: norms, modulation, activation.
 KINDS = {
     ATTENTION: r"flash|fmha|sdpa|attend|attention|prefill|sol_attn",
     "linear layers": r"gemm|nvjet|cutlass|xmma|cublas|splitk|convolve|implicit_conv|scudnn|fprop",
@@ -27,12 +27,12 @@ TOP = 12
 
 @contextmanager
 def watched(override, within: Callable):
-    """within(name, function): calls a function of ours or, inside it, one of ComfyUI's."""
+    """Calls our hook, and ComfyUI's attention inside it, through within(name, function)."""
     plain = override.attend
 
     def attend(forward, func, *arguments):
         def passed_on(*given, **more):
-            return within(THEIRS, lambda: func(*given, **more))
+            return within(PASSED_ON, lambda: func(*given, **more))
 
         return within(OURS, lambda: plain(forward, passed_on, *arguments))
 
@@ -40,11 +40,11 @@ def watched(override, within: Callable):
     try:
         yield
     finally:
-        del override.attend  # the class's own again
+        del override.attend  # back to the class's method
 
 
 def kernels(call: Callable, override, device: torch.device) -> tuple[dict, torch.Tensor]:
-    """Seconds of the GPU in one forward pass by kind of kernel, and what the pass returned."""
+    """GPU seconds in one forward pass by kind of kernel, and what the pass returned."""
 
     def marked(name, function):
         with record_function(name):
@@ -71,12 +71,12 @@ def kernels(call: Callable, override, device: torch.device) -> tuple[dict, torch
 
 
 def _grouped(events) -> tuple[Counter, dict]:
-    """Microseconds by kind; and by (name, kind), with the number of calls."""
+    """Microseconds by kind, and (microseconds, calls) by (name, kind)."""
     host = [event for event in events if event.device_type == DeviceType.CPU]
     launched = {event.id: event.time_range.start for event in host if LAUNCH.match(event.name)}
     ours, theirs = (
         [(e.time_range.start, e.time_range.end) for e in host if e.name == name]
-        for name in (OURS, THEIRS)
+        for name in (OURS, PASSED_ON)
     )
 
     def is_ours(event) -> bool:
@@ -85,7 +85,7 @@ def _grouped(events) -> tuple[Counter, dict]:
 
     by_kind, by_name = Counter(), {}
     for event in events:
-        if event.device_type != DeviceType.CUDA or event.name in (OURS, THEIRS):
+        if event.device_type != DeviceType.CUDA or event.name in (OURS, PASSED_ON):
             continue
         kind = _kind(event.name)
         if kind != ATTENTION and is_ours(event):
@@ -107,9 +107,9 @@ def _kind(name: str) -> str:
 
 
 def host_us(call: Callable, override, device: torch.device) -> tuple[float, torch.Tensor]:
-    """Microseconds of the host in our hook, the attention that it passes on not counted.
+    """Microseconds of the host in our hook, without the attention that it passes on.
 
-    For a pass of few blocks: in a long one the host waits for room in the GPU's queue.
+    Use it with a pass of few blocks: in a long one the host waits for room in the GPU's queue.
     """
     spent = Counter()
 
@@ -124,4 +124,4 @@ def host_us(call: Callable, override, device: torch.device) -> tuple[float, torc
         torch.cuda.synchronize(device)
     with watched(override, clocked):
         out = call()
-    return 1e6 * (spent[OURS] - spent[THEIRS]), out
+    return 1e6 * (spent[OURS] - spent[PASSED_ON]), out

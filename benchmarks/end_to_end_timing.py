@@ -5,18 +5,18 @@ from collections.abc import Callable
 
 import torch
 
-SECONDS = 4  # a short forward pass is repeated for so long
+SECONDS = 4  # a short forward pass is repeated for this long
 
 
 def now(device: torch.device) -> float:
-    """Seconds, when all that was asked of the device is done."""
+    """The time in seconds, after the device has finished."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter()
 
 
 def timed(call: Callable, device: torch.device) -> tuple[list[float], torch.Tensor]:
-    """Seconds of each run of a forward pass, and what it returned."""
+    """The seconds of each run of a forward pass, and its output."""
     seconds = []
     while not seconds or sum(seconds) + seconds[-1] < SECONDS:
         start = now(device)
@@ -26,7 +26,7 @@ def timed(call: Callable, device: torch.device) -> tuple[list[float], torch.Tens
 
 
 def timed_by_block(call: Callable, net, names, device: torch.device):
-    """Seconds of one forward pass, those of its blocks by list, and what it returned."""
+    """Seconds of one forward pass, seconds of its blocks by list, and its output."""
     marks = {name: [] for name in names}
     hooks = []
     for name in names:
@@ -54,9 +54,10 @@ def timed_by_block(call: Callable, net, names, device: torch.device):
 def whole_model(
     seconds: float, blocks: dict[str, list[float]], every: dict[str, int], dense_blocks: int
 ) -> float:
-    """Seconds of a forward pass with `every` block, from one with fewer.
+    """Seconds of a forward pass with all blocks, computed from one with fewer.
 
-    blocks: seconds of those that ran. dense_blocks: the first of them that are not like the rest.
+    blocks: seconds of the blocks that ran, by list. every: the real number of blocks. dense_blocks:
+    how many of the first blocks are dense, unlike the rest.
     """
     total = seconds - sum(sum(times) for times in blocks.values())
     for name, times in blocks.items():

@@ -1,6 +1,6 @@
-"""Do the fused norms pay? Each of radial_core/fused.py against the operations it stands for.
+"""Are the fused norms faster? Each function of radial_core/fused.py against what it replaces.
 
-Torch's and comfy-kitchen's operations are those that ComfyUI runs there, in a block of the real
+The operations of torch and comfy-kitchen are the ones that ComfyUI runs, in a block of the real
 size. Needs an NVIDIA GPU and the Python of a ComfyUI.
 
     python benchmarks/fused.py
@@ -35,7 +35,7 @@ def rotations(tokens: int) -> torch.Tensor:
 
 
 def wan_cases():
-    """Name, what ComfyUI runs, ours, and the same in float32; comfy-kitchen's own fusion if any."""
+    """Name, ComfyUI's operations, ours, float32 ones, and comfy-kitchen's own fusion or None."""
     (tokens, heads), width = WAN, WAN[1] * HEAD_DIM
     x, weight, freqs = draw(1, tokens, width), draw(width), rotations(tokens)
 
@@ -69,7 +69,7 @@ def wan_cases():
 
 
 def hunyuan_cases():
-    """As `wan_cases`."""
+    """Like `wan_cases`."""
     (tokens, heads), width = HUNYUAN, HUNYUAN[1] * HEAD_DIM
     made, weight, freqs = draw(1, tokens, 7 * width), draw(HEAD_DIM), rotations(tokens)
     q = made[..., : 3 * width].unflatten(2, (3, heads, -1))[:, :, 0]
@@ -86,7 +86,7 @@ def hunyuan_cases():
         lambda: comfy_kitchen.rms_rope1(q.transpose(1, 2), freqs.unsqueeze(1), weight, EPS),
     )
     attended, mlp = draw(1, tokens, width), made[..., 3 * width :]
-    gelu = mlp.clone()  # ours works in place: again and again on what it made, at the same speed
+    gelu = mlp.clone()  # ours works in place, so it repeats on its own output, at the same speed
     yield (
         "HunyuanVideo: attention beside GELU",
         lambda: torch.cat((attended, F.gelu(mlp, approximate="tanh")), dim=2),
@@ -101,7 +101,7 @@ def milliseconds(call) -> float:
 
 
 def main():
-    found = []
+    cases = []
     with torch.inference_mode():
         for name, comfyui, ours, exact, kitchen in chain(wan_cases(), hunyuan_cases()):
             truth = exact()
@@ -114,9 +114,9 @@ def main():
                 "error": float(f"{error:.1e}"),
             }
             del truth
-            found.append(case)
+            cases.append(case)
             print(case, flush=True)
-    record.save(f"fused-{record.gpu_name()}", found)
+    record.save(f"fused-{record.gpu_name()}", cases)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""What does a plan cost to make, and how much of the block map does it keep?
+"""How long does it take to make a plan, and how much of the block map does it keep?
 
-One core; a fresh process for each case, so that the first plan of its size is timed too (after a
-tiny one, which loads torch's code from the disk).
+On one core. Each case has a new process, so that the first plan of its size is timed too (after a
+tiny one, which loads torch's code from disk).
 """
 
 import json
@@ -14,7 +14,7 @@ import torch
 
 from radial_core import RadialPattern, VideoLayout, make_plan
 
-# name, grid in patches, decay, sink, share that the released code keeps in percent
+# name, grid in patches, decay, sink, percentage that the authors' released code keeps
 CASES = [
     ("HunyuanVideo 117 f 768p", (30, 48, 80), 0.95, 0, 27.46),
     ("Wan 69 f 768p", (18, 48, 80), 0.2, 1, 28.71),
@@ -27,7 +27,7 @@ CASES = [
 ]
 
 
-def measure(name, grid, decay, sink, upstream) -> dict:
+def measure(name, grid, decay, sink, released) -> dict:
     torch.set_num_threads(1)
     layout = VideoLayout(*grid)
     make_plan(RadialPattern(), VideoLayout(2, 8, 8))
@@ -40,7 +40,7 @@ def measure(name, grid, decay, sink, upstream) -> dict:
         "median_ms": round(1000 * sorted(again)[len(again) // 2], 2),
         "plan_mib": round(4 * (plan.indices.numel() + plan.indptr.numel()) / 2**20, 2),
         "kept_percent": round(100 * plan.video_density, 2),
-        "released_percent": upstream,
+        "released_percent": released,
     }
 
 

@@ -1,4 +1,4 @@
-"""What does Radial Mask Preview take, whatever the length? The whole node, with its file, one core.
+"""How long does Radial Mask Preview take, at any length? The whole node with its file, one core.
 
 Needs the Python of your ComfyUI:
 
@@ -41,11 +41,11 @@ def memory_mib() -> float:
 
 
 def measure(node, before: float, model: str, width: int, height: int, length: int) -> dict:
-    authors = {"decay": 0.0, "sink_frames": -1, "dense_blocks": -1, "block_size": 128}
+    preset = {"decay": 0.0, "sink_frames": -1, "dense_blocks": -1, "block_size": 128}
     seconds = []
     for _ in range(RUNS):
         start = time.perf_counter()
-        out = node.execute(model, width, height, length, **authors)
+        out = node.execute(model, width, height, length, **preset)
         seconds.append(time.perf_counter() - start)
     row = {
         "model": model,
@@ -55,7 +55,7 @@ def measure(node, before: float, model: str, width: int, height: int, length: in
         "median_ms": round(1000 * sorted(seconds)[RUNS // 2], 1),
         "most_ms": round(1000 * max(seconds), 1),
         "density": round(out.args[2], 5),
-        "extra_mib": round(memory_mib() - before, 1),  # so far
+        "extra_mib": round(memory_mib() - before, 1),  # the peak so far
     }
     print(row, flush=True)
     return row
@@ -75,7 +75,7 @@ def main():
         folder_paths.set_temp_directory(folder)
         before = memory_mib()
         rows = [measure(node, before, *case) for case in CASES]
-    sys.argv = sys.argv[:1]  # where ComfyUI is, is nobody's business
+    sys.argv = sys.argv[:1]  # keep the path of ComfyUI out of the results
     record.save("preview-cpu", rows, comfyui=version, threads=1)
 
 

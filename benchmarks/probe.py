@@ -1,14 +1,14 @@
-"""What does it cost to measure an attention call, and how near do some of its rows come?
+"""How long does it take to measure an attention call, and how exact is a sample of its rows?
 
-Milliseconds and extra memory of radial_core/measure.py for one call, as Radial Attention Probe
-makes it: 128 tokens, all heads, 10 decays x 3 sinks. q, k and v are random, with attention that
-falls off in time and place, each head at its own pace. Beside it the time of choosing the rows
-(once a run, on the CPU) and, for the authors' settings, the error by 128 and 1,024 tokens against
-that of the whole output, radial against dense, by the fastest kernels.
+Milliseconds and extra memory of radial_core/measure.py for one call as in Radial Attention Probe:
+128 tokens, all heads, 10 decays x 3 sinks. q, k and v are random, with attention that falls off in
+time and space at a different rate for each head. Also the time to choose the rows (once a run, on
+the CPU) and, for the paper's settings, the error estimated from 128 and 1,024 tokens against that
+of the whole output, radial against dense, by the fastest kernels.
 
     python benchmarks/probe.py
 
-Under a minute on an H100; without a GPU a small case, and nothing is written.
+Takes under a minute on an H100. Without a GPU it runs a small case and writes nothing.
 """
 
 import statistics
@@ -23,11 +23,11 @@ from radial_core.measure import choose_rows, measure
 
 DECAYS, SINKS = (0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0, 4.0), (0, 1, 2)
 HEAD_DIM, TOKENS, MORE_TOKENS, REPEATS = 128, 128, 1024, 3
-CASES = [  # name, layout, heads, the authors' settings
+CASES = [  # name, layout, heads, the paper's settings
     ("Wan 14B 81 f 720p", VideoLayout(21, 45, 80), 40, RadialPattern(0.2, 1)),
     ("HunyuanVideo 509 f 720p", VideoLayout(128, 45, 80, prefix=256), 24, RadialPattern(1.0, 1)),
 ]
-LENGTHS = (30, 16, 16)  # of what q and k know of their frame, row and column: more, more local
+LENGTHS = (30, 16, 16)  # of q's and k's code for frame, row and column: larger is more local
 SMALL = [("small", VideoLayout(12, 16, 20, prefix=60), 4, RadialPattern(0.2, 1))]
 
 
@@ -38,19 +38,19 @@ def structured(layout: VideoLayout, heads: int, device: torch.device):
     q, k, v = (
         torch.randn(shape, generator=random, device=device, dtype=torch.bfloat16) for _ in range(3)
     )
-    place = torch.arange(layout.tokens, device=device)[:, None] - layout.prefix
+    position = torch.arange(layout.tokens, device=device)[:, None] - layout.prefix
     s, width = layout.tokens_per_frame, layout.width
-    axes = place // s, place % s // width, place % width
-    pace = 1 + torch.arange(heads, device=device) / heads
+    axes = position // s, position % s // width, position % width
+    rate = 1 + torch.arange(heads, device=device) / heads
     for i, (axis, end) in enumerate(zip(axes, (layout.frames, layout.height, width), strict=True)):
-        angle = axis * pace * (1.4 / end)  # less than half a turn, so that far is never near again
+        angle = axis * rate * (1.4 / end)  # less than half a turn, so that it never wraps around
         for x, length in ((q, LENGTHS[i]), (k, LENGTHS[i]), (v, 4)):
             x[:, :, 2 * i] = length * angle.cos()
             x[:, :, 2 * i + 1] = length * angle.sin()
     return q, k, v
 
 
-def run(name, layout, heads, authors, device) -> dict:
+def run(name, layout, heads, preset, device) -> dict:
     patterns = [RadialPattern(d, s) for s in SINKS for d in DECAYS]
     start = time.perf_counter()
     rows = choose_rows(layout, patterns, TOKENS).to(device)
@@ -64,7 +64,7 @@ def run(name, layout, heads, authors, device) -> dict:
         reading = measure(q, k, v, rows)  # waits for the GPU
         seconds.append(time.perf_counter() - start)
     _, peak = memory(device)
-    more = measure(q, k, v, choose_rows(layout, [authors], MORE_TOKENS).to(device))
+    more = measure(q, k, v, choose_rows(layout, [preset], MORE_TOKENS).to(device))
     return {
         "name": name,
         "tokens": layout.tokens,
@@ -73,20 +73,20 @@ def run(name, layout, heads, authors, device) -> dict:
         "ms": round(1000 * statistics.median(seconds), 1),
         "extra_mib": round((peak - before) / 2**20),
         "choosing_rows_ms": round(1000 * choosing),
-        "coverage": round(reading.coverage[patterns.index(authors)], 4),
-        "error": round(reading.error[patterns.index(authors)], 4),
+        "coverage": round(reading.coverage[patterns.index(preset)], 4),
+        "error": round(reading.error[patterns.index(preset)], 4),
         f"error_{MORE_TOKENS}_tokens": round(more.error[0], 4),
-        "error_all_tokens": round(whole_error(q, k, v, layout, authors), 4),
+        "error_all_tokens": round(whole_error(q, k, v, layout, preset), 4),
     }
 
 
 def memory(device: torch.device) -> tuple[int, int]:
-    """Bytes now, and at most since the last time this was asked."""
+    """Bytes allocated now, and the peak since the last call of this function."""
     if device.type != "cuda":
         return 0, 0
-    found = torch.cuda.memory_allocated(), torch.cuda.max_memory_allocated()
+    allocated = torch.cuda.memory_allocated(), torch.cuda.max_memory_allocated()
     torch.cuda.reset_peak_memory_stats()
-    return found
+    return allocated
 
 
 def whole_error(q, k, v, layout: VideoLayout, pattern: RadialPattern) -> float:
@@ -96,7 +96,7 @@ def whole_error(q, k, v, layout: VideoLayout, pattern: RadialPattern) -> float:
     radial = radial_attention(q, k, v, make_plan(pattern, layout, q.device))[:, video]
     dense = dense_attention(q, k, v)[0][:, video]
     squares = [0.0, 0.0]
-    for head in range(q.shape[2]):  # in float32, and not all at once
+    for head in range(q.shape[2]):  # one at a time, in float32
         a, b = radial[:, :, head].float(), dense[:, :, head].float()
         squares[0] += (a - b).square().sum().item()
         squares[1] += b.square().sum().item()

@@ -1,4 +1,4 @@
-"""Writes a benchmark's figures down with the machine and versions that made them."""
+"""Saves a benchmark's figures with the machine and the versions."""
 
 import contextlib
 import json
@@ -25,7 +25,7 @@ sys.path.insert(0, str(ROOT))
 
 
 def save(name: str, cases: list[dict], **more):
-    """Write results/NAME.json; `more` goes beside the cases."""
+    """Write results/NAME.json. `more`: further entries next to the cases."""
     record = {
         "machine": machine(),
         "versions": versions(),
@@ -40,7 +40,7 @@ def save(name: str, cases: list[dict], **more):
 
 
 def gpu_name() -> str:
-    """This machine's GPU as file names have it: h100; cpu if there is none."""
+    """This machine's GPU as in file names: h100; cpu if there is none."""
     if not torch.cuda.is_available():
         return "cpu"
     full = torch.cuda.get_device_name()
@@ -49,13 +49,13 @@ def gpu_name() -> str:
 
 
 def versions() -> dict[str, str]:
-    found = {"python": platform.python_version(), "torch": torch.__version__}
+    result = {"python": platform.python_version(), "torch": torch.__version__}
     if torch.cuda.is_available():
-        found |= {"cuda": torch.version.cuda, "cudnn": str(torch.backends.cudnn.version())}
+        result |= {"cuda": torch.version.cuda, "cudnn": str(torch.backends.cudnn.version())}
         for package in KERNEL_PACKAGES:
             with contextlib.suppress(PackageNotFoundError):
-                found[package] = version(package)
-    return found
+                result[package] = version(package)
+    return result
 
 
 def _arguments() -> str:

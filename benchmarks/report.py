@@ -1,14 +1,14 @@
-"""What does it cost to record what ran and how long it took? Under 1 % of a step is the aim.
+"""What does it cost to record what ran and how long it took? The aim is under 1 % of a step.
 
-Forward passes of Wan 2.1 1.3B at 81 frames, 480p, the shortest of the real ones, in turn with the
-record of nodes/run/record.py and with one that does nothing; and what the record costs the host.
+Forward passes of Wan 2.1 1.3B at 81 frames, 480p, the shortest real case, alternately with the
+record of nodes/run/record.py and with one that does nothing; and the host time of the record.
 
 Needs an NVIDIA GPU and the Python of your ComfyUI, and takes less than a minute:
 
     python benchmarks/report.py --comfyui FOLDER [--picture FILE]
 
-Writes report-GPU.json, and the node's picture of 20 steps. Without a GPU a tiny model is run, to
-try the script, and no figures are written.
+Writes report-GPU.json, and the node's picture of 20 steps. Without a GPU it runs a tiny model, to
+try the script, and writes no figures.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from end_to_end_models import PACK, load, override_of, run, start_comfyui
 from end_to_end_timing import now
 
 CASE = "wan2.1-1.3b-81f-480p"
-WARM, PASSES = 2, 30  # of each kind
+WARM, PASSES = 2, 30  # with the record and without, each
 CALLS = 2000
 
 
@@ -37,7 +37,7 @@ def tiny(case):
 
 
 def no_record():
-    """A record that nothing is written into."""
+    """A record that records nothing."""
 
     class Nothing(sys.modules[f"{PACK}.nodes.run.record"].Record):
         def forward(self, step, x):
@@ -55,24 +55,24 @@ def no_record():
 
 
 def passes(call, override, device):
-    """Seconds of passes with the record and without, and what is in the record."""
+    """Seconds of passes with the record and without, and the contents of the record."""
     kept, nothing = override.reporter.record, no_record()
     seconds, out = {"with": [], "without": []}, None
     for i in range(WARM + PASSES):
         if i == WARM:
             kept = type(kept)()
-        for which, each in (("with", kept), ("without", nothing)):
+        for name, each in (("with", kept), ("without", nothing)):
             override.reporter.record = each
             start = now(device)
             out = call()
             if i >= WARM:
-                seconds[which].append(now(device) - start)
+                seconds[name].append(now(device) - start)
     override.reporter.record = kept
     return (seconds, kept.read()), out
 
 
 def host_us(device: torch.device) -> tuple[float, float]:
-    """Microseconds of the host for an attention call, and for a pass of the model besides them."""
+    """Host microseconds for an attention call, and for a pass of the model without its calls."""
     module = sys.modules[f"{PACK}.nodes.run.record"]
     kept, x = module.Record(), torch.zeros(1, device=device)
 
@@ -101,7 +101,7 @@ def host_us(device: torch.device) -> tuple[float, float]:
 
 
 def picture(model, case, path: Path):
-    """The picture of Radial Attention Report, of 20 steps with the settings that the node has."""
+    """Draw Radial Attention Report's picture of 20 steps with the node's default settings."""
     import comfy.sample
 
     settings = dict(dense_steps=-1, dense_blocks=-1, dense_last_steps=1, sink_frames=-1, decay=0)
@@ -113,10 +113,10 @@ def picture(model, case, path: Path):
             *(model, noise, 20, 1.0, "euler", "simple", prompt, prompt, torch.zeros_like(noise)),
             disable_pbar=True,
         )
-    found = override_of(model).runs[-1].read()
-    drawn = sys.modules[f"{PACK}.nodes.drawing.report"].draw([("", found)])
+    run = override_of(model).runs[-1].read()
+    drawn = sys.modules[f"{PACK}.nodes.drawing.report"].draw([("", run)])
     drawn.quantize(64).save(path, optimize=True)
-    print(sys.modules[f"{PACK}.nodes.run.summary_text"].report(found))
+    print(sys.modules[f"{PACK}.nodes.run.summary_text"].report(run))
 
 
 def main():

@@ -1,4 +1,4 @@
-"""Does the time of radial attention grow like the kept blocks, and not like the tokens squared?
+"""Does the time of radial attention grow with the kept blocks, and not with the tokens squared?
 
 On one CPU core, one head of 64, 512 tokens a frame, 8 to 128 frames. Writes figures and a plot.
 """
@@ -67,7 +67,7 @@ def plot(rows: list[dict]):
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)  # steadier than many, on a machine with other work
+    torch.set_num_threads(1)  # steadier on a machine with other work
     results = [measure(frames) for frames in FRAMES]
     record.save("scaling-cpu", results, threads=torch.get_num_threads())
     plot(results)

@@ -1,4 +1,4 @@
-"""Attention alone, forward and backward: dense by each exact kernel at hand, and radial."""
+"""Attention by itself, forward and backward: dense with each exact kernel, and radial."""
 
 import importlib
 from collections.abc import Callable
@@ -11,11 +11,11 @@ from torch.nn.functional import scaled_dot_product_attention
 from training_cases import BLOCK_SIZE, DECAY, SINK_FRAMES, Case
 
 HEAD_DIM, DTYPE = 128, torch.bfloat16
-COMFYUI = "sdpa flash"  # what ComfyUI's default comes down to
-LONG, FEW_HEADS = 150_000, 4  # tokens from which kernels are compared on few heads
+COMFYUI = "sdpa flash"  # the kernel that ComfyUI's default ends up running
+LONG, FEW_HEADS = 150_000, 4  # from this many tokens, kernels are compared on few heads
 WARM_TOKENS = 8192
-SECONDS, MOST_RUNS = 1.0, 10  # a short call is repeated for so long
-ONE_IS_ENOUGH = 3.0  # seconds of a call that is not repeated
+SECONDS, MOST_RUNS = 1.0, 10  # a short call is repeated for this long
+ONE_IS_ENOUGH = 3.0  # a call of more seconds than this is not repeated
 
 
 def dense_kernels(device: torch.device) -> dict[str, Callable]:
@@ -29,7 +29,7 @@ def dense_kernels(device: torch.device) -> dict[str, Callable]:
     try:
         from flash_attn.cute.interface import flash_attn_func
     except ImportError as error:
-        print(f"  flash-attn-4 is not here: {error}", flush=True)
+        print(f"  flash-attn-4 is not installed: {error}", flush=True)
         return kernels
 
     def flash_attention_4(q, k, v):
@@ -53,9 +53,9 @@ def _with(backend: SDPBackend) -> Callable:
 
 
 def attention_alone(case: Case, heads: int, device: torch.device) -> dict:
-    """Milliseconds forward and backward of one attention call: the kernels, dense and radial.
+    """Milliseconds, forward and backward, of one attention call: each kernel, dense, radial.
 
-    heads: of the model. Where fewer are run, times are scaled to all of them.
+    heads: of the model. If fewer are run, times are scaled to all of them.
     """
     core = importlib.import_module(f"{PACK}.radial_core")
     attend = importlib.import_module(f"{PACK}.radial_core.attention").attend
@@ -71,41 +71,41 @@ def attention_alone(case: Case, heads: int, device: torch.device) -> dict:
         return out
 
     kernels = dense_kernels(device)
-    of_kernels = _compare(case, min(heads, case.heads or heads), kernels, device)
-    of_kernels = {name: _scaled(times, heads) for name, times in of_kernels.items()}
-    fastest = min(of_kernels, key=lambda name: _sum(of_kernels[name]))
+    kernel_times = _compare(case, min(heads, case.heads or heads), kernels, device)
+    kernel_times = {name: _scaled(times, heads) for name, times in kernel_times.items()}
+    fastest = min(kernel_times, key=lambda name: _sum(kernel_times[name]))
     run_heads = case.heads or heads
-    dense = of_kernels[fastest]
+    dense = kernel_times[fastest]
     if dense["heads"] < run_heads:
         dense = _scaled(_time(kernels[fastest], case.tokens, run_heads, device), heads)
-    warm = case.tokens, run_heads  # a plan is of one length; kernels compile for heads, too
-    of_radial = _scaled(_time(radial, case.tokens, run_heads, device, warm), heads)
+    warm = case.tokens, run_heads  # a plan has one length, and kernels compile for the heads too
+    radial_times = _scaled(_time(radial, case.tokens, run_heads, device, warm), heads)
     return {
         "density": round(plan.density, 4),
         "dense_kernel": fastest,
         "dense": dense,
         "radial_backend": ", ".join(sorted(ran)),
-        "radial": of_radial,
-        "speedup": round(_sum(dense) / _sum(of_radial), 2),
-        "kernels": of_kernels,
+        "radial": radial_times,
+        "speedup": round(_sum(dense) / _sum(radial_times), 2),
+        "kernels": kernel_times,
     }
 
 
 def _compare(case: Case, heads: int, kernels: dict, device) -> dict[str, dict]:
-    """Each kernel's times; one that fails is left out, and said."""
+    """Each kernel's times. One that fails is printed and left out."""
     if case.tokens > LONG:
         heads = min(heads, FEW_HEADS)
-    found = {}
+    times = {}
     for name, run in kernels.items():
         try:
-            found[name] = _time(run, case.tokens, heads, device)
+            times[name] = _time(run, case.tokens, heads, device)
         except Exception as error:
             print(f"  {name}: {type(error).__name__}: {str(error)[:300]}", flush=True)
-    return found
+    return times
 
 
 def _time(run: Callable, tokens: int, heads: int, device: torch.device, warm=None) -> dict:
-    """The fastest forward and backward of some runs. warm: tokens and heads to compile with."""
+    """The fastest forward and backward of several runs. warm: tokens and heads to compile with."""
     _runs(run, *(warm or (min(tokens, WARM_TOKENS), heads)), device, most=1)
     forward, backward = _runs(run, tokens, heads, device, MOST_RUNS)
     return {"heads": heads, "forward_ms": 1e3 * forward, "backward_ms": 1e3 * backward}
@@ -132,7 +132,7 @@ def _runs(run: Callable, tokens: int, heads: int, device: torch.device, most: in
 
 
 def _scaled(times: dict, heads: int) -> dict:
-    """Times of some heads as those of all."""
+    """Times of some heads, scaled to all heads."""
     share = heads / times["heads"]
     return {
         "heads": times["heads"],

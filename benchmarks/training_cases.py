@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from end_to_end_models import HUNYUAN_VIDEO, WAN_1_3B, WAN_14B, VideoModel, hunyuan_settings
 
-# The paper's recipe for longer videos, here at every length.
+# The paper's recipe for longer videos, used here at every length.
 RANK = 128
 DENSE_BLOCKS, DECAY, SINK_FRAMES, BLOCK_SIZE = 2, 1.0, 1, 128
 
@@ -13,11 +13,11 @@ DENSE_BLOCKS, DECAY, SINK_FRAMES, BLOCK_SIZE = 2, 1.0, 1, 128
 class Case:
     """A video to train on.
 
-    latent: frames, height, width. measured: of each list of blocks, how many are run; the rest is
-    put together from them. None for all. shorter: the case at half the length, from which the
-    step is put together if this one does not fit the GPU. heads: how many of the attention's heads
-    are run where it is timed alone; the time is scaled. None for all. as_it_comes: measure
-    ComfyUI's default attention, too. published_speedup: of radial over dense, the paper's.
+    latent: frames, height, width. measured: how many blocks of each list to run, from which the
+    whole is computed; None for all. shorter: the case at half the length, from which the step is
+    estimated if this one does not fit the GPU. heads: how many heads to run when attention is timed
+    by itself, with the time scaled; None for all. default_attention: also measure ComfyUI's default
+    attention. published_speedup: the paper's, of radial over dense.
     """
 
     model: VideoModel
@@ -25,12 +25,12 @@ class Case:
     measured: dict[str, int] | None = None
     shorter: str | None = None
     heads: int | None = None
-    as_it_comes: bool = False
+    default_attention: bool = False
     published_speedup: float | None = None
 
     @property
     def prefix(self) -> int:
-        """Text tokens in front of the video's, in the same attention."""
+        """Text tokens before the video's, in the same attention."""
         return self.model.text[0] if "double_blocks" in self.model.blocks else 0
 
     @property
@@ -49,18 +49,18 @@ class Case:
 
 ONE_OF_EACH = {"double_blocks": 1, "single_blocks": 1}
 CASES = {
-    "wan2.1-1.3b-81f-480p": Case(WAN_1_3B, (21, 60, 104), as_it_comes=True),
+    "wan2.1-1.3b-81f-480p": Case(WAN_1_3B, (21, 60, 104), default_attention=True),
     "wan2.1-1.3b-161f-480p": Case(WAN_1_3B, (41, 60, 104), shorter="wan2.1-1.3b-81f-480p"),
     "wan2.1-1.3b-321f-480p": Case(
         *(WAN_1_3B, (81, 60, 104), {"blocks": 4}), shorter="wan2.1-1.3b-161f-480p"
     ),
-    "wan2.1-14b-81f-768p": Case(WAN_14B, (21, 96, 160), {"blocks": 2}, as_it_comes=True),
+    "wan2.1-14b-81f-768p": Case(WAN_14B, (21, 96, 160), {"blocks": 2}, default_attention=True),
     "wan2.1-14b-161f-768p": Case(
         *(WAN_14B, (41, 96, 160), {"blocks": 1}),
         shorter="wan2.1-14b-81f-768p",
         published_speedup=1.93,
     ),
-    "hunyuan-117f-768p": Case(HUNYUAN_VIDEO, (30, 96, 160), ONE_OF_EACH, as_it_comes=True),
+    "hunyuan-117f-768p": Case(HUNYUAN_VIDEO, (30, 96, 160), ONE_OF_EACH, default_attention=True),
     "hunyuan-253f-768p": Case(
         *(HUNYUAN_VIDEO, (64, 96, 160), ONE_OF_EACH), shorter="hunyuan-117f-768p"
     ),
@@ -86,7 +86,7 @@ _TINY_HUNYUAN = VideoModel(
     {"pooled_output": (1, 768)},
 )
 TINY = {
-    "wan": Case(_TINY_WAN, (24, 12, 20), as_it_comes=True),
+    "wan": Case(_TINY_WAN, (24, 12, 20), default_attention=True),
     "wan-2x": Case(_TINY_WAN, (48, 12, 20), {"blocks": 2}, shorter="wan", heads=1),
     "hunyuan": Case(_TINY_HUNYUAN, (24, 12, 20), ONE_OF_EACH),
 }

@@ -1,7 +1,7 @@
-"""ComfyUI's training step of a LoRA, as its node "Train LoRA" runs it, and what its parts take.
+"""ComfyUI's training step of a LoRA, as its node "Train LoRA" runs it, and the time of its parts.
 
-That node's own sampler, guider, adapters, checkpoints and optimizer, with every transformer block a
-checkpoint, on the layers that our node "Radial Train Layers" would have it train: q, k, v and o.
+It uses that node's own sampler, guider, adapters, checkpoints and optimizer, with every transformer
+block a checkpoint, on the layers that our node "Radial Train Layers" chooses: q, k, v and o.
 """
 
 import importlib
@@ -18,12 +18,12 @@ from end_to_end_timing import now
 DTYPE = torch.bfloat16
 LAYERS = "q, k, v, o"
 PER_BLOCK = 2  # "Train LoRA"'s checkpoint_depth; at 1 the whole model is one checkpoint
-HIDDEN = ("img", "txt")  # a block's hidden states, where they come by name
+HIDDEN = ("img", "txt")  # a block's hidden states, where they are passed by name
 LEARNING_RATE = 1e-4
 
 
 def add_lora(patcher, rank: int):
-    """A MODEL with fresh adapters, and their parameters by name."""
+    """A MODEL with new adapters, and their parameters by name."""
     chosen_weights = importlib.import_module(f"{PACK}.nodes.training.layers").chosen_weights
     chosen = chosen_weights(patcher.model.diffusion_model, LAYERS)
     patcher, parameters = patcher.clone(), {}
@@ -44,10 +44,10 @@ def optimizer_of(parameters: dict) -> torch.optim.Optimizer:
 
 
 class _Clocked(nodes_train.TrainSampler):
-    """ComfyUI's training sampler, which notes what each step takes."""
+    """ComfyUI's training sampler, which records the time and loss of each step."""
 
     def fwd_bwd(self, *args, **kwargs):
-        self.watch.start_anew()
+        self.watch.reset()
         start = now(self.watch.device)
         loss = super().fwd_bwd(*args, **kwargs)
         seconds = now(self.watch.device) - start
@@ -56,9 +56,9 @@ class _Clocked(nodes_train.TrainSampler):
 
 
 def train(patcher, optimizer, video: VideoModel, latent, watch: "Watch", steps: int = 1) -> dict:
-    """Training steps on one video. Seconds and loss of each, peak bytes if it is on a GPU.
+    """Run training steps on one video. Returns seconds and loss of each, and on a GPU peak bytes.
 
-    watch: what the model's blocks are under.
+    watch: the one that wraps the model's blocks.
     """
     device = watch.device
     random = torch.Generator().manual_seed(0)
@@ -96,16 +96,16 @@ def train(patcher, optimizer, video: VideoModel, latent, watch: "Watch", steps: 
 
 
 class Watch:
-    """When each transformer block ran, forward and backward, in a step.
+    """Records when each transformer block ran in a step, forward and backward.
 
-    A checkpointed block's backward holds its forward once more.
+    The backward of a checkpointed block includes a second forward.
     """
 
     def __init__(self, device: torch.device):
         self.device = device
-        self.start_anew()
+        self.reset()
 
-    def start_anew(self):
+    def reset(self):
         self._runs = []
 
     def mark(self):
@@ -116,7 +116,7 @@ class Watch:
         return event
 
     def seconds(self) -> dict[str, list[tuple[float, float]]]:
-        """Forward and backward of each block, by the list that it is in."""
+        """Forward and backward seconds of each block, by the name of its list."""
         now(self.device)
         found = {}
         for name, marks in self._runs:
@@ -143,7 +143,7 @@ class Watch:
 
 
 class _Mark(torch.autograd.Function):
-    """The tensor as it is; its gradient's passing is marked."""
+    """Returns the tensor unchanged, and records when its gradient passes."""
 
     @staticmethod
     def forward(ctx, x, watch, marks):
@@ -158,7 +158,7 @@ class _Mark(torch.autograd.Function):
 
 @contextmanager
 def checkpointed(net, names, watch: Watch | None = None):
-    """Every block and every other part of a model is a checkpoint, as ComfyUI's node makes them."""
+    """Inside, every block and every other part of a model is a checkpoint, as in ComfyUI's node."""
     blocks = [(name, block) for name in names for block in getattr(net, name)]
     for name, block in blocks:
         if name != "blocks":
@@ -178,7 +178,7 @@ def checkpointed(net, names, watch: Watch | None = None):
 
 
 def _on_copies(forward):
-    """HunyuanVideo's blocks write into their input, which a checkpoint needs as it was."""
+    """HunyuanVideo's blocks change their input in place, but a checkpoint needs it unchanged."""
 
     def run(*args, **kwargs):
         args, kwargs = _hidden(args, kwargs, torch.clone)

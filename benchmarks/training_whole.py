@@ -1,14 +1,14 @@
-"""A training step of the whole model, from one with fewer blocks or a shorter video."""
+"""Estimates a training step of the whole model from one with fewer blocks or a shorter video."""
 
 import torch
 from training_cases import DENSE_BLOCKS, Case
 
-SPARE = 0.95  # of the GPU's memory that a step may want
+SPARE = 0.95  # of the GPU's memory: the most that a step may need
 STATES = 4  # a LoRA weight, its gradient, and AdamW's two moments
 
 
 def expected(case: Case, attention: dict) -> float:
-    """Seconds of a step in its attention."""
+    """Seconds that a step spends in its attention."""
     return sum(case.blocks.values()) * (attention["forward_ms"] / 1e3 + _backward_s(attention))
 
 
@@ -28,11 +28,11 @@ def rounded(run: dict, parameters: dict) -> dict:
 
 
 def memory(case: Case, run: dict, parameters: dict, left_out: int) -> dict:
-    """Peak GiB, as measured and with the blocks that were left out; what of it the weights are."""
+    """Peak GiB, measured and with the omitted blocks added, and the weights' share of it."""
     if "peak" not in run:
         return {}
     ran, every = sum(case.blocks.values()), sum(case.model.blocks.values())
-    hidden = case.tokens * case.width * 2  # bytes: what a checkpoint keeps
+    hidden = case.tokens * case.width * 2  # bytes that a checkpoint keeps
     lora = sum(x.numel() * x.element_size() for x in parameters.values()) * STATES
     weights = run["weights"] + lora
     more = left_out + (every - ran) * lora / ran
@@ -45,40 +45,40 @@ def memory(case: Case, run: dict, parameters: dict, left_out: int) -> dict:
     return {name: round(bytes_ / 2**30, 2) for name, bytes_ in gib.items()}
 
 
-def longer(way: dict, ratio: float, which: str) -> float:
-    """Peak GiB of a way at another length: weights and LoRA stay, all else grows with the tokens.
+def longer(way: dict, ratio: float, suffix: str) -> float:
+    """Peak GiB of a way at another length: all but weights and LoRA grows with the tokens.
 
-    which: "" for the whole model, "_measured" for the blocks that were run.
+    suffix: "" for the whole model, "_measured" for the blocks that were run.
     """
-    weights = way[f"weights_gib{which}"]
-    return weights + ratio * (way[f"peak_gib{which}"] - weights)
+    weights = way[f"weights_gib{suffix}"]
+    return weights + ratio * (way[f"peak_gib{suffix}"] - weights)
 
 
 def fits(case: Case, shorter: dict, device: torch.device) -> bool:
-    """Whether a step is likely to fit the GPU, by the peak of a shorter one."""
+    """Whether a step probably fits the GPU, judged by the peak of a shorter one."""
     if device.type != "cuda":
         return True
     way = shorter["ways"]["dense"]
-    if "peak_gib_measured" not in way:  # it did not fit itself
+    if "peak_gib_measured" not in way:  # the shorter one did not fit either
         return False
     peak = longer(way, case.tokens / shorter["tokens"], "_measured")
     return peak * 2**30 < SPARE * torch.cuda.get_device_properties(device).total_memory
 
 
-def put_together(case: Case, alone: dict, shorter: dict) -> dict[str, dict]:
-    """The ways of a case, from its attention alone and the steps of a shorter one."""
+def estimated_from_shorter(case: Case, alone: dict, shorter: dict) -> dict[str, dict]:
+    """The ways of a case, estimated from its own attention and the steps of a shorter case."""
     ratio = case.tokens / shorter["tokens"]
     found = {}
     for way in ("radial", "dense"):
-        short, was, now_ = shorter["ways"][way], shorter["attention"][way], alone[way]
+        short, before, after = shorter["ways"][way], shorter["attention"][way], alone[way]
         found[way] = {
             "outside_s": ratio * short["outside_s"],
             "optimizer_s": short["optimizer_s"],
             "block_s": {
                 name: [
                     [
-                        ratio * (forward - was["forward_ms"] / 1e3) + now_["forward_ms"] / 1e3,
-                        ratio * (backward - _backward_s(was)) + _backward_s(now_),
+                        ratio * (forward - before["forward_ms"] / 1e3) + after["forward_ms"] / 1e3,
+                        ratio * (backward - _backward_s(before)) + _backward_s(after),
                     ]
                     for forward, backward in each
                 ]
@@ -91,18 +91,18 @@ def put_together(case: Case, alone: dict, shorter: dict) -> dict[str, dict]:
 
 
 def _backward_s(attention: dict) -> float:
-    """Seconds of attention in the backward of a checkpointed block, which runs it once more."""
+    """Seconds of attention in the backward of a checkpointed block, which repeats its forward."""
     return (attention["forward_ms"] + attention["backward_ms"]) / 1e3
 
 
-def whole(case: Case, of_dense: dict, of_radial: dict, dense_blocks: int) -> float:
-    """Seconds of a step of the whole model whose first blocks are dense."""
-    total = of_radial["outside_s"]
-    ran = sum(len(each) for each in of_radial["block_s"].values())
-    total += of_radial["optimizer_s"] * sum(case.model.blocks.values()) / ran
+def whole(case: Case, dense: dict, radial: dict, dense_blocks: int) -> float:
+    """Seconds of a step of the whole model, with the first blocks dense."""
+    total = radial["outside_s"]
+    ran = sum(len(each) for each in radial["block_s"].values())
+    total += radial["optimizer_s"] * sum(case.model.blocks.values()) / ran
     for name, count in case.model.blocks.items():
         first = min(dense_blocks, count)
-        total += first * _mean(of_dense, name) + (count - first) * _mean(of_radial, name)
+        total += first * _mean(dense, name) + (count - first) * _mean(radial, name)
         dense_blocks -= first
     return total
 

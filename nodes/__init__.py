@@ -1,6 +1,6 @@
-"""What this pack adds to ComfyUI. Nothing is imported before it is asked for."""
+"""The nodes that this pack adds to ComfyUI. Each is imported when it is first needed."""
 
-NODES = {  # class -> the file that has it
+NODES = {  # class -> the file that defines it
     "RadialAttentionPatch": ".patch",
     "RadialMaskPreview": ".preview",
     "RadialAttentionReport": ".report",

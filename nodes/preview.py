@@ -3,7 +3,7 @@
 from comfy_api.latest import io
 
 from ..radial_core.masks.radial import MAX_DECAY
-from .comfyui.node_ui import shown
+from .comfyui.node_ui import picture_and_text
 from .drawing.canvas import as_image
 from .families.catalog import (
     VIDEO_MODELS,
@@ -178,7 +178,7 @@ class RadialMaskPreview(io.ComfyNode):
             text,
             found.rows.density,
             found.estimate.step_speedup,
-            ui=shown(image, text, cls),
+            ui=picture_and_text(image, text, cls),
         )
 
 

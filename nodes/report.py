@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from comfy_api.latest import io
 
-from .comfyui.node_ui import shown
+from .comfyui.node_ui import picture_and_text
 from .drawing import report as drawing
 from .drawing.canvas import as_image
 from .hook.attach import override_of
@@ -34,28 +34,29 @@ class RadialAttentionReport(io.ComfyNode):
             display_name="Radial Attention Report",
             category="radial attention",
             description="Shows what ran in a sampler: which steps and blocks were radial or dense "
-            "and why, the seconds of each step, and what was saved. Put it between the sampler and "
+            "and why, the seconds of each step, and the time saved. Put it between the sampler and "
             "the VAE.",
             search_aliases=["radial", "radial report", "what ran", "sparse or dense", "timing"],
             inputs=[
                 io.Latent.Input(
-                    "samples", tooltip="What the sampler made. It passes through unchanged."
+                    "samples", tooltip="The sampler's output. It passes through unchanged."
                 ),
                 io.Model.Input(
-                    "model", tooltip="The model that the sampler used, with Radial Attention Patch."
+                    "model",
+                    tooltip="The model with Radial Attention Patch that the sampler used.",
                 ),
                 io.Model.Input(
                     "second_model",
                     optional=True,
-                    tooltip="The second model, where two samplers share the steps as with Wan 2.2.",
+                    tooltip="The second model, if two samplers share the steps as with Wan 2.2.",
                 ),
             ],
             outputs=[
-                io.Latent.Output("samples", tooltip="The samples as they came."),
+                io.Latent.Output("samples", tooltip="The samples, unchanged."),
                 io.Image.Output(
-                    "image", tooltip="Steps across, blocks down; below it the seconds of each step."
+                    "image", tooltip="Steps across, blocks down; below, the seconds of each step."
                 ),
-                io.String.Output("text", tooltip="What ran, in words."),
+                io.String.Output("text", tooltip="What ran, as text."),
                 io.String.Output(
                     "json",
                     tooltip="For programs: what ran by step and block, seconds, settings.",
@@ -76,7 +77,7 @@ class RadialAttentionReport(io.ComfyNode):
             log.exception("Radial attention: no report")
             picture = torch.ones(1, 64, 64, 3)
             text, data = f"No report. {type(error).__name__}: {error}", {}
-        on_node = shown(picture, text, cls)
+        on_node = picture_and_text(picture, text, cls)
         return io.NodeOutput(samples, picture, text, json.dumps(data), ui=on_node)
 
 

@@ -1,4 +1,4 @@
-"""Radial Settings Search: the settings for a target, out of what was measured."""
+"""Radial Settings Search: the best settings for a target, from the probe's measurements."""
 
 from comfy_api.latest import io
 
@@ -10,21 +10,21 @@ from ..radial_core.search import (
     largest_speedup,
     smallest_error,
 )
-from .comfyui.node_ui import shown
+from .comfyui.node_ui import picture_and_text
 from .drawing.canvas import as_image
 from .drawing.compare import draw_nothing
 from .drawing.search import draw_search
 from .inputs.checks import check_choice, check_number, short
 from .inputs.settings import AUTOMATIC
-from .probing.advice import words_for
+from .probing.advice import describe
 from .probing.socket import MEASUREMENTS
 
 FASTEST, MOST_EXACT = "largest speed-up", "smallest error"
 LEAST_ERROR, MOST_ERROR = 0.001, 1.0
 LEAST_SPEEDUP, MOST_SPEEDUP = 1.0, 20.0
 NOTHING = (
-    "Nothing was measured, so the settings are the preset. Radial Attention Compare says why; "
-    "its output goes here."
+    "Nothing was measured, so the outputs select the preset. Radial Attention Compare says why; "
+    "link its measurements to this node."
 )
 
 
@@ -35,9 +35,9 @@ class RadialSettingsSearch(io.ComfyNode):
             node_id="RadialSettingsSearch",
             display_name="Radial Settings Search",
             category="radial attention",
-            description="Finds the decay, sink frames and dense blocks for an error or a speed, by "
-            "what was measured on your own model and video. Link its outputs to Radial Attention "
-            "Patch.",
+            description="Finds the decay, sink frames and dense blocks for an error or a speed-up, "
+            "from what was measured on your own model and video. Link its outputs to Radial "
+            "Attention Patch.",
             search_aliases=[
                 "radial",
                 "tune attention",
@@ -47,15 +47,14 @@ class RadialSettingsSearch(io.ComfyNode):
             ],
             inputs=[
                 MEASUREMENTS.Input(
-                    "measurements", tooltip="What Radial Attention Compare passes on."
+                    "measurements", tooltip="The measurements from Radial Attention Compare."
                 ),
                 io.Combo.Input(
                     "target",
                     options=[FASTEST, MOST_EXACT],
                     default=FASTEST,
-                    tooltip="largest speed-up: the fastest settings whose error stays below the "
-                    "one given here. smallest error: the most exact ones that are at least so "
-                    "many times as fast as given here.",
+                    tooltip="largest speed-up: the fastest settings whose error is at most error. "
+                    "smallest error: the most exact settings whose speed-up is at least speedup.",
                 ),
                 io.Float.Input(
                     "error",
@@ -64,8 +63,8 @@ class RadialSettingsSearch(io.ComfyNode):
                     max=MOST_ERROR,
                     step=0.01,
                     round=0.001,
-                    tooltip="For largest speed-up: the most error of the attention's output, "
-                    "relative RMS over all blocks. 0.1 is a tenth of what it should be.",
+                    tooltip="For largest speed-up: the largest relative RMS error of the "
+                    "attention's output over all blocks. 0.1 is a tenth of the output itself.",
                 ),
                 io.Float.Input(
                     "speedup",
@@ -74,8 +73,8 @@ class RadialSettingsSearch(io.ComfyNode):
                     max=MOST_SPEEDUP,
                     step=0.1,
                     round=0.01,
-                    tooltip="For smallest error: how many times as fast as with full attention a "
-                    "radial step must be, at least, by estimate.",
+                    tooltip="For smallest error: the smallest estimated speed-up of a radial step "
+                    "over one with dense attention.",
                 ),
             ],
             outputs=[
@@ -91,7 +90,7 @@ class RadialSettingsSearch(io.ComfyNode):
                     tooltip="For dense_blocks of Radial Attention Patch.",
                 ),
                 io.Image.Output(display_name="image", tooltip="The picture on this node."),
-                io.String.Output(display_name="text", tooltip="The words on this node."),
+                io.String.Output(display_name="text", tooltip="The text on this node."),
             ],
             is_output_node=True,
         )
@@ -114,11 +113,11 @@ class RadialSettingsSearch(io.ComfyNode):
                 f"measurements must come from Radial Attention Compare, got {short(measurements)}"
             )
         image = as_image(picture)
-        return io.NodeOutput(*values, image, text, ui=shown(image, text, cls))
+        return io.NodeOutput(*values, image, text, ui=picture_and_text(image, text, cls))
 
 
 def search(m: Measurements, error: float | None = None, speedup: float | None = None):
-    """The chosen Setting, a picture and words, for one of the two limits."""
+    """The chosen Setting, a picture and a text, for one of the two limits."""
     settings, now = all_settings(m), current_setting(m)
     if error is not None:
         chosen, reached = largest_speedup(settings, error)
@@ -138,10 +137,10 @@ def search(m: Measurements, error: float | None = None, speedup: float | None = 
         )
     text = "\n".join(
         (
-            f"{verdict}: {words_for(chosen)}: {_figures(chosen)}.",
-            f"Now ({words_for(now)}; the settings of {m.settings_of}): {_figures(now)}.",
-            f"Out of {len(settings):,} settings. Errors are measured, speed-ups estimated, against "
-            "full attention by the fastest exact kernel.",
+            f"{verdict}: {describe(chosen)}: {_figures(chosen)}.",
+            f"Now ({describe(now)}; the settings of {m.settings_of}): {_figures(now)}.",
+            f"Out of {len(settings):,} settings. Errors are measured; speed-ups are estimated over "
+            "dense attention by the fastest exact kernel.",
         )
     )
     return chosen, draw_search(settings, chosen, now, error, speedup), text
@@ -149,6 +148,6 @@ def search(m: Measurements, error: float | None = None, speedup: float | None = 
 
 def _figures(each: Setting) -> str:
     return (
-        f"error {each.error:.2g}, a step {each.speedup:.2g} times as fast, "
-        f"its attention {each.attention_speedup:.2g} times"
+        f"error {each.error:.2g}, speed-up of a step {each.speedup:.2g}x, "
+        f"of its attention {each.attention_speedup:.2g}x"
     )

@@ -1,4 +1,4 @@
-"""Radial Train Layers: MODEL -> MODEL of which Train LoRA trains the layers that are named."""
+"""Radial Train Layers: MODEL -> MODEL of which Train LoRA trains only the named layers."""
 
 from comfy.patcher_extension import CallbacksMP
 from comfy_api.latest import io
@@ -20,16 +20,16 @@ class RadialTrainLayers(io.ComfyNode):
             display_name="Radial Train Layers",
             category="radial attention",
             description="Train LoRA trains every layer of a model. Put this before it to train "
-            "some of them: as it comes, the projections of self-attention, which is what the "
-            "authors of Radial Attention train for longer videos.",
+            "only some of them: by default the projections of self-attention, which the authors of "
+            "Radial Attention train for longer videos.",
             search_aliases=["radial", "train lora", "target modules", "long video lora", "q k v o"],
             inputs=[
-                io.Model.Input("model", tooltip="The model that Train LoRA gets."),
+                io.Model.Input("model", tooltip="The model to train."),
                 io.String.Input(
                     "layers",
                     default="q, k, v, o",
-                    tooltip="Names with commas between. q, k, v and o are self-attention's "
-                    "projections of the video in every block. Other layers of the blocks go by "
+                    tooltip="Names, separated by commas. q, k, v and o are the self-attention "
+                    "projections of the video in every block. Name other layers of the blocks by "
                     "their name or a part of it: ffn, cross_attn.q, img_mlp.0.",
                 ),
             ],

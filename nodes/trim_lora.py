@@ -8,15 +8,15 @@ from comfy_api.latest import io
 from .inputs.checks import short
 
 LORA = io.Custom("LORA_MODEL")
-# What a layer's change is a product of, in the names that ComfyUI trains and loads; for OFT, the
-# angles of a rotation. One of all zeros, and there is no change.
+# A layer's change is a product of these, by the names that ComfyUI trains and loads; for OFT they
+# are the angles of a rotation. If one is all zeros, there is no change.
 FACTORS = {
     *("lora_up.weight", "lora_down.weight", "lora_mid.weight"),
     *("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b"),
     *("lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b"),
     "oft_blocks",
 }
-SUMMANDS = {"diff", "diff_b"}  # each is added to a weight, or a bias, by itself
+SUMMANDS = {"diff", "diff_b"}  # each is added to a weight or bias by itself
 SCALE = "alpha"
 
 
@@ -27,14 +27,14 @@ class RadialTrimLora(io.ComfyNode):
             node_id="RadialTrimLora",
             display_name="Radial Trim LoRA",
             category="radial attention",
-            description="Takes the layers that do nothing out of a LoRA, such as those that Radial "
-            "Train Layers left untrained. The file is smaller and loads faster, the video is the "
-            "same. Put it between Train LoRA and Save LoRA.",
+            description="Removes the layers that do nothing from a LoRA, such as those that Radial "
+            "Train Layers left untrained. The file gets smaller and loads faster, and the video "
+            "stays the same. Put it between Train LoRA and Save LoRA.",
             search_aliases=["radial", "train lora", "prune lora", "smaller lora"],
-            inputs=[LORA.Input("lora", tooltip="What Train LoRA made.")],
+            inputs=[LORA.Input("lora", tooltip="The output of Train LoRA.")],
             outputs=[
-                LORA.Output(display_name="lora", tooltip="The LoRA with the layers that it needs."),
-                io.String.Output(display_name="text", tooltip="What was kept, in words."),
+                LORA.Output(display_name="lora", tooltip="The LoRA without the idle layers."),
+                io.String.Output(display_name="text", tooltip="What was kept, as text."),
             ],
             is_output_node=True,
         )
@@ -44,7 +44,7 @@ class RadialTrimLora(io.ComfyNode):
         check_lora(lora)
         trimmed = trim(lora)
         layers, sizes = (
-            [measure(each) for each in (trimmed, lora)] for measure in (_number_of, _megabytes)
+            [measure(each) for each in (trimmed, lora)] for measure in (_layer_count, _megabytes)
         )
         text = f"Kept {layers[0]} of {layers[1]} layers, {sizes[0]:.3g} of {sizes[1]:.3g} MB."
         if not trimmed:
@@ -60,7 +60,7 @@ def check_lora(lora) -> None:
 
 
 def trim(lora: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The entries of a LoRA without those that change no weight. What is unknown here is kept."""
+    """A LoRA without the entries that change no weight. Unknown entries are kept."""
     idle = set()
     for layer, parts in _layers(lora).items():
         zeros = {part for part in parts if not lora[_join(layer, part)].any()}
@@ -72,12 +72,12 @@ def trim(lora: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 def _layers(lora: dict[str, torch.Tensor]) -> dict[str, set[str]]:
-    """Layer -> the ends of its entries' names, such as "lora_up.weight"."""
+    """Layer -> the suffixes of its entries' names, such as "lora_up.weight"."""
     layers = defaultdict(set)
     for name in lora:
-        ends = (end for end in (*FACTORS, *SUMMANDS, SCALE) if name.endswith(f".{end}"))
-        end = next(ends, name.rpartition(".")[2])
-        layers[name.removesuffix(end).removesuffix(".")].add(end)
+        known = (part for part in (*FACTORS, *SUMMANDS, SCALE) if name.endswith(f".{part}"))
+        part = next(known, name.rpartition(".")[2])
+        layers[name.removesuffix(part).removesuffix(".")].add(part)
     return layers
 
 
@@ -85,7 +85,7 @@ def _join(layer: str, part: str) -> str:
     return f"{layer}.{part}" if layer else part
 
 
-def _number_of(lora: dict[str, torch.Tensor]) -> int:
+def _layer_count(lora: dict[str, torch.Tensor]) -> int:
     return len(_layers(lora))
 
 

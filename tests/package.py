@@ -1,7 +1,7 @@
-"""Which files the registry's package has: what git has, without what .comfyignore names.
+"""The files of the registry's package: those in git, without those that .comfyignore names.
 
-That is how `comfy node publish` makes it (comfy_cli/file_utils.py, zip_files). Files that are not
-committed yet count as well, so that a test speaks of the tree at hand.
+`comfy node publish` makes it in this way (comfy_cli/file_utils.py, zip_files). Uncommitted files
+count too, so that a test covers the current tree.
 """
 
 import shutil
@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def packaged_files() -> list[Path]:
-    """Relative to ROOT. Raises CalledProcessError where there is no git repository."""
+    """Paths relative to ROOT. Raises CalledProcessError if there is no git repository."""
     ours = _git("ls-files", "--cached", "--others", "--exclude-standard")
     ignored = [
         *_git("ls-files", "--cached", "--ignored", "--exclude-from=.comfyignore"),
@@ -22,7 +22,7 @@ def packaged_files() -> list[Path]:
 
 
 def copy_package(target: Path):
-    """The package as it is when it has been unpacked into `target`."""
+    """Copy the package's files into `target`, as if unpacked there."""
     for file in packaged_files():
         (target / file).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(ROOT / file, target / file)

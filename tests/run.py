@@ -1,13 +1,13 @@
 """Sets up whatever is missing and runs the checks: lint, the core, the pack in the real ComfyUI.
 
-python tests/run.py                 all of them but the slow tests; this is what CI runs
-python tests/run.py --all           the slow ones too: before a release, and weekly
+python tests/run.py                 all but the slow tests; this is what CI runs
+python tests/run.py --all           the slow ones too: before a release, and once a week
 python tests/run.py core            one or more of: lint, core, comfy (the newest), comfy-0.16.3,
                                     browser (ComfyUI's page in your Chromium, Chrome or Edge)
-python tests/run.py core -- -k odd  what follows -- goes to pytest
-python tests/run.py comfy --comfyui DIR   in a ComfyUI that you have, such as its master
-python tests/run.py --gpu           the kernels on this machine's GPU, in the Python that runs this:
-                                    its torch, and every kernel library that it has
+python tests/run.py core -- -k odd  arguments after -- go to pytest
+python tests/run.py comfy --comfyui DIR   in your own ComfyUI, such as its master
+python tests/run.py --gpu           the kernels on this machine's GPU, in the Python that runs this,
+                                    with its torch and every kernel library that it has
 """
 
 import argparse
@@ -29,15 +29,15 @@ from headless.signals import end_on_signals  # noqa: E402
 
 OLD = f"comfy-{OLDEST.version}"
 COMFYUI = {"comfy": NEWEST, OLD: OLDEST}
-# As they start, and as their output is printed: the longest first, but lint, which takes a second.
+# In the order in which they start and are printed: the longest first, after lint, which is quick.
 PARTS = ("lint", "comfy", "browser", OLD, "core")
-EVERY_TEST = ["-m", ""]  # in place of the mark expression in pyproject.toml
+EVERY_TEST = ["-m", ""]  # replaces the mark expression in pyproject.toml
 
 
 def read_arguments() -> tuple[argparse.Namespace, list[str]]:
-    """Options, and what goes to pytest."""
-    words = sys.argv[1:]
-    at = words.index("--") if "--" in words else len(words)
+    """Our options, and the arguments for pytest."""
+    given = sys.argv[1:]
+    split = given.index("--") if "--" in given else len(given)
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -45,25 +45,25 @@ def read_arguments() -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--all", action="store_true")
     parser.add_argument("--comfyui", type=Path, metavar="DIR")
     parser.add_argument("--gpu", action="store_true")
-    options = parser.parse_args(words[:at])
+    options = parser.parse_args(given[:split])
     if unknown := set(options.parts) - set(PARTS):
         parser.error(f"expected any of {', '.join(PARTS)}; got {', '.join(unknown)}")
     if options.comfyui:
         if options.parts != ["comfy"]:
-            parser.error("--comfyui is for the part comfy alone")
+            parser.error("--comfyui only works with the part comfy")
         if not (options.comfyui / "main.py").is_file():
             parser.error(f"--comfyui: expected ComfyUI's folder, {options.comfyui} has no main.py")
-    return options, (EVERY_TEST if options.all else []) + words[at + 1 :]
+    return options, (EVERY_TEST if options.all else []) + given[split + 1 :]
 
 
 def lacks(part: str) -> str | None:
-    """What a part needs that can't be set up here and that this machine lacks."""
+    """What a part needs that this machine lacks and the set-up can't provide."""
     return HOW_TO_GET_ONE if part == "browser" and find_chromium() is None else None
 
 
 def test_gpu(pytest_arguments: list[str]):
-    have = "import einops, pytest, torch; raise SystemExit(not torch.cuda.is_available())"
-    if subprocess.run([sys.executable, "-c", have]).returncode:
+    check = "import einops, pytest, torch; raise SystemExit(not torch.cuda.is_available())"
+    if subprocess.run([sys.executable, "-c", check]).returncode:
         raise SystemExit(
             "--gpu needs an NVIDIA GPU, and a Python with torch for CUDA, einops and pytest: that "
             f"of your ComfyUI, with pytest installed. This is {sys.executable}."
@@ -77,7 +77,7 @@ def test_gpu(pytest_arguments: list[str]):
 
 @dataclass
 class Part:
-    """A part of the checks: its commands, and the process of the one that runs."""
+    """A part of the checks: its commands, and the running process."""
 
     name: str
     python: Path
@@ -95,8 +95,8 @@ class Part:
         return [["pytest", folder, *self.pytest_arguments]]
 
     def variables(self) -> dict[str, str]:
-        # Parts run beside each other, a core each. OpenMP's threads wait for each other by
-        # spinning, so more threads than cores take many times as long.
+        # Parts run in parallel, one core each. OpenMP's threads wait by spinning, so more threads
+        # than cores take many times as long.
         variables = {"OMP_NUM_THREADS": "1", **os.environ, "PYTHONUNBUFFERED": "1"}
         if self.name in COMFYUI:
             variables["RADIAL_ATTENTION_COMFYUI_VERSION"] = COMFYUI[self.name].version
@@ -120,7 +120,7 @@ class Part:
 
 
 def follow(log: Path, done: Future) -> bool:
-    """Print what a part writes until it ends. Returns whether it succeeded."""
+    """Print a part's output until it ends. Returns whether it succeeded."""
     with open(log, encoding="utf-8", errors="replace") as lines:
         running = True
         while running:
@@ -131,12 +131,14 @@ def follow(log: Path, done: Future) -> bool:
 
 
 def run_all(parts: list[Part]) -> list[Part]:
-    """Run the parts, as many at a time as there are cores. Returns those that failed."""
+    """Run the parts, as many at once as there are cores. Returns those that failed."""
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-        done = [pool.submit(part.run) for part in parts]
+        futures = [pool.submit(part.run) for part in parts]
         try:
-            succeeded = [follow(part.log, it) for part, it in zip(parts, done, strict=True)]
-            return [part for part, it in zip(parts, succeeded, strict=True) if not it]
+            succeeded = [
+                follow(part.log, future) for part, future in zip(parts, futures, strict=True)
+            ]
+            return [part for part, passed in zip(parts, succeeded, strict=True) if not passed]
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             for part in parts:

@@ -1,8 +1,8 @@
 """Runs a workflow of this pack on a headless ComfyUI.
 
-With nothing else given it sets up an isolated environment with torch and the real ComfyUI (once),
-and puts tiny random weights in place of the checkpoints. With your own ComfyUI (--comfyui) or a
-server that is running (--server) it uses the checkpoints you have.
+By default it sets up an isolated environment with torch and the real ComfyUI (once), and uses tiny
+random weights instead of the checkpoints. With your own ComfyUI (--comfyui) or a running server
+(--server) it uses the checkpoints you have.
 """
 
 import argparse
@@ -17,7 +17,7 @@ import textwrap
 from pathlib import Path
 from urllib.parse import urlsplit
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))  # not there in isolated mode
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # Python's isolated mode leaves it out
 
 from headless import environment as env  # noqa: E402
 from headless.graph import load_graph, names, set_inputs  # noqa: E402
@@ -60,7 +60,7 @@ def parse() -> argparse.Namespace:
         "--comfyui", type=comfyui_folder, metavar="DIR", help="start the ComfyUI in DIR"
     )
     where.add_argument(
-        "--server", type=server_url, metavar="URL", help="use the ComfyUI that runs at URL"
+        "--server", type=server_url, metavar="URL", help="use the ComfyUI running at URL"
     )
     parser.add_argument(
         "--python", type=program, help="the Python of --comfyui, if not in a venv there"
@@ -71,15 +71,15 @@ def parse() -> argparse.Namespace:
         default=[],
         type=setting,
         metavar="[NODE.]INPUT=VALUE",
-        help="set an input, on every node that has it or on one: --set steps=20 --set 9.seed=7",
+        help="set an input on every node that has it, or on one: --set steps=20 --set 9.seed=7",
     )
     parser.add_argument(
         "--output", type=Path, default=Path("output"), help="folder for the outputs (./output)"
     )
-    words = sys.argv[1:]
-    at = words.index("--") if "--" in words else len(words)
-    arguments = parser.parse_args(words[:at])
-    arguments.comfyui_arguments = words[at + 1 :]
+    given = sys.argv[1:]
+    split = given.index("--") if "--" in given else len(given)
+    arguments = parser.parse_args(given[:split])
+    arguments.comfyui_arguments = given[split + 1 :]
     return arguments
 
 
@@ -108,14 +108,14 @@ def comfyui_folder(text: str) -> Path:
 
 
 def program(text: str) -> Path:
-    found = shutil.which(os.path.expanduser(text))
-    if not found:
+    path = shutil.which(os.path.expanduser(text))
+    if not path:
         raise argparse.ArgumentTypeError(f"there is no program {text}")
-    return Path(found).absolute()
+    return Path(path).absolute()
 
 
 def make_folder(folder: Path):
-    """Before anything runs, so that no result is lost for want of a place."""
+    """Make the output folder before anything runs, so that no result is lost."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -125,7 +125,7 @@ def make_folder(folder: Path):
 
 
 def use_python_of(arguments):
-    """Go on under a Python that has what is needed, unless this is one."""
+    """Restart under a Python with the packages that are needed, unless this one has them."""
     if arguments.comfyui:
         python = users_python(arguments)
     elif not arguments.server:
@@ -158,8 +158,8 @@ def users_python(arguments) -> Path:
         folder / ".venv/Scripts/python.exe",
         folder.parent / "python_embeded/python.exe",  # the portable build's own spelling
     ]
-    found = [path for path in candidates if path.is_file()]
-    return arguments.python or (found[0] if found else Path(sys.executable))
+    existing = [path for path in candidates if path.is_file()]
+    return arguments.python or (existing[0] if existing else Path(sys.executable))
 
 
 def run_on_stand_ins(arguments, graph: dict, small: dict):
@@ -180,7 +180,7 @@ def run_on_stand_ins(arguments, graph: dict, small: dict):
 
 
 def stand_in_models(environment: env.Environment) -> Path:
-    """The stand-ins' folder, written on first use and again when their recipe changes."""
+    """The stand-ins' folder, written on first use and again whenever the code for them changes."""
     workflows = Path(__file__).resolve().parent
     recipe = b"".join(
         path.read_bytes() for path in sorted(workflows.glob("headless/standins/*.py"))
@@ -194,9 +194,9 @@ def stand_in_models(environment: env.Environment) -> Path:
     try:
         command = [environment.python, "-m", "headless.standins", environment.comfyui, fresh]
         variables = {**os.environ, "PYTHONPATH": str(workflows)}
-        made = subprocess.run(command, capture_output=True, text=True, env=variables)
-        if made.returncode:
-            raise SystemExit(f"{made.stderr}\nCould not make the stand-in weights in {fresh}.")
+        process = subprocess.run(command, capture_output=True, text=True, env=variables)
+        if process.returncode:
+            raise SystemExit(f"{process.stderr}\nCould not make the stand-in weights in {fresh}.")
         if not models.exists():  # another run may have been faster
             fresh.rename(models)
     finally:

@@ -1,14 +1,14 @@
-"""A fixed "VAE" in closed form: the discrete cosines of 4 x 4 blocks, of which 16 are kept.
+"""A fixed "VAE" in closed form: the discrete cosine transform of 4 x 4 blocks, 16 values kept.
 
-No VAE can be had here, and one of our own would add its errors to the figures; this one keeps
-`video.py`'s clips at 40 dB. Of luma the 10 lowest frequencies are kept, of each chroma the 3
-lowest. One latent frame is one frame of pixels.
+No trained VAE was available, and one of our own would add its errors to the figures; this one keeps
+`video.py`'s clips at 40 dB. It keeps the 10 lowest frequencies of luma and the 3 lowest of each
+chroma. One latent frame is one frame of pixels.
 
-Lab latents are what the network sees: of variance 1 over all channels, the spectrum half whitened
-(each channel is divided by the root of its spread). Quite white, edges too faint to see would count
-as much as colours; as it comes, only colours would count.
+Lab latents are the network's input: variance 1 over all channels, the spectrum half whitened (each
+channel is divided by the root of its spread). Fully whitened, invisible edges would count as much
+as colours; not whitened, only colours would count.
 
-ComfyUI keeps a Wan latent in the units of Wan's VAE and turns it into the network's on the way in:
+ComfyUI keeps a Wan latent in the units of Wan's VAE and converts it to the network's units:
 `to_comfy`, `from_comfy`.
 """
 
@@ -61,12 +61,12 @@ def decode(latents: torch.Tensor) -> torch.Tensor:
 
 
 def to_comfy(latents: torch.Tensor) -> torch.Tensor:
-    """What a LATENT of ComfyUI holds under "samples", of lab latents."""
+    """Lab latents -> the "samples" of a LATENT in ComfyUI."""
     return _wan_format().process_out(latents)
 
 
 def from_comfy(samples: torch.Tensor) -> torch.Tensor:
-    """Lab latents of what a LATENT holds under "samples"."""
+    """The "samples" of a LATENT -> lab latents."""
     return _wan_format().process_in(samples)
 
 
@@ -78,7 +78,7 @@ def _wan_format():
 
 @cache
 def _basis(device: torch.device) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Into latents (48, 16), back (16, 48), and the latents of no light: (16,)."""
+    """Matrices into latents (48, 16) and back (16, 48), and the mean that is subtracted, (16,)."""
     at = torch.arange(BLOCK, dtype=torch.float64)
     cosines = torch.cos(math.pi / BLOCK * at[:, None] * (at + 0.5)) * math.sqrt(2 / BLOCK)
     cosines[0] *= math.sqrt(0.5)
@@ -91,6 +91,6 @@ def _basis(device: torch.device) -> tuple[torch.Tensor, torch.Tensor, torch.Tens
 
     mean = torch.zeros(CHANNELS, dtype=torch.float64)
     mean[0] = LUMA_MEAN * scale[0]
-    # What is not kept is taken for 0, so a luma frequency without its chroma is grey.
+    # Dropped frequencies count as 0, so a luma frequency without its chroma is grey.
     into, back = rows(ycc) * scale, rows(ycc.inverse().t()) / scale
     return into.t().float().to(device), back.float().to(device), mean.float().to(device)

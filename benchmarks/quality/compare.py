@@ -1,18 +1,18 @@
-"""How near does each mask come to the dense model's video, at which cost? Same seeds, no training.
+"""How close does each mask come to the dense model's video, at which cost? Same seeds, no training.
 
-    python benchmarks/quality/compare.py --comfyui FOLDER [--only WORD ...]
+    python benchmarks/quality/compare.py --comfyui FOLDER [--only TEXT ...]
 
-Samples the lab's model dense, then as each row of grid.py says, and writes
-results/quality-compare-GPU.json after each. What it measures of a row:
+Samples the lab's model dense, then with each row of grid.py, and writes
+results/quality-compare-GPU.json after each. It measures for each row:
 
 density           kept share of the block map where a call is not dense
 kept_flops        kept share of the self-attention's work over all steps and blocks
-psnr ...          likeness to the dense videos of the same seeds, see metrics.py; psnr_edges is of
-                  the top and bottom eighth of the picture; psnr_of_frames the mean at each frame
-consistency       of neighbouring frames, and how far that is from the dense videos'
+psnr ...          similarity to the dense videos of the same seeds, see metrics.py; psnr_edges: the
+                  top and bottom eighth of the picture; psnr_of_frames: the mean at each frame
+consistency       of neighbouring frames, and its difference from the dense videos'
 attention_error   relative RMS of a call's output, on the dense run's q, k, v; all blocks, 3 steps
-val_loss          flow-matching loss on clips that were not trained on, with the mask at every step:
-                  how well the model still does what it was trained for, whatever a seed leads to
+val_loss          flow-matching loss on held-out clips, with the mask at every step: how well the
+                  model still does what it was trained for, independent of the seeds
 """
 
 import argparse
@@ -36,9 +36,9 @@ SECONDS = 200
 
 
 class Results:
-    """The rows so far, on record after each.
+    """The rows so far, saved after each.
 
-    Those of an earlier run stay, if they were of the same model and sizes, until they are run anew.
+    Rows of an earlier run with the same model and sizes stay until they are run again.
     """
 
     def __init__(self, name: str, grounds: dict[str, Ground], comfyui: str):
@@ -71,7 +71,7 @@ class Results:
         missing = ground.why_missing(row.mask)
         try:
             found |= ground.measure(row) if missing is None else {"missing": missing}
-        except Exception as error:  # the other rows are worth the GPU's time
+        except Exception as error:  # go on with the other rows
             logging.exception("%s failed", row)
             found["missing"] = f"failed: {type(error).__name__}: {error}"
         self.rows[at, str(row)] = found
@@ -83,7 +83,7 @@ class Results:
         record.save(self.name, list(self.rows.values()), **self.about)
 
     def print_front(self):
-        """The rows of the lab's size that no other row beats at less work."""
+        """The rows of the lab's size that no other row beats with no more work."""
         for whose, methods in (("all masks", None), ("the radial ones", ("radial",))):
             print(f"\nThe front of {whose}: no other comes nearer at no more work")
             for row in front(list(self.rows.values()), methods):
@@ -102,7 +102,7 @@ def line(row: dict) -> str:
 
 
 def grounds_of(model, device: torch.device, tiny: bool) -> dict[str, Ground]:
-    """The sizes to compare at: the trained one, and one whose frames begin inside blocks."""
+    """The sizes to compare at: the trained one, and one where frames start inside blocks."""
     if tiny:
         size = replace(lab_model.TINY, frames=8, height=8, width=32)
         straddling, seeds, steps = replace(size, frames=16, height=6), 2, 4
@@ -114,7 +114,7 @@ def grounds_of(model, device: torch.device, tiny: bool) -> dict[str, Ground]:
 
 
 def rows_of(grounds: dict[str, Ground], tiny: bool) -> list[tuple[str, Row]]:
-    """Where, and what, what matters most first; with `tiny` one row of each method."""
+    """(size, row) pairs, the most important first; with `tiny` one row of each method."""
     lab, steps = grounds["lab"].layout, grounds["lab"].steps
     rows = [("lab", row) for row in main_rows(lab, steps)]
     rows += [("straddling", row) for row in straddling_rows(steps)]
@@ -129,8 +129,12 @@ def main(arguments: list[str] | None = None):
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--comfyui", type=Path, required=True, help="ComfyUI's folder")
     parser.add_argument("--checkpoint", type=Path, default=lab_model.CHECKPOINT)
-    parser.add_argument("--only", nargs="*", default=[""], help="words of the rows to run")
-    parser.add_argument("--seconds", type=float, default=SECONDS, help="begin no row after so many")
+    parser.add_argument(
+        "--only", nargs="*", default=[""], help="run only rows whose text has one of these"
+    )
+    parser.add_argument(
+        "--seconds", type=float, default=SECONDS, help="start no row after this time"
+    )
     parser.add_argument("--tiny", action="store_true", help="a model for the CPU, few rows")
     given = parser.parse_args(arguments)
     start = time.perf_counter()

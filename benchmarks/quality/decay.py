@@ -1,9 +1,9 @@
-"""How the trained model's attention falls off, in time and in space, as the paper found of Wan.
+"""How the trained model's attention falls off in time and space, as the paper found for Wan.
 
     python benchmarks/quality/decay.py --comfyui FOLDER [--checkpoint PATH]
 
-Held-out clips at some noise levels; softmax(q k^T) of every self-attention, in float32, averaged
-over heads, queries, clips and levels. train.py writes the same into its results.
+Held-out clips at several noise levels; softmax(q k^T) of every self-attention in float32, averaged
+over heads, queries, clips and levels. train.py writes the same figures into its results.
 """
 
 import argparse
@@ -25,11 +25,11 @@ def measure(patcher, clean: torch.Tensor, noise: torch.Tensor) -> dict:
     """Mean attention probability by distance, and exp(-a d + b) fitted to it.
 
     patcher: a MODEL; clean, noise: lab latents (b, 16, f, h, w), of which CLIPS are used. Returns
-    {"all": the mean of all layers, "layers": [each]}; of each, three kinds:
+    {"all": the mean of all layers, "layers": [each]}, each with three kinds of distance:
 
-        frames      between tokens that are d frames apart, wherever in their frames
-        same_place  between tokens at the same place of frames that are d apart
-        places      between tokens of the same frame that are d tokens apart, rounded
+        frames      tokens d frames apart, at any position
+        same_place  tokens at the same position, d frames apart
+        places      tokens of the same frame, d tokens apart (rounded)
     """
     sums: dict[int, Sums] = {}
 
@@ -64,21 +64,21 @@ class Sums:
         self.count = {kind: x.clone() for kind, x in self.total.items()}
 
     def add(self, q: torch.Tensor, k: torch.Tensor):
-        """q, k: (b, h, s, d). A frame of queries at a time, so that it fits into memory."""
+        """q, k: (b, h, s, d). One frame of queries at a time, to fit into memory."""
         time = torch.arange(self.frames, device=q.device)
         for each_q, each_k in zip(q.float(), k.float(), strict=True):
             for frame, queries in enumerate(each_q.chunk(self.frames, dim=1)):
                 scores = queries @ each_k.mT * queries.shape[-1] ** -0.5
-                seen = scores.softmax(-1).mean(0).unflatten(-1, (self.frames, -1))  # (p, f, p)
+                weights = scores.softmax(-1).mean(0).unflatten(-1, (self.frames, -1))  # (p, f, p)
                 distance = (time - frame).abs()
-                self._put("frames", distance, seen.mean(dim=(0, 2)))
-                self._put("same_place", distance, seen.diagonal(dim1=0, dim2=2).mean(-1))
-                self._put("places", self.away, seen[:, frame].flatten())
+                self._put("frames", distance, weights.mean(dim=(0, 2)))
+                self._put("same_place", distance, weights.diagonal(dim1=0, dim2=2).mean(-1))
+                self._put("places", self.away, weights[:, frame].flatten())
 
-    def _put(self, kind: str, distance: torch.Tensor, seen: torch.Tensor):
-        seen = seen.double()
-        self.total[kind].index_add_(0, distance, seen)
-        self.count[kind].index_add_(0, distance, torch.ones_like(seen))
+    def _put(self, kind: str, distance: torch.Tensor, weights: torch.Tensor):
+        weights = weights.double()
+        self.total[kind].index_add_(0, distance, weights)
+        self.count[kind].index_add_(0, distance, torch.ones_like(weights))
 
     def means(self) -> dict[str, torch.Tensor]:
         means = {kind: (x / self.count[kind]).cpu() for kind, x in self.total.items()}
@@ -94,25 +94,25 @@ def described(means: dict[str, torch.Tensor]) -> dict:
 
 
 def fit(values: torch.Tensor) -> dict[str, float]:
-    """Of exp(-a d + b) to values at d = 0, 1, ...: a, b, and the share of variance explained.
+    """Fit exp(-a d + b) to values at d = 0, 1, ...: a, b, and the share of variance explained.
 
-    Least squares of the values themselves: for each of many a, the best b is known.
+    Least squares on the values themselves, over a grid of a; for each a the best b is known.
     """
     decay = torch.linspace(0, 5, 5001, dtype=torch.float64)[:, None]
     curves = (-decay * torch.arange(len(values))).exp()
     scale = (curves * values).sum(1, keepdim=True) / curves.square().sum(1, keepdim=True)
-    wrong = (scale * curves - values).square().sum(1)
-    best = int(wrong.argmin())
+    error = (scale * curves - values).square().sum(1)
+    best = int(error.argmin())
     spread = (values - values.mean()).square().sum()
     return {
         "a": round(float(decay[best]), 3),
         "b": round(math.log(float(scale[best])), 3),
-        "r2": round(float(1 - wrong[best] / spread), 4),
+        "r2": round(float(1 - error[best] / spread), 4),
     }
 
 
 def show(found: dict):
-    """A table: of each layer and their mean, how attention falls."""
+    """Print how attention falls off in each layer and on average."""
     print("layer  kind          a      r2      d = 0, 1, 2, 4, 8 against d = 0")
     rows = [*enumerate(found["layers"]), ("all", found["all"])]
     for name, kinds in rows:

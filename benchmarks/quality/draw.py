@@ -1,8 +1,8 @@
-"""Draws what the lab found, from the files in benchmarks/results, and writes RESULTS.md.
+"""Draws the lab's results from the files in benchmarks/results, and writes RESULTS.md.
 
     python benchmarks/quality/draw.py [GPU]
 
-GPU: as the files have it, h100 if left out. What was not measured is not drawn. Needs matplotlib.
+GPU: as in the names of the files, h100 by default. Draws only what was measured. Needs matplotlib.
 """
 
 import json
@@ -19,10 +19,10 @@ from lab import record
 from table import LOOK_FIRST, complete, front, tables
 
 REPORT = Path(__file__).with_name("RESULTS.md")
-# Okabe and Ito's colours, which people with any colour vision tell apart.
+# Okabe and Ito's colours, which colour-blind people can tell apart too.
 BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
 YELLOW, BLUE, RED, PURPLE, GREY = "#F0E442", "#0072B2", "#D55E00", "#CC79A7", "#888888"
-# Of a method and block size: how it is called, its colour and marker. None for any block size.
+# (method, block size) -> label, colour, marker. None stands for any block size.
 SERIES = {
     ("radial", 128): ("radial, block 128", BLUE, "o"),
     ("radial", 64): ("radial, block 64", SKY, "o"),
@@ -81,22 +81,22 @@ LABEL = {"fontsize": 9, "textcoords": "offset points", "xytext": (0, 3), "ha": "
 
 
 def _methods(axes, rows: list[dict], key: str):
-    """Each method over its budgets, where nothing is dense."""
+    """Each method over its budgets, without dense steps and blocks."""
     for (method, size), (label, colour, marker) in SERIES.items():
-        some = _alone(rows, method, size)
+        selected = _without_dense(rows, method, size)
         line = "--" if method in DASHED else "-"
-        x, y = ([row[name] for row in some] for name in ("kept_flops", key))
+        x, y = ([row[name] for row in selected] for name in ("kept_flops", key))
         style = {"marker": marker, "ls": line, "label": label, "ms": 7, "lw": 1.5}
-        if some:
+        if selected:
             edge = BLACK if colour == YELLOW else "white"
             axes.plot(x, y, color=colour, markeredgecolor=edge, markeredgewidth=0.6, **style)
     _tidy(axes)
 
 
 def _errors(axes, rows: list[dict], seeds: int):
-    """The standard error of each mean PSNR that `_methods` draws, where the row has it."""
+    """Error bars for the mean PSNRs that `_methods` draws, where a row has them."""
     for (method, size), (_, colour, _) in SERIES.items():
-        for row in _alone(rows, method, size):
+        for row in _without_dense(rows, method, size):
             if "psnr_std" in row:
                 error = row["psnr_std"] / seeds**0.5
                 at = (row["kept_flops"], row["psnr"], error)
@@ -104,12 +104,12 @@ def _errors(axes, rows: list[dict], seeds: int):
 
 
 def _schedules(axes, rows: list[dict], steps: int):
-    """All radial rows by their dense steps, with their front and the node's defaults."""
+    """All radial rows by their dense steps, with their Pareto front and the node's defaults."""
     for share, (label, colour) in SHARES.items():
-        some = [row for row in rows if row["mask"]["method"] == "radial"]
-        some = [row for row in some if row["schedule"]["dense_steps"] == int(share * steps)]
+        selected = [row for row in rows if row["mask"]["method"] == "radial"]
+        selected = [row for row in selected if row["schedule"]["dense_steps"] == int(share * steps)]
         for size, marker in ((128, "o"), (64, "s")):
-            x, y = _xy([row for row in some if row["mask"]["block_size"] == size])
+            x, y = _xy([row for row in selected if row["mask"]["block_size"] == size])
             style = {"label": f"{label}, block {size}", "marker": marker, "s": 34}
             if x:
                 axes.scatter(x, y, color=colour, edgecolor="white", lw=0.5, zorder=3, **style)
@@ -139,14 +139,14 @@ def _xy(rows: list[dict]) -> tuple[list[float], list[float]]:
     return [row["kept_flops"] for row in rows], [row["psnr"] for row in rows]
 
 
-def _alone(rows: list[dict], method: str, size: int | None) -> list[dict]:
-    """A method's rows where nothing is dense, by their work."""
-    some = [row for row in rows if _is(row, method, size) and not _dense(row)]
-    some = [row for row in some if not row["question"].startswith("sink")]
-    return sorted(some, key=lambda row: row["kept_flops"])
+def _without_dense(rows: list[dict], method: str, size: int | None) -> list[dict]:
+    """A method's rows without dense steps and blocks, sorted by work."""
+    selected = [row for row in rows if _is_of(row, method, size) and not _dense(row)]
+    selected = [row for row in selected if not row["question"].startswith("sink")]
+    return sorted(selected, key=lambda row: row["kept_flops"])
 
 
-def _is(row: dict, method: str, size: int | None) -> bool:
+def _is_of(row: dict, method: str, size: int | None) -> bool:
     return row["mask"]["method"] == method and size in (None, row["mask"]["block_size"])
 
 
@@ -190,7 +190,7 @@ def train(found: dict, name: str):
     _save(figure, name)
 
 
-METHODS = {  # of extend.py: colour and marker
+METHODS = {  # method of extend.py -> colour, marker
     "untouched, dense": (GREY, "s"),
     "untouched, radial": (SKY, "D"),
     "dense-tuned": (BLACK, "^"),
@@ -203,9 +203,9 @@ def extend(found: dict, name: str):
     figure, (left, middle, right) = plt.subplots(1, 3, figsize=(14, 4.4), layout="constrained")
     for axes, key in ((left, "val_loss"), (middle, "frechet")):
         for number, (method, (colour, marker)) in enumerate(METHODS.items()):
-            some = sorted((r for r in rows if r["method"] == method), key=lambda r: r["times"])
-            x, y = ([row[name] for row in some] for name in ("times", key))
-            x = [times * 2 ** (0.03 * (number - 1.5)) for times in x]  # beside each other
+            selected = sorted((r for r in rows if r["method"] == method), key=lambda r: r["times"])
+            x, y = ([row[name] for row in selected] for name in ("times", key))
+            x = [times * 2 ** (0.03 * (number - 1.5)) for times in x]  # next to each other
             axes.plot(x, y, color=colour, marker=marker, label=method, lw=1.6, ms=7)
         axes.set_xscale("log", base=2)
         times = sorted({row["times"] for row in rows})

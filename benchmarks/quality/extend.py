@@ -1,21 +1,21 @@
-"""Length extension: does a LoRA tuned with radial attention make long videos as a dense one does?
+"""Length extension: is a LoRA tuned with radial attention as good for long videos as a dense one?
 
     python benchmarks/quality/extend.py --comfyui FOLDER [--steps 150] [--lengths 4 2]
 
-The paper's claim, on the lab's model, which was trained at 16 frames. At 2x and 4x that length: as
-it is, with dense and with radial attention; with a LoRA that ComfyUI's node "Train LoRA" tuned with
-dense attention, sampled dense; and with one tuned and sampled radial. Both are tuned on the same
-clips and noise for as many steps. Radial is the paper's recipe (decay 1, one sink frame) at every
-step, the first of eight blocks dense.
+Tests the paper's claim on the lab's model, which was trained at 16 frames. At 2x and 4x that
+length: without tuning, with dense and with radial attention; with a LoRA that ComfyUI's node "Train
+LoRA" tuned with dense attention, sampled dense; and with one tuned and sampled radial. Both are
+tuned on the same clips and noise for as many steps. Radial is the paper's recipe (decay 1, one sink
+frame) at every step, with the first of eight blocks dense.
 
 Writes results/quality-extend-GPU.json after each row, and a sheet for each length: four seeds a
-method, eight frames spread over the length, real clips on top. What is measured of a row:
+method, eight frames spread over the length, real clips on top. It measures for each row:
 
 val_loss          flow-matching loss on held-out clips of that length (fixed noise, four sigmas)
-frechet ...       whether samples stay like real clips, see extend_stats.py
+frechet ...       whether samples still look like real clips, see extend_stats.py
 tuning_s_a_step   seconds of a training step
 sampling_s        seconds to sample all seeds
-kept              share of the self-attention's blocks that is kept, over all layers
+kept              kept share of the self-attention's blocks, over all layers
 """
 
 import argparse
@@ -43,12 +43,12 @@ from PIL import Image, ImageDraw
 
 from radial_core import RadialPattern, VideoLayout, make_plan
 
-SAMPLE_SEED = 5000  # and on
+SAMPLE_SEED = 5000  # the first one
 SAMPLING_STEPS = 20
 MOST_CLIPS = 128  # to tune on
 SHEET_SEEDS, SHEET_FRAMES = 4, 8
 DENSE, RADIAL = Attention(radial=False), Attention(radial=True)
-METHODS = {  # name -> attention it samples with, attention its LoRA is tuned with
+METHODS = {  # name -> attention for sampling, attention for tuning its LoRA (None: no LoRA)
     "untouched, dense": (DENSE, None),
     "untouched, radial": (RADIAL, None),
     "dense-tuned": (DENSE, DENSE),
@@ -57,7 +57,7 @@ METHODS = {  # name -> attention it samples with, attention its LoRA is tuned wi
 
 
 class Length:
-    """All that the methods have in common at one length."""
+    """What the methods share at one length."""
 
     def __init__(self, size: lab_model.Size, times: int, given, device: torch.device):
         self.size, self.times, self.given, self.device = size.longer(times), times, given, device
@@ -74,7 +74,7 @@ class Length:
         return self._clips
 
     def kept(self, attention: Attention) -> float:
-        """The share of the self-attention's blocks that a model keeps."""
+        """The share of the self-attention's blocks that is kept."""
         if not attention.radial:
             return 1.0
         tokens = (self.size.height // lab_model.PATCH, self.size.width // lab_model.PATCH)
@@ -84,7 +84,7 @@ class Length:
         return dense + (1 - dense) * density
 
     def row(self, base, method: str) -> dict:
-        """Tune if the method does, then measure."""
+        """Tune a LoRA if the method has one, then measure."""
         attention, tuned_with = METHODS[method]
         found = {"name": f"{self.times}x, {method}", "times": self.times, "method": method}
         found |= {"frames": self.size.frames, "kept": round(self.kept(attention), 4)}
@@ -109,7 +109,7 @@ class Length:
         return found | self.real.compare(clips)
 
     def sheet(self, path: Path):
-        """Seeds below each other and frames beside each other, method by method, at half size."""
+        """Save a picture: a row for each seed with frames from left to right, grouped by method."""
         _, height, width = self.size.pixels
         at = torch.linspace(0, self.size.frames - 1, SHEET_FRAMES).round().long()
         across, down = width // 2, height // 2
@@ -152,11 +152,11 @@ def main():
     parser.add_argument("--comfyui", type=Path, required=True, help="ComfyUI's folder")
     parser.add_argument("--checkpoint", type=Path, default=lab_model.CHECKPOINT)
     parser.add_argument("--lengths", type=int, nargs="*", default=[4, 2], help="times 16 frames")
-    parser.add_argument("--steps", type=int, default=150, help="of tuning, a method")
+    parser.add_argument("--steps", type=int, default=150, help="training steps for each method")
     parser.add_argument("--batch", type=int, default=1, help="clips a step")
     parser.add_argument("--rank", type=int, default=RANK)
     parser.add_argument("--learning-rate", type=float, default=LEARNING_RATE)
-    parser.add_argument("--seeds", type=int, default=8, help="videos sampled a method")
+    parser.add_argument("--seeds", type=int, default=8, help="videos sampled for each method")
     parser.add_argument("--sampling-steps", type=int, default=SAMPLING_STEPS)
     parser.add_argument("--held-out", type=int, default=8, help="clips of the validation loss")
     parser.add_argument("--tiny", action="store_true", help="a model for the CPU")

@@ -1,14 +1,14 @@
-"""Do long samples stay like real clips? Compared as two crowds of frames: no seed has a truth.
+"""Do long samples still look like real clips? Compared as sets of frames: a seed has no true video.
 
-    frechet      distance of the frames' features from real clips' (as FID takes it, of metrics.py's
-                 random features, in their main directions). Few clips are a rough sample of what
-                 there is: as many other real ones say how rough, see `floor`
-    motion       change from frame to frame, 1 is that of real clips
-    sharpness    change from pixel to pixel, 1 is that of real clips
+    frechet      distance of the frames' features from those of real clips (as in FID, but with
+                 metrics.py's random features, in their main directions). A few clips are a rough
+                 sample; the distance of as many other real clips shows how rough, see `floor`
+    motion       change from frame to frame, relative to real clips
+    sharpness    change from pixel to pixel, relative to real clips
     consistency  of metrics.py, and that of real clips
 
-Each but the last also by quarters of the video's length, since a model that loses its way does so
-late. Pixels are (b, f, h, w, 3) in 0..1.
+All but the last also by quarters of the video's length, since a model that drifts does so late.
+Pixels are (b, f, h, w, 3) in 0..1.
 """
 
 from functools import cached_property
@@ -17,21 +17,21 @@ import metrics
 import torch
 import video
 
-REAL_SEED = (1 << 40) + 1_000_000  # neither trained nor validated on
+REAL_SEED = (1 << 40) + 1_000_000  # used neither for training nor for validation
 DIRECTIONS = 16
 QUARTERS = 4
-KNOWN = 96  # real clips, at least, that samples are held against
+KNOWN = 96  # the least number of real clips that samples are compared with
 
 
 class Real:
-    """Real clips of one length, which samples are held against."""
+    """Real clips of one length, to compare samples with."""
 
     def __init__(self, pixels: tuple[int, int, int], count: int, device: torch.device):
         """pixels: frames, height, width. count: of samples, and of `floor`'s real clips."""
         self.pixels, self.count, self.device = pixels, count, device
 
-    def clips(self, which: int) -> torch.Tensor:
-        return video.clips(REAL_SEED + which, self.count, *self.pixels, self.device)
+    def clips(self, number: int) -> torch.Tensor:
+        return video.clips(REAL_SEED + number, self.count, *self.pixels, self.device)
 
     @cached_property
     def _known(self) -> dict:
@@ -82,7 +82,7 @@ class Real:
 
 
 def looks(clips: torch.Tensor) -> torch.Tensor:
-    """What each frame looks like, in numbers: mean and spread of each feature over its places.
+    """The look of each frame in numbers: mean and spread of each feature over its positions.
 
     (b, f, n), float64. One clip at a time: the features of a long one take gigabytes.
     """
@@ -96,10 +96,10 @@ def looks(clips: torch.Tensor) -> torch.Tensor:
 
 
 def frechet(one: torch.Tensor, other: torch.Tensor) -> float:
-    """Fréchet distance, squared, of two crowds (n, d) taken for Gaussians (Heusel et al. 2017)."""
+    """Squared Fréchet distance of two sets (n, d) taken as Gaussians (Heusel et al. 2017)."""
     apart = (one.mean(dim=0) - other.mean(dim=0)).square().sum()
     a, b = one.T.cov(), other.T.cov()
-    # tr sqrt(a b): a b is like sqrt(a) b sqrt(a), which is symmetric.
+    # tr sqrt(a b): a b is similar to sqrt(a) b sqrt(a), which is symmetric.
     values, vectors = torch.linalg.eigh(a)
     root = vectors * values.clamp(min=0).sqrt() @ vectors.T
     both = torch.linalg.eigvalsh(root @ b @ root).clamp(min=0).sqrt().sum()

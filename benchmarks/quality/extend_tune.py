@@ -1,4 +1,4 @@
-"""A LoRA for longer videos, made by ComfyUI's own node "Train LoRA"."""
+"""A LoRA for longer videos, trained by ComfyUI's own node "Train LoRA"."""
 
 import importlib
 import time
@@ -13,7 +13,7 @@ from lab import override_of, radial, radial_node
 RANK = 128
 LEARNING_RATE = 5e-3
 LAYERS = "q, k, v, o"
-TRAINING_SEED = 3_000_000  # and on: clips that neither the model's training nor the validation had
+TRAINING_SEED = 3_000_000  # the first; used neither for the model's training nor for validation
 CLIPS_AT_ONCE = 8
 ALL_BLOCKS = 10_000
 
@@ -22,7 +22,7 @@ ALL_BLOCKS = 10_000
 class Attention:
     """How a MODEL's self-attention runs: the paper's recipe for longer videos.
 
-    dense_blocks: it has two of 30 to 60, so one of the lab's eight is more than its share.
+    dense_blocks: the paper has two of 30 to 60, so one of the lab's eight is a larger share.
     """
 
     radial: bool
@@ -32,7 +32,7 @@ class Attention:
     block_size: int = 128
 
     def on(self, model):
-        """The MODEL with it, by the node. Dense calls run the fastest exact kernel."""
+        """The MODEL with this attention, by the node. Dense calls run the fastest exact kernel."""
         return radial(
             model,
             dense_blocks=self.dense_blocks if self.radial else ALL_BLOCKS,
@@ -42,24 +42,24 @@ class Attention:
         )
 
     def ran(self, model) -> str:
-        """What computed it in the last run of the MODEL that `on` gave.
+        """The kernel that ran in the last run of a MODEL from `on`.
 
-        Raises RuntimeError if something else did.
+        Raises RuntimeError if the wrong kind of attention ran.
         """
         run = override_of(model).runs[-1].read()
         others = run["totals"]["dense_calls"].keys() - {"dense block"}
-        short = all("would be kept" in why for why in others)  # a video so short that all is near
+        short = all("would be kept" in why for why in others)  # too short for a sparse mask
         if run["failures"] or not short or (run["backend"] and not self.radial):
             raise RuntimeError(f"radial is {self.radial}, but what ran is {run['totals']}")
         return run["backend"] or ", ".join(run["dense_backends"]) or "ComfyUI's dense"
 
 
 def training_clips(size: lab_model.Size, count: int, device: torch.device) -> torch.Tensor:
-    """What a LATENT holds under "samples", of `count` clips: bfloat16, on the CPU."""
+    """The "samples" of a LATENT with `count` clips: bfloat16, on the CPU."""
     parts = []
     for first in range(0, count, CLIPS_AT_ONCE):
-        some = min(CLIPS_AT_ONCE, count - first)
-        clips = video.clips(TRAINING_SEED + first, some, *size.pixels, device)
+        number = min(CLIPS_AT_ONCE, count - first)
+        clips = video.clips(TRAINING_SEED + first, number, *size.pixels, device)
         parts.append(codec.to_comfy(codec.encode(clips)).to("cpu", torch.bfloat16))
     return torch.cat(parts)
 
@@ -74,9 +74,9 @@ def tune(
     learning_rate: float = LEARNING_RATE,
     seed: int = 0,
 ) -> tuple[dict, dict]:
-    """A LORA_MODEL tuned with that attention, and figures: seconds a step, losses.
+    """A LORA_MODEL tuned with this attention, and figures: seconds a step, losses.
 
-    samples: of `training_clips`, of which the node draws at random.
+    samples: from `training_clips`; the node draws from them at random.
     """
     import comfy.utils
     from comfy_extras.nodes_train import TrainLoraNode
@@ -97,7 +97,7 @@ def tune(
         loss_function="MSE",
         seed=seed,
         training_dtype="bf16",
-        lora_dtype="fp32",  # bfloat16 would round such small steps away
+        lora_dtype="fp32",  # bfloat16 would round steps this small to nothing
         quantized_backward=False,
         algorithm="LoRA",
         gradient_checkpointing=False,
@@ -112,7 +112,7 @@ def tune(
     comfy.utils.set_progress_bar_global_hook(lambda *_, **__: ends.append(time.perf_counter()))
     start = time.perf_counter()
     try:
-        torch.manual_seed(seed)  # of the adapters, and of which clip and noise level a step has
+        torch.manual_seed(seed)  # for the adapters, and for the clip and noise level of each step
         lora, losses, _ = TrainLoraNode.execute(**{name: [x] for name, x in given.items()}).args
     finally:
         comfy.utils.set_progress_bar_global_hook(None)
@@ -131,7 +131,7 @@ def tune(
 
 
 def with_lora(model, lora: dict):
-    """The MODEL with a LORA_MODEL, as the node "Load LoRA Model" has it."""
+    """The MODEL with a LORA_MODEL, as from the node "Load LoRA Model"."""
     from comfy_extras.nodes_train import LoraModelLoader
 
     return LoraModelLoader.execute(model, lora, 1.0).args[0]

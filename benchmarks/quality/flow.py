@@ -1,6 +1,6 @@
-"""Flow matching on the lab's videos: what train.py optimises, and what it is measured by.
+"""Flow matching on the lab's videos: the loss that train.py minimizes, and its validation.
 
-A clip and noise are mixed, noisy = sigma noise + (1 - sigma) clean, and the network says the
+A clip and noise are mixed, noisy = sigma noise + (1 - sigma) clean, and the network predicts the
 velocity noise - clean.
 """
 
@@ -19,7 +19,7 @@ HELD_OUT = 1 << 40  # seeds from here on are not trained on
 
 @contextmanager
 def training():
-    """ComfyUI's fused rope has no backward: this takes its plain one."""
+    """Makes ComfyUI use its plain rope: the fused one has no backward."""
     import comfy.model_management
 
     comfy.model_management.in_training = True
@@ -32,13 +32,13 @@ def training():
 def attention(func, q, k, v, heads, **kwargs):
     """ComfyUI's attention hook for training: q, k, v (b, s, h d)."""
     if k.shape[1] == 1:
-        return v.expand_as(q)  # the empty prompt: one token has all the attention
+        return v.expand_as(q)  # the empty prompt: its one token gets all the attention
     q, k, v = (rearrange(x, "b s (h d) -> b h s d", h=heads) for x in (q, k, v))
     return rearrange(scaled_dot_product_attention(q, k, v), "b h s d -> b s (h d)")
 
 
 def velocity(net: torch.nn.Module, noisy: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
-    """What a WanModel says, of latents (b, 16, f, h, w) and sigma (b,); in bfloat16 on a GPU."""
+    """A WanModel's output for latents (b, 16, f, h, w) and sigma (b,); in bfloat16 on a GPU."""
     prompt = noisy.new_zeros(len(noisy), 1, model.TEXT_DIM)
     options = {"optimized_attention_override": attention}
     with torch.autocast("cuda", torch.bfloat16, enabled=noisy.is_cuda):
@@ -51,17 +51,17 @@ def losses(
     """Mean squared error of the velocity: (b,)."""
     level = sigma[:, None, None, None, None]
     noisy = level * noise + (1 - level) * clean
-    wrong = velocity(net, noisy, sigma) - (noise - clean)
-    return wrong.square().mean(dim=(1, 2, 3, 4))
+    error = velocity(net, noisy, sigma) - (noise - clean)
+    return error.square().mean(dim=(1, 2, 3, 4))
 
 
 def sigmas(t: torch.Tensor) -> torch.Tensor:
-    """The schedule that ComfyUI's model_sampling has at this shift."""
+    """The schedule of ComfyUI's model_sampling with this shift."""
     return model.SHIFT * t / (1 + (model.SHIFT - 1) * t)
 
 
 def batch(size: model.Size, count: int, seed: int, random: torch.Generator):
-    """New clips, noise, and sigmas that spread evenly over the schedule: each (count, ...)."""
+    """New clips, noise, and sigmas spread evenly over the schedule: each (count, ...)."""
     device = random.device
     clean = codec.encode(video.clips(seed, count, *size.pixels, device))
     noise = torch.randn(clean.shape, device=device, generator=random)
@@ -72,7 +72,7 @@ def batch(size: model.Size, count: int, seed: int, random: torch.Generator):
 
 @dataclass(frozen=True)
 class Validation:
-    """Held-out clips, each at the same few sigmas with the same noise at every call."""
+    """Held-out clips, at the same few sigmas and with the same noise in every call."""
 
     clean: torch.Tensor
     noise: torch.Tensor
@@ -92,7 +92,7 @@ class Validation:
         return [at(level) for level in self.levels]
 
     def linear(self) -> list[float]:
-        """Loss of the best linear guess from each latent value alone: what is there to beat."""
+        """The baseline: loss of the best linear guess from each latent value by itself."""
 
         def at(s: float) -> float:
             spread = self.clean.var(dim=(0, 2, 3, 4))  # noise has 1
@@ -102,7 +102,7 @@ class Validation:
         return [at(level) for level in self.levels]
 
     def through_comfy(self, patcher) -> list[float]:
-        """The same of a MODEL, by ComfyUI's sampler."""
+        """The same for a MODEL, through ComfyUI's sampler."""
         pairs = list(zip(self.clean.split(4), self.noise.split(4), strict=True))
 
         def at(level: float) -> float:
@@ -113,7 +113,7 @@ class Validation:
 
 
 def validation(size: model.Size, count: int = 8, levels: int = 4, device="cpu") -> Validation:
-    """Levels are the middles of equal parts of the schedule: the mean over them is the loss."""
+    """Levels are the centres of equal parts of the schedule; the loss is the mean over them."""
     clean = codec.encode(video.clips(HELD_OUT, count, *size.pixels, device))
     noise = model.noise(range(HELD_OUT, HELD_OUT + count), size.latent).to(device)
     t = (torch.arange(levels) + 0.5) / levels

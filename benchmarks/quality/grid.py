@@ -1,4 +1,4 @@
-"""What compare.py compares: masks, and which steps and blocks stay dense beside them."""
+"""What compare.py compares: masks, and which steps and blocks stay dense."""
 
 from dataclasses import dataclass, replace
 
@@ -8,11 +8,11 @@ import torch
 
 from radial_core import Schedule, VideoLayout
 
-# Shares of the steps that are dense first.
+# Shares of the steps that are dense, at the start.
 DENSE_SHARES = (0, 0.1, 0.25, 0.5)
-# The radial masks whose budgets the other masks get: decay, block size.
+# Radial masks (decay, block size) with whose budgets the other masks are run.
 BUDGETS = ((0.2, 64), (1.0, 64), (0.2, 128))
-LOW_BUDGET = 0.25  # of the map, in blocks of 64: less than any radial mask of the lab keeps
+LOW_BUDGET = 0.25  # of the map, in blocks of 64: less than any of the lab's radial masks keeps
 STATIC = {
     "sliding": masks.sliding_window,
     "spatial": masks.spatial,
@@ -22,11 +22,12 @@ STATIC = {
 
 @dataclass(frozen=True)
 class Mask:
-    """method: radial, released, everything, tile, one of STATIC; mean_all and mean_heads, which
-    keep what gets most of the attention in dense runs of other videos, over all heads or in each
-    head of each layer; oracle; sol.
+    """A mask by its settings.
 
-    keep: key blocks of a query block, for those that have no decay. tau: of sol.
+    method: radial, released, everything, tile, one of STATIC, oracle, sol; or mean_all and
+    mean_heads, which keep the blocks with most attention in dense runs of other videos, over all
+    heads or for each head of each layer. keep: key blocks of a query block, for methods without
+    decay. tau: of sol.
     """
 
     method: str
@@ -44,11 +45,11 @@ class Mask:
             "tau": self.tau,
             "block": self.block_size,
         }
-        words = (f"{name} {x:g}" for name, x in settings.items() if x is not None)
-        return " ".join([self.method, *words])
+        parts = (f"{name} {x:g}" for name, x in settings.items() if x is not None)
+        return " ".join([self.method, *parts])
 
     def block_map(self, layout: VideoLayout) -> torch.Tensor | None:
-        """None for those that need to see the attention."""
+        """The block map; None for methods that depend on the attention."""
         blocks, size, sink = layout.tokens // self.block_size, self.block_size, self.sink_frames
         if self.method == "everything":
             return torch.ones(blocks, blocks, dtype=torch.bool)
@@ -63,7 +64,7 @@ class Mask:
 
 @dataclass(frozen=True)
 class Row:
-    """A way to sample. question: what it is there to answer."""
+    """One way to sample. question: the question that it answers."""
 
     question: str
     mask: Mask
@@ -86,7 +87,7 @@ def main_rows(layout: VideoLayout, steps: int) -> list[Row]:
             for decay in decays
             for share in DENSE_SHARES
         ]
-    # The authors' settings for Wan 2.1, as the node has them at this length.
+    # The preset for Wan 2.1 at this length.
     rows.append(Row("the node's defaults", _radial(0.2, 128), Schedule(steps // 4, 1, 1)))
     budgets = _budgets(layout)
     for budget in budgets:
@@ -125,7 +126,7 @@ def variations(layout: VideoLayout, steps: int) -> list[Row]:
 
 
 def straddling_rows(steps: int) -> list[Row]:
-    """Where frames begin inside blocks the released mask loses places, and the node's does not."""
+    """Where frames start inside blocks, the released mask loses blocks and the node's does not."""
     quarter = Schedule(steps // 4)
     cases = [(0.2, Schedule()), (2.0, Schedule()), (0.2, quarter)]
     cases.append((0.2, replace(quarter, dense_last_steps=1)))
@@ -141,7 +142,7 @@ def _radial(decay: float, block_size: int) -> Mask:
 
 
 def _budgets(layout: VideoLayout) -> list[tuple[int, int]]:
-    """Block size, and key blocks of a query block: on average, in the radial masks."""
+    """(block size, key blocks of a query block), the average of each radial mask."""
     budgets = [(64, int(LOW_BUDGET * (layout.tokens // 64)))]
     for decay, size in BUDGETS:
         kept = _radial(decay, size).block_map(layout)

@@ -1,4 +1,4 @@
-"""What all rows of a comparison share, at one size: the dense videos, and calls to measure."""
+"""What all rows of a comparison share at one size: the dense videos, and recorded calls."""
 
 import time
 from collections.abc import Callable
@@ -28,18 +28,19 @@ from masked import (
 
 from radial_core import Schedule, VideoLayout
 
-RECORDED = (0.2, 0.5, 0.8)  # how far down the steps the calls are that attention is measured on
+RECORDED = (0.2, 0.5, 0.8)  # the steps whose calls are recorded, as shares of the schedule
 RECORDED_SEEDS = 2
-OTHER_SEEDS = 100_000  # and on: the videos that the mean masks are made from
-MEASURED_SEEDS = 1000  # and on: those that are compared
+OTHER_SEEDS = 100_000  # the first seed of the videos for the mean masks
+MEASURED_SEEDS = 1000  # the first seed of the videos that are compared
 EDGE = 8  # an eighth of the picture's rows at the top, and at the bottom
 
 
 @dataclass(eq=False)
 class Ground:
-    """model: a MODEL without patches. size: of the videos. seeds: how many.
+    """The dense model at one size, and what was measured with it.
 
-    What is measured of a mask is kept for the next row that has it.
+    model: a MODEL without patches. size: of the videos. seeds: the number of videos. found: a cache
+    of measurements, for other rows with the same mask.
     """
 
     model: object
@@ -60,7 +61,7 @@ class Ground:
 
     @cached_property
     def reference(self) -> torch.Tensor:
-        """The dense model's videos, as ComfyUI comes."""
+        """The dense model's videos, with ComfyUI's default attention."""
         return self.sample(self.model)
 
     @cached_property
@@ -86,7 +87,7 @@ class Ground:
         return sol.why_not(self.device) if mask.method == "sol" else None
 
     def attention(self, mask: Mask) -> tuple[Attention, float]:
-        """What computes a mask, and the share of the blocks that it keeps."""
+        """A function that computes attention with a mask, and the share of blocks that it keeps."""
         return self._once(("attention", mask), lambda: self._attention(mask))
 
     def error(self, mask: Mask) -> float:
@@ -101,7 +102,7 @@ class Ground:
         return self._once(("loss", row.mask, blocks), lambda: self.loss(self.patched(always)))
 
     def patched(self, row: Row):
-        """A MODEL that samples as a row says: a radial one by the node, any other by our hook."""
+        """A MODEL that samples as in a row: a radial mask by the node, any other by a hook here."""
         if row.mask.method != "radial":
             attention = self.attention(row.mask)[0]
             return masked(self.model, attention, self.layout.tokens, row.schedule)
@@ -115,7 +116,7 @@ class Ground:
         )
 
     def measure(self, row: Row) -> dict:
-        """Sample as a row says, and hold it against the dense videos."""
+        """Sample as in a row, and compare with the dense videos."""
         error, loss = self.error(row.mask), self.masked_loss(row)
         patched = self.patched(row)
         start = time.perf_counter()
@@ -186,7 +187,7 @@ class Ground:
 
 
 def kept_of_all(row: Row, density: float, steps: int, layers: int) -> float:
-    """The share of the self-attention's work, over all steps and blocks, that is done."""
+    """The kept share of the self-attention's work, over all steps and blocks."""
     return 1 - (1 - density) * radial_calls(row, steps, layers) / (steps * layers)
 
 
@@ -204,7 +205,7 @@ def _check_that_it_ran(model, row: Row, steps: int, layers: int):
 
 
 def likeness(video: torch.Tensor, reference: torch.Tensor) -> dict:
-    """Of pixels (b, f, h, w, 3), rounded, as means over the videos."""
+    """The metrics of pixels (b, f, h, w, 3), as rounded means over the videos."""
     psnr = metrics.psnr(video, reference)  # (b, f)
     edge = video.shape[2] // EDGE
     edges = torch.cat([torch.arange(edge), torch.arange(edge) - edge])

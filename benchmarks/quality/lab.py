@@ -1,6 +1,6 @@
-"""What the scripts of this folder share with benchmarks/: figures on record, and ComfyUI.
+"""What the scripts of this folder use from benchmarks/: saving figures, and ComfyUI.
 
-A script here has its own folder on the path, not the one above: `from lab import record`.
+A script here has only its own folder on the path, so it says `from lab import record`.
 """
 
 import sys

@@ -19,10 +19,10 @@ EVERY = 20  # seconds between validations
 class Recipe:
     """How to train.
 
-    stages: (frames, clips a step, up to which share of the time). muon, adam: learning rates at
-    their highest, of the blocks' matrices and of all else; from the share `falls` of the time on
-    they fall to 0 in a straight line. average: of the weights, for the model that is kept.
-    gradient: its largest norm.
+    stages: (frames, clips a step, share of the time at which the stage ends). muon, adam: the
+    highest learning rates of the blocks' matrices and of everything else; after the share `falls`
+    of the time they fall linearly to 0. average: decay of the weights' moving average, which is the
+    model that is saved. gradient: the largest norm.
     """
 
     stages: tuple[tuple[int, int, float], ...]
@@ -37,7 +37,7 @@ class Recipe:
         return next((frames, count) for frames, count, until in self.stages if done < until)
 
     def pace(self, step: int, done: float) -> float:
-        """What the learning rates are multiplied by, 0 to 1."""
+        """The factor of the learning rates, 0 to 1."""
         return min(1.0, (step + 1) / self.warm_up) * min(1.0, (1 - done) / (1 - self.falls))
 
 
@@ -46,7 +46,7 @@ TINY = Recipe(stages=((2, 8, 0.4), (4, 4, 1.0)), warm_up=20)
 
 
 class Learner:
-    """A model in training, and the average of its weights over time, which is what is kept."""
+    """A model in training, and the moving average of its weights, which is saved."""
 
     def __init__(self, size: model.Size, recipe: Recipe, seed: int, device: torch.device):
         self.size, self.recipe, self.seed, self.steps = size, recipe, seed, 0
@@ -85,9 +85,9 @@ class Learner:
 def learn(
     size: model.Size, recipe: Recipe, seconds: float, seed: int, device: torch.device
 ) -> tuple[torch.nn.Module, flow.Validation, dict]:
-    """The averaged WanModel, what it was validated on, and the figures.
+    """The averaged WanModel, the validation clips, and the figures.
 
-    seconds: of wall time, with compiling and validations. A loss that is no number stops it.
+    seconds: of wall time, including compilation and validation. Stops if the loss is not finite.
     """
     began = time.perf_counter()
     learner = Learner(size, recipe, seed, device)
@@ -96,19 +96,19 @@ def learn(
     linear = held_out.linear()
     print(f"attention by {kernels[0].name}; loss of a linear guess {mean(linear):.4f}", flush=True)
 
-    curve, heard, last, done = [], [], began, 0.0
+    curve, losses_so_far, last, done = [], [], began, 0.0
     with flow.training(), sdpa_kernel(kernels, set_priority=True):
         while done < 1:
             frames, count = recipe.stage(done)
-            heard.append(learner.step(frames, count, recipe.pace(learner.steps, done)))
+            losses_so_far.append(learner.step(frames, count, recipe.pace(learner.steps, done)))
             now = time.perf_counter()
             done = (now - began) / seconds
             if now - last < EVERY and done < 1:
                 continue
-            trained = torch.stack(heard).mean().item()  # waits for the device
-            speed = len(heard) / (time.perf_counter() - last)
+            trained = torch.stack(losses_so_far).mean().item()  # waits for the device
+            speed = len(losses_so_far) / (time.perf_counter() - last)
             levels = held_out(learner.average)
-            last, heard = time.perf_counter(), []
+            last, losses_so_far = time.perf_counter(), []
             row = {
                 "seconds": round(last - began, 1),
                 "steps": learner.steps,
@@ -144,7 +144,7 @@ def by_sigma(held_out: flow.Validation, losses: list[float]) -> dict[str, float]
 
 
 def fastest_attention(size: model.Size, device: torch.device) -> list[SDPBackend]:
-    """PyTorch's attention kernels, the fastest forward and backward first, as compiled."""
+    """PyTorch's attention kernels under torch.compile, the fastest first (forward and backward)."""
     others = [SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
     if device.type != "cuda":
         return [SDPBackend.FLASH_ATTENTION, *others]
@@ -152,7 +152,7 @@ def fastest_attention(size: model.Size, device: torch.device) -> list[SDPBackend
     x = torch.randn(shape, device=device, dtype=torch.bfloat16, requires_grad=True)
 
     def seconds(kernel: SDPBackend) -> float:
-        torch._dynamo.reset()  # or it runs what was compiled for the other kernel
+        torch._dynamo.reset()  # else it runs what was compiled for the other kernel
         attend = torch.compile(flow.attention, dynamic=False)
 
         def run(times: int):
@@ -165,7 +165,7 @@ def fastest_attention(size: model.Size, device: torch.device) -> list[SDPBackend
                 run(2)
                 start = time.perf_counter()
                 run(5)
-        except RuntimeError:  # not on this card
+        except RuntimeError:  # not on this GPU
             return math.inf
         return time.perf_counter() - start
 
@@ -181,10 +181,10 @@ def mean(values: list[float]) -> float:
 
 
 def _by_muon(name: str, x: torch.Tensor) -> bool:
-    """The cross-attention has one token to learn from: not a matrix's worth of gradient."""
+    """Without cross-attention: it has one token, which is too little gradient for a matrix."""
     return x.ndim == 2 and name.startswith("blocks.") and ".cross_attn." not in name
 
 
 def _tokens_in_rows(module, given, out: torch.Tensor) -> torch.Tensor:
-    """The layout in which a block hands on: else the first block needs a graph of its own."""
+    """The memory layout of a block's output, so that the first block needs no separate graph."""
     return out.contiguous(memory_format=torch.channels_last_3d)

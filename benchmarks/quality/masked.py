@@ -1,7 +1,7 @@
 """Runs a video model's self-attention under any block map, exactly, through ComfyUI's own hook.
 
-An attention is a function (q, k, v, layer) -> out of tensors (b, s, h, d), whole blocks long; layer
-is the transformer block that calls.
+An attention is a function (q, k, v, layer) -> out of tensors (b, s, h, d), with s a multiple of the
+block size; layer is the index of the transformer block.
 """
 
 from collections.abc import Callable
@@ -21,7 +21,7 @@ Attention = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, int], torch.Tens
 
 
 def plan_of(kept: torch.Tensor, layout: VideoLayout, block_size: int, device) -> Plan:
-    """Any block map as a plan, which the radial kernels run: they see only its lists."""
+    """Any block map as a plan for the radial kernels, which only use its lists."""
     indptr = torch.zeros(1, len(kept) + 1, dtype=torch.int32)
     indptr[0, 1:] = kept.sum(dim=1).cumsum(0)
     indices = kept.nonzero()[:, 1].int()
@@ -31,7 +31,7 @@ def plan_of(kept: torch.Tensor, layout: VideoLayout, block_size: int, device) ->
 
 
 def by_plan(plan: Plan, order: torch.Tensor | None = None) -> Attention:
-    """One map for all. order: the token at each place of the order that the map is of."""
+    """One map for all heads and layers. order: the tokens in the order that the map is for."""
     if order is None:
         return lambda q, k, v, layer: attend(q, k, v, plan)[0]
     order = order.to(plan.device)
@@ -59,8 +59,8 @@ def by_head(plans: list[list[Plan]]) -> Attention:
 def oracle(keep: int, block_size: int) -> Attention:
     """For each head and query block of each call, the key blocks with most of the true attention.
 
-    No mask with as many blocks in each row keeps more of the attention; another may still do less
-    harm to the output. It computes the whole map first, so it is no method.
+    No mask with as many blocks in each row keeps more of the attention, though another may still
+    change the output less. It computes the whole map first, so it is not a practical method.
     """
 
     def attention(q, k, v, layer):
@@ -72,14 +72,14 @@ def oracle(keep: int, block_size: int) -> Attention:
 
 
 def gathered(q, k, v, kept: torch.Tensor, block_size: int) -> torch.Tensor:
-    """Attention of each query block over its own list of as many key blocks.
+    """Attention of each query block over its own list of key blocks, all lists equally long.
 
     q, k, v: (b, s, h, d). kept: int64 (b, h, blocks, key blocks of each).
     """
     heads, blocks = kept.shape[1:3]
     head = torch.arange(heads, device=kept.device)[:, None, None]
     out = []
-    for *tensors, rows in zip(q, k, v, kept, strict=True):  # an element at a time: lists are long
+    for *tensors, rows in zip(q, k, v, kept, strict=True):  # one element at a time, to save memory
         one_q, one_k, one_v = (
             x.transpose(0, 1).unflatten(1, (blocks, block_size)) for x in tensors
         )  # (h, blocks, block, d)
@@ -91,9 +91,9 @@ def gathered(q, k, v, kept: torch.Tensor, block_size: int) -> torch.Tensor:
 
 
 def masked(model, attention: Attention, tokens: int, schedule: Schedule = ALWAYS):
-    """A MODEL whose self-attention over so many tokens is `attention`, where it is not dense.
+    """A MODEL whose self-attention over this many tokens is `attention`, except where it is dense.
 
-    What is dense, by the schedule or because it is another call, runs as ComfyUI has it.
+    Dense calls, by the schedule or because they are of another kind, run ComfyUI's attention.
     """
 
     def override(func, q, k, v, heads, *args, **kwargs):
@@ -113,7 +113,7 @@ def _is_dense(schedule: Schedule, options: dict) -> bool:
 
 
 def _step(options: dict) -> tuple[list[float] | None, int | None]:
-    """The noise levels of the sampler that runs, and the step; None twice outside of one."""
+    """The noise levels of the running sampler, and the step; (None, None) outside a sampler."""
     if options.get("sample_sigmas") is None:
         return None, None
     sigmas = options["sample_sigmas"].tolist()
@@ -128,7 +128,7 @@ def _hooked(model, override: Callable):
 
 @dataclass(frozen=True, eq=False)
 class Recorded:
-    """A self-attention call of a dense run, (b, s, h, d) each, and what came of it."""
+    """A self-attention call of a dense run and its output, (b, s, h, d) each."""
 
     layer: int
     q: torch.Tensor
@@ -138,7 +138,7 @@ class Recorded:
 
 
 def recorder(model, tokens: int, steps: set[int]) -> tuple[object, list[Recorded]]:
-    """A MODEL that runs as it is, and a list that its calls at some steps are kept in."""
+    """A MODEL that runs unchanged, and a list that collects its calls at these steps."""
     calls = []
 
     def override(func, q, k, v, heads, *args, **kwargs):
@@ -152,7 +152,7 @@ def recorder(model, tokens: int, steps: set[int]) -> tuple[object, list[Recorded
 
 
 def attention_error(attention: Attention, calls: list[Recorded]) -> float:
-    """Relative RMS of an attention's output against the dense one, the mean of some calls."""
+    """Relative RMS of an attention's output against the dense one, the mean over the calls."""
     found = []
     for call in calls:
         difference = attention(call.q, call.k, call.v, call.layer).float() - call.out.float()

@@ -1,7 +1,7 @@
 """Every mask as a block map: bool (query blocks, key blocks), true where a block is kept.
 
-Masks other than the radial ones take `keep`, the key blocks of each query block, so that any two
-can be compared at one budget. They rank the key blocks of a query block, and keep the first.
+All but the radial masks take `keep`, the number of key blocks of each query block, so that any two
+can be compared at one budget. They rank the key blocks of a query block and keep the first ones.
 """
 
 import lab  # noqa: F401 (puts the pack's folder on the path)
@@ -16,21 +16,22 @@ TILES = {64: (4, 4, 4), 128: (4, 4, 8)}
 
 
 def radial(layout: VideoLayout, decay: float, sink_frames: int, block_size: int) -> torch.Tensor:
-    """The radial rule as the node has it."""
+    """The radial rule, as in the node."""
     return make_plan(RadialPattern(decay, sink_frames, block_size), layout).block_mask()
 
 
 def released(layout: VideoLayout, decay: float, sink_frames: int, block_size: int) -> torch.Tensor:
-    """The released code's map of a video of whole blocks, with what it loses at frames' edges.
+    """The map of the authors' released code, with what it loses at the edges of frames.
 
-    Each pair of frames is judged apart, on the blocks that it touches; of a frame that begins
-    inside a block only the first ceil(s / block) blocks are looked at.
+    It treats each pair of frames separately, on the blocks that they touch, and of a frame that
+    starts inside a block it only considers the first ceil(s / block) blocks. Raises ValueError if
+    the video is not whole blocks.
     """
     s, blocks = layout.tokens_per_frame, layout.tokens // block_size
     if layout.tokens % block_size:
         raise ValueError(f"the released mask needs whole blocks of {block_size}, got {layout}")
     pattern = RadialPattern(decay, sink_frames, block_size)
-    looked_at = -(-s // block_size)
+    considered = -(-s // block_size)
     kept = torch.zeros(blocks, blocks, dtype=torch.bool)
     for i in range(layout.frames):
         for j in range(layout.frames):
@@ -38,11 +39,11 @@ def released(layout: VideoLayout, decay: float, sink_frames: int, block_size: in
             mask = token_mask(distance, s, pattern)
             row, column = divmod(i * s, block_size), divmod(j * s, block_size)
             padded = pad(mask, (column[1], block_size, row[1], block_size))
-            side = looked_at * block_size
-            found = kept_blocks(padded[:side, :side], block_size)
-            found = found[: blocks - row[0], : blocks - column[0]]
-            rows, columns = found.shape
-            kept[row[0] : row[0] + rows, column[0] : column[0] + columns] |= found
+            side = considered * block_size
+            part = kept_blocks(padded[:side, :side], block_size)
+            part = part[: blocks - row[0], : blocks - column[0]]
+            rows, columns = part.shape
+            kept[row[0] : row[0] + rows, column[0] : column[0] + columns] |= part
     return kept
 
 
@@ -54,24 +55,24 @@ def sliding_window(layout: VideoLayout, keep: int, block_size: int, sink_frames=
 
 
 def spatial(layout: VideoLayout, keep: int, block_size: int, sink_frames=0) -> torch.Tensor:
-    """SVG's spatial head (arXiv 2502.01776): the nearest frames; of the last ones, near places."""
-    frames, places = _apart(layout, block_size)
+    """SVG's spatial head (arXiv 2502.01776): the nearest frames, then the nearest positions."""
+    frames, places = _distances(layout, block_size)
     cost = frames * layout.tokens_per_frame + places
     return _cheapest(_sink_first(cost, layout, block_size, sink_frames), keep)
 
 
 def temporal(layout: VideoLayout, keep: int, block_size: int, sink_frames=0) -> torch.Tensor:
-    """SVG's temporal head: the same place in all frames; of the last stripe, near frames."""
-    frames, places = _apart(layout, block_size)
+    """SVG's temporal head: the same position in all frames, then the nearest frames."""
+    frames, places = _distances(layout, block_size)
     cost = places * layout.frames + frames
     return _cheapest(_sink_first(cost, layout, block_size, sink_frames), keep)
 
 
 def tile_window(layout: VideoLayout, keep: int, block_size: int) -> torch.Tensor:
-    """A box of tiles around each tile, as STA has it (arXiv 2502.04507), on tokens in `tile_order`.
+    """A box of tiles around each tile, as in STA (arXiv 2502.04507), on tokens in `tile_order`.
 
-    The nearest tiles by the largest of the three distances, each as a share of the video's extent;
-    among equals by the sum of squares. At an edge the box goes on inwards.
+    The nearest tiles by the largest of the three distances, each relative to the video's extent;
+    among equals by the sum of squares. At an edge the box extends inwards.
     """
     counts = _tile_counts(layout, block_size)
     axes = [torch.arange(n) for n in counts]
@@ -81,7 +82,7 @@ def tile_window(layout: VideoLayout, keep: int, block_size: int) -> torch.Tensor
 
 
 def tile_order(layout: VideoLayout, block_size: int) -> torch.Tensor:
-    """The token at each place of the order in which a tile's tokens are neighbours; (tokens,).
+    """The tokens in an order in which those of a tile are next to each other: (tokens,).
 
     Raises ValueError if the video is not whole tiles.
     """
@@ -92,15 +93,15 @@ def tile_order(layout: VideoLayout, block_size: int) -> torch.Tensor:
 
 
 def most_mass(mass: torch.Tensor, keep: int) -> torch.Tensor:
-    """The key blocks with most of the attention: (..., query blocks, key blocks), as given."""
+    """The key blocks with the most attention: (..., query blocks, key blocks), like `mass`."""
     return _cheapest(-mass, keep)
 
 
 def block_mass(q: torch.Tensor, k: torch.Tensor, block_size: int) -> torch.Tensor:
-    """How much of a query block's attention each key block gets: float32 (b, h, blocks, blocks).
+    """The share of a query block's attention on each key block: float32 (b, h, blocks, blocks).
 
-    q, k: (b, s, h, d), s in whole blocks. Rows sum to 1. Computed in the tensors' dtype, a batch
-    element at a time: memory is its heads times tokens squared.
+    q, k: (b, s, h, d), s a multiple of the block size. Rows sum to 1. Computed in the tensors'
+    dtype, one batch element at a time, with memory for heads times tokens squared.
     """
     scale = q.shape[-1] ** -0.5
     found = []
@@ -117,14 +118,14 @@ def _cheapest(cost: torch.Tensor, keep: int) -> torch.Tensor:
 
 
 def _sink_first(cost: torch.Tensor, layout: VideoLayout, block_size: int, sink_frames: int):
-    """The cost with the blocks of the first frames before all others."""
+    """The cost, changed so that the blocks of the first frames rank before all others."""
     blocks = -(-sink_frames * layout.tokens_per_frame // block_size)
     cost[:, :blocks] -= int(cost.max()) + 1
     return cost
 
 
-def _apart(layout: VideoLayout, block_size: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Frames, and places in the frame, between the first tokens of two blocks."""
+def _distances(layout: VideoLayout, block_size: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Distance between the first tokens of two blocks: in frames, and in position in the frame."""
     start = torch.arange(layout.tokens // block_size) * block_size
     frame, place = start // layout.tokens_per_frame, start % layout.tokens_per_frame
     return (frame[:, None] - frame).abs(), (place[:, None] - place).abs()

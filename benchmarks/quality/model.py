@@ -1,12 +1,12 @@
-"""The lab's video model: ComfyUI's own Wan class, small, and ComfyUI's own ways to load and run it.
+"""The lab's video model: ComfyUI's own Wan class, small, loaded and run by ComfyUI itself.
 
-    size.pixels                         (frames, height, width) of the clips that fit
+    size.pixels                         (frames, height, width) of its clips
     load(path) -> MODEL                 as the node "Load Diffusion Model" would
     sample(model, seeds, size.latent)   -> lab latents, by ComfyUI's sampler; codec.decode them
 
-A script of this folder has no access to benchmarks/ by itself: `from lab import record,
-start_comfyui` (lab.py puts it on the path), and `import codec`, `import model`, `import video` as
-they are. Call `start_comfyui(folder)` before anything here.
+Scripts of this folder get what is in benchmarks/ from lab.py (`from lab import record,
+start_comfyui`), and import codec, model and video directly. Call `start_comfyui(folder)` before
+anything here.
 """
 
 from collections.abc import Sequence
@@ -20,16 +20,16 @@ CHECKPOINT = Path("/tmp/radial-quality/model.safetensors")
 HEAD_DIM = 128
 FFN = 4  # times the width
 TEXT_DIM = 4096
-PATCH = 2  # latent pixels a token is wide and high
-# Of the noise schedule: sigma = SHIFT t / (1 + (SHIFT - 1) t), t even in 0..1. Trained with this
-# one, sampled with it.
+PATCH = 2  # width and height of a token, in latent pixels
+# Of the noise schedule: sigma = SHIFT t / (1 + (SHIFT - 1) t), t uniform in 0..1. The same for
+# training and sampling.
 SHIFT = 3.0
 STEPS = 30
 
 
 @dataclass(frozen=True)
 class Size:
-    """Of a model and its videos. dim: width of the network; frames, height, width: of a latent."""
+    """Of a model and its videos. dim: the network's width. frames, height, width: of the latent."""
 
     layers: int
     dim: int
@@ -58,7 +58,7 @@ TINY = Size(layers=2, dim=256, frames=4, height=8, width=16)  # for a CPU
 
 
 def build(size: Size, device: torch.device | str = "cpu", seed: int = 0) -> torch.nn.Module:
-    """A WanModel to train: float32, weights drawn as Wan's authors draw them."""
+    """A WanModel to train: float32, initialized as in Wan's own code."""
     import comfy.ops
     from comfy.ldm.wan.model import WanModel
 
@@ -82,7 +82,7 @@ def build(size: Size, device: torch.device | str = "cpu", seed: int = 0) -> torc
 
 
 def _draw(name: str, x: torch.Tensor, random: torch.Generator):
-    """ComfyUI's layers come with whatever was in memory."""
+    """Initialize a weight: ComfyUI's layers are created with uninitialized memory."""
     if name.endswith("modulation"):
         x.normal_(0, x.shape[-1] ** -0.5, generator=random)
     elif name.startswith("head.head") or name.endswith("bias"):
@@ -96,7 +96,7 @@ def _draw(name: str, x: torch.Tensor, random: torch.Generator):
 
 
 def save(weights: dict[str, torch.Tensor], path: Path):
-    """A WanModel's state dict, as a checkpoint that ComfyUI loads as Wan 2.1 T2V."""
+    """Save a WanModel's state dict as a checkpoint that ComfyUI loads as Wan 2.1 T2V."""
     import comfy.utils
 
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -105,9 +105,10 @@ def save(weights: dict[str, torch.Tensor], path: Path):
 
 
 def load(path: Path, dtype: torch.dtype | None = None):
-    """A MODEL (ModelPatcher) of a checkpoint, with the shift that it was trained with.
+    """A MODEL (ModelPatcher) from a checkpoint, with the shift that it was trained with.
 
-    dtype: of the weights and all that is computed; None for bfloat16 on a GPU, else float32.
+    dtype: of weights and computation; None for bfloat16 on a GPU, else float32. Raises
+    FileNotFoundError without a checkpoint.
     """
     import comfy.model_base
     import comfy.sd
@@ -130,7 +131,7 @@ def conditioning() -> list:
 
 
 def noise(seeds: Sequence[int], latent: tuple[int, int, int]) -> torch.Tensor:
-    """(b, 16, f, h, w), one seed a video, drawn on the CPU: the same for every method and batch."""
+    """Noise (b, 16, f, h, w), one seed a video, drawn on the CPU: independent of the batch."""
 
     def one(seed: int) -> torch.Tensor:
         random = torch.Generator().manual_seed(seed)
@@ -157,10 +158,10 @@ def sample(
 
 
 def loss(model, clean: torch.Tensor, start: torch.Tensor, sigma: float) -> torch.Tensor:
-    """Mean squared error of the velocity that a MODEL sees at one sigma: (b,), on the CPU.
+    """Mean squared error of a MODEL's velocity at one sigma: (b,), on the CPU.
 
-    clean: lab latents; start: noise of that shape. One Euler step of ComfyUI's sampler from sigma
-    to 0, so whatever is patched onto the model takes part (a radial patch with dense_steps 0 and
+    clean: lab latents. start: noise of that shape. It runs one Euler step of ComfyUI's sampler from
+    sigma to 0, so patches on the model apply (a radial patch needs dense_steps 0 and
     dense_last_steps 0).
     """
     guess = _run(model, start.cpu(), clean.cpu(), 1, "euler", "simple", torch.tensor([sigma, 0.0]))
@@ -172,7 +173,7 @@ def _run(model, start, clean, steps, sampler, scheduler, sigmas=None) -> torch.T
     import comfy.sample
 
     prompt = conditioning()
-    image = codec.to_comfy(clean) if clean.any() else clean  # ComfyUI takes zeros for no image
+    image = codec.to_comfy(clean) if clean.any() else clean  # to ComfyUI, zeros mean no image
     with torch.inference_mode():
         out = comfy.sample.sample(
             *(model, start, steps, 1.0, sampler, scheduler, prompt, prompt, image),

@@ -1,8 +1,8 @@
-"""Muon: momentum whose matrices are made orthogonal before they are added to the weights.
+"""Muon: momentum whose matrices are orthogonalized before they are added to the weights.
 
 Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/. In a given time it learns more than
-AdamW. Same update as `torch.optim.Muon` with adjust_lr_fn "match_rms_adamw", which goes through the
-matrices one by one; here all of a shape are one batch, some 3 ms a step at the lab's size.
+AdamW. The update is that of `torch.optim.Muon` with adjust_lr_fn "match_rms_adamw", which loops
+over the matrices; here all of one shape are a batch, about 3 ms a step at the lab's size.
 """
 
 import math
@@ -15,7 +15,7 @@ ITERATIONS = 5
 
 
 class Muon:
-    """weights: matrices. A step changes them by 0.2 rate a value, root mean square."""
+    """weights: matrices. The RMS of a step's change is 0.2 times the rate."""
 
     def __init__(self, weights: list[torch.Tensor], decay: float = 0.01):
         self.decay = decay
@@ -28,7 +28,7 @@ class Muon:
 
     @torch.no_grad()
     def step(self, rate: float):
-        """Every weight has a gradient."""
+        """Update the weights, all of which must have a gradient."""
         for shape, weights in self.shapes.items():
             momenta, gradients = self.momenta[shape], [each.grad for each in weights]
             torch._foreach_lerp_(momenta, gradients, 1 - MOMENTUM)
@@ -43,7 +43,7 @@ def orthogonal(x: torch.Tensor) -> torch.Tensor:
     if x.shape[1] > x.shape[2]:
         return orthogonal(x.mT).mT
     if x.is_cuda:
-        x = x.bfloat16()  # is enough, and a CPU is slow at it
+        x = x.bfloat16()  # precise enough, but slow on a CPU
     x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
     a, b, c = COEFFICIENTS
     for _ in range(ITERATIONS):

@@ -1,10 +1,11 @@
-"""ComfyUI's own sparse attention: comfy-kitchen's sol_attn, as the node of ComfyUI has it.
+"""ComfyUI's own sparse attention: comfy-kitchen's sol_attn, as ComfyUI's node uses it.
 
 The node is "Model Sparse Attention" (comfy_extras/nodes_sparse_attention.py), which ComfyUI 0.30.0
-does not have yet. Each query block of 64 sees the key blocks whose pooled score stands out by `tau`
-standard deviations, and its neighbours, exactly; the rest as one pooled key and value a block. By
-default the node keeps the first 20 % of the schedule dense, runs videos below 12,288 tokens dense,
-which the lab must lift, and adds the 256 tokens that stand out most. The kernel is int8.
+does not have yet. Each query block of 64 attends exactly to its neighbours and to the key blocks
+whose pooled score is `tau` standard deviations above the mean, and to every other block as one
+pooled key and value. By default the node keeps the first 20 % of the schedule dense, runs videos
+below 12,288 tokens dense (not so in the lab), and adds the 256 highest-scoring tokens. The kernel
+is int8.
 """
 
 from inspect import signature
@@ -15,11 +16,11 @@ TAU = 1.3
 EXTRA_TOKENS = 256
 DENSE_SHARE = 0.2  # of the steps
 BLOCK = 64
-NEIGHBOURS = 1  # blocks on each side that are always exact
+NEIGHBOURS = 1  # blocks on each side that are always computed exactly
 
 
 def why_not(device: torch.device) -> str | None:
-    """Why it can't run here; None if it can."""
+    """Why it can't run on this device; None if it can."""
     try:
         from comfy_kitchen import sol_attn, sol_attn_is_available
     except ImportError as error:
@@ -32,7 +33,7 @@ def why_not(device: torch.device) -> str | None:
 
 
 def sol(tau: float):
-    """An attention as masked.py has them."""
+    """An attention, as masked.py defines it."""
     from comfy_kitchen import sol_attn
 
     def attention(q, k, v, layer):
@@ -42,9 +43,9 @@ def sol(tau: float):
 
 
 def density(q: torch.Tensor, k: torch.Tensor, tau: float) -> float:
-    """The share of the map that it computes exactly, by its own rule. q, k: (b, s, h, d).
+    """The share of the map that it computes exactly, by its rule. q, k: (b, s, h, d).
 
-    With the extra tokens, and without the pooled rest, which adds 1/64.
+    Includes the extra tokens, but not the pooled blocks, which add 1/64.
     """
     scale = q.shape[-1] ** -0.5
     q, k = (x.float().unflatten(1, (-1, BLOCK)).mean(dim=2).transpose(1, 2) for x in (q, k))

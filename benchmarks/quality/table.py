@@ -1,4 +1,4 @@
-"""The tables of RESULTS.md, from what compare.py wrote."""
+"""The tables of RESULTS.md, from the results of compare.py."""
 
 COLUMNS = {
     "mask": "name",
@@ -24,28 +24,28 @@ DIGITS = {
     "val_loss": 4,
     "seconds": 1,
 }
-# These need the dense attention first: they serve for comparison and are no methods.
+# These need the dense attention first. They are for comparison and not practical methods.
 LOOK_FIRST = ("mean_all", "mean_heads", "oracle")
 
 
 def complete(row: dict) -> dict:
-    """A row with its size and question, which the rows of sol, taken from a log, may lack."""
+    """A row with its size and question, which the rows of sol (taken from a log) may lack."""
     return {"size": "lab", "question": "ComfyUI's sparse attention"} | row
 
 
 def front(rows: list[dict], methods: tuple[str, ...] | None = None) -> list[dict]:
-    """The rows of the trained size that no other comes nearer than at no more work.
+    """The Pareto front at the trained size: rows that no other row beats with no more work.
 
-    methods: whose rows; None for all but those that look first.
+    methods: to include; None for all but those of LOOK_FIRST.
     """
     rows = [row for row in rows if row["size"] == "lab" and row.get("kept_flops", 1) < 1]
     rows = [row for row in rows if _is_of(row["mask"]["method"], methods)]
-    best, found = float("-inf"), []
+    best, chosen = float("-inf"), []
     for row in sorted(rows, key=lambda row: (row["kept_flops"], -row["psnr"])):
         if row["psnr"] > best:
             best = row["psnr"]
-            found.append(row)
-    return found
+            chosen.append(row)
+    return chosen
 
 
 def _is_of(method: str, methods: tuple[str, ...] | None) -> bool:
@@ -53,7 +53,7 @@ def _is_of(method: str, methods: tuple[str, ...] | None) -> bool:
 
 
 def tables(results: dict) -> str:
-    """One table a question, and those of the front. results: with `complete` rows."""
+    """The fronts, and one table for each question. results: with `complete` rows."""
     rows = results["cases"]
     parts = [about(results)]
     parts.append("## Radial settings that no other radial setting beats at the same work or less")
@@ -61,8 +61,8 @@ def tables(results: dict) -> str:
     parts.append("## The same for all methods that do not need the dense attention first")
     parts.append(markdown(front(rows)))
     for question in dict.fromkeys(row["question"] for row in rows):
-        some = [row for row in rows if row["question"] == question]
-        parts.append(f"## {question[0].upper()}{question[1:]}\n\n{markdown(some)}")
+        selected = [row for row in rows if row["question"] == question]
+        parts.append(f"## {question[0].upper()}{question[1:]}\n\n{markdown(selected)}")
     return "\n\n".join(parts) + "\n"
 
 

@@ -1,11 +1,12 @@
-"""Train the lab's video model from scratch, on one GPU in 8 minutes, and show what it has learnt.
+"""Train the lab's video model from scratch, on one GPU in 8 minutes, and show what it learned.
 
     python benchmarks/quality/train.py --comfyui FOLDER
 
-Flow matching on procedural video, made on the GPU as it goes. Short clips come first: with 4 frames
-a step sees 16 scenes and 16 noise levels at half the cost. Writes the checkpoint, which is not
-committed, results/quality-train-GPU.json (losses, speed, how attention decays) and
-results/quality-samples-GPU.jpg (four real clips, then four sampled ones, every third frame).
+Flow matching on procedural video that is generated on the GPU during training. Short clips come
+first: with 4 frames, a step has 16 scenes and 16 noise levels at half the cost. Writes the
+checkpoint, which is not committed, results/quality-train-GPU.json (losses, speed, decay of
+attention) and results/quality-samples-GPU.jpg (four real clips, then four samples, every third
+frame).
 """
 
 import argparse
@@ -27,7 +28,7 @@ SAMPLE_SEEDS = (1, 2, 3, 4)
 
 
 def sheet(size: model.Size, sampled: torch.Tensor, path: Path, rows: int = 4, columns: int = 6):
-    """A picture of real clips above sampled ones, frames from left to right."""
+    """Save a picture of real clips above sampled ones, with frames from left to right."""
     real = video.clips(flow.HELD_OUT, rows, *size.pixels)
     clips = torch.cat([real, codec.decode(sampled[:rows])])
     at = torch.linspace(0, size.frames - 1, min(columns, size.frames)).round().long()

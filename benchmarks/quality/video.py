@@ -1,9 +1,9 @@
-"""Procedural video: textured shapes that move, turn and deform behind each other, and a camera.
+"""Procedural video: textured shapes that move, turn, deform and cover each other, and a camera.
 
-All that a clip shows follows from some dozen random numbers and a frame's index, so that a model of
-84 M parameters can learn it in minutes. Camera and shapes swing to and fro: what leaves the picture
-or goes behind another shape or the pillar comes back, and only far frames say how it looked.
-Nothing depends on how many frames a clip has.
+A clip follows from a few dozen random numbers and the frame's index, so that a model with 84 M
+parameters can learn it in minutes. Camera and shapes swing back and forth: what leaves the picture
+or is covered by a shape or the pillar comes back, and only distant frames show how it looked.
+Nothing depends on the number of frames of a clip.
 
 Lengths are in picture heights, times in frames, angles in turns.
 """
@@ -14,8 +14,8 @@ from functools import cache
 import torch
 
 SHAPES = 2
-WAVES = 3  # a ground's texture is their sum
-NUMBERS = 96  # random numbers a clip, a few more than it takes
+WAVES = 3  # the background's texture is their sum
+NUMBERS = 96  # random numbers a clip, a few more than it needs
 SHAPE_COLOURS = (
     (0.90, 0.22, 0.20),
     (0.98, 0.75, 0.18),
@@ -24,7 +24,7 @@ SHAPE_COLOURS = (
     (0.93, 0.93, 0.90),
     (0.62, 0.28, 0.70),
 )
-GROUND_COLOURS = (
+BACKGROUND_COLOURS = (
     (0.16, 0.18, 0.26),
     (0.38, 0.30, 0.24),
     (0.22, 0.36, 0.36),
@@ -42,19 +42,19 @@ def clips(
 ) -> torch.Tensor:
     """(count, frames, height, width, 3) in 0..1, float32; height and width in pixels.
 
-    The random numbers are drawn on the CPU: a seed is the same clips on every device.
+    The random numbers are drawn on the CPU, so a seed gives the same clips on every device.
     """
     random = torch.Generator().manual_seed(seed)
     numbers = torch.rand((count, NUMBERS), generator=random).to(device, non_blocking=True)
     draw = _Draw(numbers, torch.arange(frames, device=device, dtype=torch.float32))
-    x, y = _seen_by_camera(draw, height, width)
+    x, y = _camera_view(draw, height, width)
     aspect, pixel = width / height, 1 / height
-    picture = draw.coloured(_ground(draw, x, y), GROUND_COLOURS)
+    picture = draw.coloured(_background(draw, x, y), BACKGROUND_COLOURS)
     for _ in range(SHAPES):
         inside, texture = _shape(draw, x, y, aspect, pixel)
         picture = picture.lerp(draw.coloured(texture, SHAPE_COLOURS), inside[..., None])
     inside, texture = _pillar(draw, x, y, aspect, pixel)
-    return picture.lerp(draw.coloured(texture, GROUND_COLOURS), inside[..., None])
+    return picture.lerp(draw.coloured(texture, BACKGROUND_COLOURS), inside[..., None])
 
 
 class _Draw:
@@ -68,7 +68,7 @@ class _Draw:
         return low + (high - low) * next(self.columns)
 
     def swing(self, amplitude: tuple[float, float], period: tuple[float, float]) -> torch.Tensor:
-        """To and fro over time: (count, frames, 1, 1)."""
+        """A swing back and forth over time: (count, frames, 1, 1)."""
         turns = self.time / self.between(*period) + next(self.columns)
         return self.between(*amplitude) * _sin(turns)
 
@@ -83,7 +83,7 @@ class _Draw:
 
 @cache
 def _on(device: torch.device, palette: tuple) -> torch.Tensor:
-    """Made once: each copy to a GPU would wait for all that it has to do."""
+    """Cached, because a copy to a GPU would wait for its pending work."""
     return torch.tensor(palette, device=device)
 
 
@@ -92,12 +92,12 @@ def _sin(turns: torch.Tensor) -> torch.Tensor:
 
 
 def _edge(distance: torch.Tensor, pixel: float) -> torch.Tensor:
-    """1 where the distance into a thing is positive, 0 outside; as soft as a pixel is wide."""
+    """1 inside, where the distance is positive, 0 outside, with an edge one pixel wide."""
     return (distance / (0.5 * pixel)).sigmoid()
 
 
-def _seen_by_camera(draw: _Draw, height: int, width: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Where in the scene each pixel looks: x and y, each (count, frames, height, width)."""
+def _camera_view(draw: _Draw, height: int, width: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The place in the scene of each pixel: x and y, each (count, frames, height, width)."""
     device = draw.time.device
     y = (torch.arange(height, device=device) + 0.5) / height - 0.5
     x = (torch.arange(width, device=device) + 0.5 - width / 2) / height
@@ -107,7 +107,7 @@ def _seen_by_camera(draw: _Draw, height: int, width: int) -> tuple[torch.Tensor,
     return x, y
 
 
-def _ground(draw: _Draw, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+def _background(draw: _Draw, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     waves = torch.zeros_like(x)
     for _ in range(WAVES):
         turn, length = draw.between(0, 1), draw.between(0.4, 0.8)
@@ -139,7 +139,7 @@ def _shape(
 def _pillar(
     draw: _Draw, x: torch.Tensor, y: torch.Tensor, aspect: float, pixel: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Like `_shape`: it stands still in the scene, from top to bottom, in front of all."""
+    """Like `_shape`, but fixed in the scene, from top to bottom, in front of everything."""
     x = x - draw.between(-0.3, 0.3) * aspect
     inside = _edge(draw.between(0.07, 0.13) - x.abs(), pixel)
     return inside, (5 * _sin(y / draw.between(0.2, 0.4))).sigmoid()

@@ -1,1 +1,1 @@
-"""ComfyUI as this pack meets it: its state, its attention functions, the keys in its options."""
+"""What this pack uses of ComfyUI itself: its state, attention functions and option keys."""

@@ -1,4 +1,4 @@
-"""ComfyUI's attention functions, as its hook hands them over."""
+"""ComfyUI's attention functions, undecorated, as its attention hook passes them."""
 
 from collections.abc import Callable
 
@@ -12,5 +12,5 @@ FUNCTIONS = {
 
 
 def is_comfyuis(func: Callable) -> bool:
-    """Whether an attention function is one that ComfyUI ships."""
+    """Whether an attention function is one of ComfyUI's own."""
     return FUNCTIONS.get(getattr(func, "__name__", "")) is func

@@ -8,6 +8,6 @@ from . import features
 
 class RadialAttentionExtension(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        """All nodes but those that this ComfyUI lacks something for, which is logged."""
+        """All nodes that this ComfyUI can run. What the others lack is logged."""
         files = {name: features.load(f"node {name}", file) for name, file in NODES.items()}
         return [getattr(file, name) for name, file in files.items() if file is not None]

@@ -1,7 +1,7 @@
-"""Parts of this pack that need more of ComfyUI, or of torch, than radial attention itself does.
+"""Optional features: parts of this pack that need more of ComfyUI or torch than the patch does.
 
-The patch lives on ComfyUI's model patcher, its attention hook and its V3 API. Whatever else it can
-do is imported through `load`, so that a name which ComfyUI moves costs that one feature.
+The patch needs ComfyUI's model patcher, its attention hook and its V3 API. Everything else is
+imported through `load`, so that a name that moved in ComfyUI costs one feature and not the pack.
 """
 
 import logging
@@ -16,21 +16,21 @@ _missing: dict[str, str] = {}
 
 @cache
 def load(feature: str, module: str) -> ModuleType | None:
-    """A module of nodes/, such as ".training.prepare"; None, logged once, if it can't be imported.
+    """Import a module of nodes/, such as ".training.prepare"; None, logged once, if that fails.
 
-    feature: its name for people.
+    feature: its name in the log.
     """
     try:
         name = module.removeprefix(".")
         nodes = __package__.rpartition(".")[0]
         return import_module(f".{name}", nodes)
     except Exception as error:
-        is_missing(feature, error)
+        note_missing(feature, error)
         return None
 
 
-def is_missing(feature: str, error: Exception) -> None:
-    """Note, and log once, that a feature can't work here."""
+def note_missing(feature: str, error: Exception) -> None:
+    """Remember, and log once, that a feature is not available."""
     if feature not in _missing:
         _missing[feature] = f"{type(error).__name__}: {error}"
         log.warning(
@@ -41,5 +41,5 @@ def is_missing(feature: str, error: Exception) -> None:
 
 
 def missing() -> dict[str, str]:
-    """The features that can't work here, as far as they were asked for, and why."""
+    """The features that were asked for and are not available, and why."""
     return dict(_missing)

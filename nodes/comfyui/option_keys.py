@@ -1,7 +1,7 @@
-"""The names by which ComfyUI and this pack find each other in a model's options."""
+"""The keys that this pack reads and sets in a model's options."""
 
-SLOT = "optimized_attention_override"  # ComfyUI's attention hook, in transformer_options
-KEY = "radial_attention"  # our wrappers' and callback's name, and our entry in transformer_options
-BLOCK = f"{KEY}_block"  # in transformer_options: the place in the model of the block that has them
-IN_PARTS = f"{KEY}_in_parts"  # the same: the block is compiled by itself
-PREVIOUS = f"{KEY}_previous"  # in options that a block got from us: what its own had on the hook
+SLOT = "optimized_attention_override"  # where transformer_options has ComfyUI's attention hook
+KEY = "radial_attention"  # of our wrappers and callback, and of our entry in transformer_options
+BLOCK = f"{KEY}_block"  # in transformer_options: which block these options were passed to
+IN_PARTS = f"{KEY}_in_parts"  # in transformer_options: that block is compiled by itself
+PREVIOUS = f"{KEY}_previous"  # in options we passed to a block: the hook its own options had

@@ -1,8 +1,8 @@
-"""What ComfyUI is doing, and was told to do. Where a version has moved the answer, it is no."""
+"""What ComfyUI is doing and was started with. False where a version keeps this elsewhere."""
 
 
 def is_training() -> bool:
-    """Whether one of ComfyUI's nodes trains a model now."""
+    """Whether one of ComfyUI's nodes is training a model."""
     try:
         import comfy.model_management
     except ImportError:

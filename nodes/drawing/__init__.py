@@ -1,1 +1,1 @@
-"""Pictures for people, drawn with Pillow, which ComfyUI has. One kind a file."""
+"""Pictures on the nodes, drawn with Pillow, which ComfyUI has. One kind of picture a file."""

@@ -1,4 +1,4 @@
-"""A plot's frame: where numbers stand in pixels, ticks and titles, lines and marks."""
+"""The axes of a plot: from numbers to pixels, ticks and titles, lines and marks."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -9,16 +9,16 @@ from PIL import ImageDraw
 from .canvas import EDGE, FAINT, INK, PAPER, font
 
 TEXT_SIZE = 22
-STEPS = (1, 2, 2.5, 5, 10)  # between round numbers, in powers of ten
-DIGITS = ((1, 1.5, 2, 3, 5, 7), (1, 2, 5), (1,))  # of the numbers on a logarithmic scale
+STEPS = (1, 2, 2.5, 5, 10)  # between ticks, times a power of ten
+DIGITS = ((1, 1.5, 2, 3, 5, 7), (1, 2, 5), (1,))  # of the ticks on a logarithmic scale
 LEFT, TOP, RIGHT, BOTTOM = 84, 40, 24, 62  # margins for numbers and titles
 
 
 @dataclass(frozen=True)
 class Scale:
-    """From numbers to 0 ... 1, and the numbers to write beside it.
+    """Maps numbers to 0 ... 1, and chooses the ticks.
 
-    log: a logarithmic one, from above 0. whole: there are only whole numbers.
+    log: logarithmic, for numbers above 0. whole: ticks are whole numbers.
     """
 
     low: float
@@ -34,8 +34,8 @@ class Scale:
 
     def ticks(self, most: int = 6) -> list[float]:
         if self.log:
-            some = [[x for x in self._powers(digits) if self._holds(x)] for digits in DIGITS]
-            return next((ticks for ticks in some if len(ticks) <= most), some[-1])
+            choices = [[x for x in self._powers(digits) if self._holds(x)] for digits in DIGITS]
+            return next((ticks for ticks in choices if len(ticks) <= most), choices[-1])
         steps = (digit * 10.0**power for power in range(-9, 12) for digit in STEPS)
         least = max((self.high - self.low) / most, 1 if self.whole else 0)
         step = next(x for x in steps if x >= least)
@@ -51,7 +51,7 @@ class Scale:
 
 
 def around(numbers: Iterable[float], log: bool = False) -> Scale:
-    """A scale with some room around the numbers, all above 0; from 0 if it is not logarithmic."""
+    """A scale with some room around the numbers, which are above 0. A linear one starts at 0."""
     numbers = list(numbers)
     if log:
         return Scale(min(numbers) / 1.25, max(numbers) * 1.25, log=True)
@@ -78,7 +78,7 @@ class Axes:
     box: tuple[int, int, int, int]
     x: Scale
     y: Scale
-    zoom: int = 1  # pixels of the drawing to one of the picture
+    zoom: int = 1  # pixels of the drawing per pixel of the final picture
 
     @property
     def inside(self) -> tuple[int, int, int, int]:
@@ -94,7 +94,7 @@ class Axes:
         )
 
     def frame(self, title: str, x_title: str):
-        """Grid, numbers, title above and x's below."""
+        """Grid, tick labels, the title above and the x axis's title below."""
         left, top, right, bottom = self.inside
         z, type_face = self.zoom, font(TEXT_SIZE * self.zoom)
         for tick in self.y.ticks():
@@ -111,7 +111,7 @@ class Axes:
         self.draw.text(below, x_title, FAINT, type_face, anchor="rb")
 
     def line(self, points: Sequence[tuple[float, float]], colour, width: int = 3, dots: int = 0):
-        """Numbers joined by a line; dots: their size."""
+        """A line through points. dots: radius of a dot on each, 0 for none."""
         places = [self.at(*point) for point in points]
         if len(places) > 1:
             self.draw.line(places, colour, width * self.zoom, joint="curve")
@@ -119,7 +119,7 @@ class Axes:
             self.draw.circle(place, dots * self.zoom, colour)
 
     def band(self, start: float, end: float, colour):
-        """A strip of colour from x to x, behind all else."""
+        """A strip of colour from x = start to x = end. Draw it before everything else."""
         _, top, _, bottom = self.inside
         left, right = (self.at(x, self.y.low)[0] for x in (start, end))
         self.draw.rectangle((left, top, right, bottom), fill=colour)
@@ -133,19 +133,19 @@ class Axes:
             ends = [(x0 + (x1 - x0) * share, y0 + (y1 - y0) * share) for share in (a, b)]
             self.draw.line(ends, colour, 2 * self.zoom)
 
-    def mark(self, x: float, y: float, words: str, colour=INK, below: bool = False):
-        """A ring around a point, with words beside it: above a line that falls, or below."""
+    def mark(self, x: float, y: float, label: str, colour=INK, below: bool = False):
+        """A ring around a point, with a label beside it: above, or below where `below` is set."""
         place, z = self.at(x, y), self.zoom
         self.draw.circle(place, 10 * z, outline=colour, width=3 * z)
         right = self.x.share(x) < 0.7
         beside = (place[0] + (14 if right else -14) * z, place[1] + (12 if below else -12) * z)
-        self.words(beside, words, colour, "lr"[not right] + "bt"[below])
+        self.text(beside, label, colour, "lr"[not right] + "bt"[below])
 
-    def words(self, place: tuple[float, float], words: str, colour=INK, anchor: str = "lm"):
-        """Words at pixels, on a lighter edge, so that lines behind don't cross them out."""
+    def text(self, place: tuple[float, float], text: str, colour=INK, anchor: str = "lm"):
+        """Text at a place in pixels, with a light outline to keep it legible on top of lines."""
         self.draw.text(
             place,
-            words,
+            text,
             colour,
             font(TEXT_SIZE * self.zoom),
             anchor=anchor,

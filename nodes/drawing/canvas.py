@@ -1,4 +1,4 @@
-"""What all pictures share: colours, type, and the way into ComfyUI's IMAGE."""
+"""What all pictures share: colours, the font, and the conversion to ComfyUI's IMAGE."""
 
 from functools import cache
 
@@ -10,7 +10,7 @@ PAPER, INK, FAINT = (252, 252, 250), (34, 40, 36), (128, 134, 128)
 EDGE = (214, 218, 210)
 # The same thing has the same colour in every picture.
 NEAR = (27, 94, 52)  # frames next to each other in time
-FAR = (139, 195, 150)  # the furthest band; those between lie between
+FAR = (139, 195, 150)  # the furthest band; the ones between are blended
 SINK = (232, 163, 61)
 TEXT = (94, 129, 193)
 DROPPED = (240, 241, 237)
@@ -18,25 +18,25 @@ DROPPED = (240, 241, 237)
 
 @cache
 def font(size: int) -> ImageFont.FreeTypeFont:
-    """Pillow's own font, in pixels."""
+    """Pillow's built-in font; the size is in pixels."""
     return ImageFont.load_default(size)
 
 
 def blend(a: tuple, b: tuple, share: float) -> tuple[int, int, int]:
-    """A colour so far on the way from a to b."""
+    """The colour at this share of the way from a to b."""
     return tuple(round(x + (y - x) * share) for x, y in zip(a, b, strict=True))
 
 
 def legend(draw: ImageDraw.ImageDraw, at: tuple[int, int], entries, size: int = 16) -> int:
-    """A column of colour patches with what they stand for, from `at` down; returns its end.
+    """Draw a column of colour patches with labels, downwards from `at`; returns the y of its end.
 
-    entries: of (colour, words); words may have several lines.
+    entries: of (colour, label). A label may have several lines.
     """
     x, y = at
-    for colour, words in entries:
+    for colour, label in entries:
         draw.rectangle((x, y + 2, x + size, y + 2 + size), fill=colour, outline=EDGE)
-        draw.multiline_text((x + size + 10, y), words, INK, font(size), spacing=3)
-        y += round((words.count("\n") + 1) * size * 1.35) + 6
+        draw.multiline_text((x + size + 10, y), label, INK, font(size), spacing=3)
+        y += round((label.count("\n") + 1) * size * 1.35) + 6
     return y
 
 

@@ -10,11 +10,11 @@ from .axes import TEXT_SIZE, Axes, Scale, around, between, counted
 from .canvas import EDGE, FAINT, FAR, INK, NEAR, PAPER, SINK, TEXT, blend, font
 
 WIDTH, HEIGHTS = 1000, (470, 340, 340)
-ZOOM = 2  # drawn so many times as large, for smooth lines
-LINES = (NEAR, SINK, TEXT)  # the sinks, fewest first
+ZOOM = 2  # drawn this much larger and scaled down, for smooth lines
+LINES = (NEAR, SINK, TEXT)  # a colour for each number of sink frames, fewest first
 OTHER_LINES = blend(PAPER, INK, 0.5)
-LEAST = 1e-4  # the smallest error to be told from none
-LABEL_EVERY = 44  # pixels between the numbers along a line, at least
+LEAST = 1e-4  # smaller errors are drawn as none
+LABEL_EVERY = 44  # pixels between the labels along a line, at least
 
 
 def draw_compare(m: Measurements) -> Image.Image:
@@ -36,7 +36,7 @@ def _box(*sides: int) -> tuple[int, ...]:
 
 
 def _curves(m: Measurements) -> dict[int, list[tuple[int, Setting]]]:
-    """For each sink, the patterns by decay, with the dense blocks that there are now."""
+    """For each sink, its patterns by decay, with the current number of dense blocks."""
     curves = {sink: [] for sink in m.sinks}
     for i, pattern in enumerate(m.patterns):
         curves[pattern.sink_frames].append((i, setting(m, i, m.dense_blocks)))
@@ -49,7 +49,7 @@ def _colour(m: Measurements, sink: int) -> tuple:
 
 
 def _time(each: Setting) -> float:
-    """Attention's time, in percent of full attention's."""
+    """Attention's time, in percent of dense attention's."""
     return 100 / each.attention_speedup
 
 
@@ -61,8 +61,8 @@ def _errors(draw, box, m: Measurements, curves):
     y = around((max(each.error, floor) for each in points), log=True)
     axes = Axes(draw, box, x, y, ZOOM)
     axes.frame(
-        "Error of the attention, by its time: numbers are decays",
-        "time of attention, % of full",
+        "Attention error against time (labels: decay)",
+        "attention time, % of dense",
     )
     for sink, curve in curves.items():
         line = [(_time(each), max(each.error, floor)) for _, each in curve]
@@ -74,29 +74,29 @@ def _errors(draw, box, m: Measurements, curves):
 
 
 def floor_of(settings: Iterable[Setting]) -> float:
-    """What stands for no error at all on a logarithmic scale."""
+    """The smallest error on a logarithmic scale; no error at all is drawn here."""
     return max(max(each.error for each in settings) / 1000, LEAST)
 
 
-def _label(axes: Axes, line, decays, colour, but: float):
-    """Decays beside their points, where there is room."""
+def _label(axes: Axes, line, decays, colour, skip: float):
+    """Write decays beside their points where there is room. skip: one that is labelled already."""
     last = None
     for (x, y), decay in zip(line, decays, strict=True):
         place = axes.at(x, y)
         crowded = last is not None and abs(place[0] - last) < LABEL_EVERY * ZOOM
-        if decay == but or crowded:
+        if decay == skip or crowded:
             continue
         last = place[0]
-        axes.words((place[0] - 6 * ZOOM, place[1] + 10 * ZOOM), f"{decay:g}", colour, "rt")
+        axes.text((place[0] - 6 * ZOOM, place[1] + 10 * ZOOM), f"{decay:g}", colour, "rt")
 
 
 def _key(axes: Axes, m: Measurements):
-    """What the colours stand for, in the upper right corner."""
+    """The legend, in the upper right corner."""
     _, top, right, _ = axes.inside
     for row, sink in enumerate(m.sinks):
-        words = f"{sink or 'no'} sink frame{'' if sink == 1 else 's'}"
+        label = f"{sink or 'no'} sink frame{'' if sink == 1 else 's'}"
         place = right - 4 * ZOOM, top + (12 + row * 28) * ZOOM
-        axes.words(place, words, _colour(m, sink), "rm")
+        axes.text(place, label, _colour(m, sink), "rm")
 
 
 def _blocks(draw, box, m: Measurements):
@@ -108,7 +108,7 @@ def _blocks(draw, box, m: Measurements):
     axes.line(list(errors.items()), NEAR, dots=3)
     if m.dense_blocks:
         left, top, _, _ = axes.inside
-        axes.words((left + 8 * ZOOM, top + 12 * ZOOM), "dense now", FAINT)
+        axes.text((left + 8 * ZOOM, top + 12 * ZOOM), "dense now", FAINT)
 
 
 def _steps(draw, box, m: Measurements):
@@ -119,20 +119,20 @@ def _steps(draw, box, m: Measurements):
 
 
 def _distances(draw, box, m: Measurements):
-    # No measured token may have a frame so far away; and no share at all has no logarithm.
+    # Distances that no measured token has are left out: 0 has no logarithm.
     mass = {distance: 100 * share for distance, share in enumerate(m.by_distance()) if share > 0}
     axes = Axes(draw, box, counted(m.layout.frames), around(mass.values(), log=True), ZOOM)
-    for distance, share in enumerate(_seen(m)):
+    for distance, share in enumerate(_kept_by_distance(m)):
         axes.band(distance - 0.5, distance + 0.5, blend(PAPER, FAR, share))
-    axes.frame("Attention that a frame gets, %", "its distance in frames")
+    axes.frame("Attention by distance, %", "distance in frames")
     axes.line(list(mass.items()), NEAR, dots=3)
     _, top, right, _ = axes.inside
-    words = "green: what the mask sees"
-    axes.words((right - 4 * ZOOM, top + 12 * ZOOM), words, NEAR, "rm")
+    label = "green: kept by the mask"
+    axes.text((right - 4 * ZOOM, top + 12 * ZOOM), label, NEAR, "rm")
 
 
-def _seen(m: Measurements) -> list[float]:
-    """The share of a frame, at each distance, that the mask now lets a token see."""
+def _kept_by_distance(m: Measurements) -> list[float]:
+    """The share of a frame at each distance that the current mask keeps for a token."""
     s, pattern = m.layout.tokens_per_frame, m.patterns[m.current]
     reaches = [pattern.reach(distance, s) for distance in range(m.layout.frames)]
     return [0 if reach is None else min((2 * reach + 1) / s, 1) for reach in reaches]
@@ -144,7 +144,7 @@ def _coverage(draw, box, m: Measurements, curves):
     y = Scale(max(low - (100 - low) * 0.1, 0), 100)
     x = between(_time(each) for curve in curves.values() for _, each in curve)
     axes = Axes(draw, box, x, y, ZOOM)
-    axes.frame("Attention that the mask keeps, %", "time of attention, % of full")
+    axes.frame("Attention kept by the mask, %", "attention time, % of dense")
     for sink, curve in curves.items():
         line = [(_time(each), shares[i]) for i, each in curve]
         axes.line(line, _colour(m, sink), dots=3)
@@ -152,8 +152,8 @@ def _coverage(draw, box, m: Measurements, curves):
     axes.mark(_time(now), shares[m.current], "now", below=True)
 
 
-def draw_nothing(words: str) -> Image.Image:
-    """A picture in place of one for which there are no measurements."""
+def draw_nothing(text: str) -> Image.Image:
+    """The picture to show where there are no measurements."""
     picture = Image.new("RGB", (WIDTH, 160), PAPER)
-    ImageDraw.Draw(picture).multiline_text((24, 24), words, INK, font(TEXT_SIZE), spacing=8)
+    ImageDraw.Draw(picture).multiline_text((24, 24), text, INK, font(TEXT_SIZE), spacing=8)
     return picture

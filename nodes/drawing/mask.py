@@ -1,6 +1,6 @@
 """The block map of a pattern: queries down, keys across, with its bands, sink and text marked.
 
-Drawn for a node of 400 to 500 pixels, which shows it at less than half its size.
+Meant for a node 400 to 500 pixels wide, which shows it at less than half its size.
 """
 
 from collections.abc import Sequence
@@ -16,11 +16,11 @@ WIDTH, HEIGHT, MARGIN = 1024, 940, 28
 SIDE, LEFT, TOP = 648, 108, 184  # of the map
 COLUMN = 784  # where the figures and the legend begin
 HUGE, LARGE, MIDDLE, SMALL = 58, 40, 26, 22
-LEAST = 3  # pixels: text and sink are at least so wide, however small their share
-CHECKED = 6  # pixels a frame, from which on the ground is a checkerboard of the frames
+LEAST = 3  # pixels: text and sink are at least this wide, however small their share
+CHECKED = 6  # from this many pixels a frame, the background is a checkerboard of frames
 SHADE = (231, 234, 228)
-TONE = 0.4  # below 1: a thin band in a long video is still seen
-TICKS = [digit * 10**power for power in range(5) for digit in (1, 2, 5)]  # every so many frames
+TONE = 0.4  # below 1, so that a thin band in a long video stays visible
+TICKS = [digit * 10**power for power in range(5) for digit in (1, 2, 5)]  # frames between them
 TICK_ROOM = 64  # pixels
 
 
@@ -32,9 +32,9 @@ def draw(
     lines: tuple[str, str, str],
     figures: Sequence[tuple[str, str]],
 ) -> Image.Image:
-    """The map with all that explains it.
+    """The map with axes, legend and figures.
 
-    lines: one below the title, two below the map. figures: large ones, each with what it is.
+    lines: one below the title, two below the map. figures: large numbers, each with its caption.
     """
     picture = Image.new("RGB", (WIDTH, HEIGHT), PAPER)
     draw = ImageDraw.Draw(picture)
@@ -46,16 +46,16 @@ def draw(
     draw.rectangle((LEFT - 1, TOP - 1, LEFT + SIDE, TOP + SIDE), outline=EDGE)
     _axes(picture, draw, layout, SIDE / (rows.blocks * pattern.block_size))
     y = TOP - 16
-    for figure, words in figures:
+    for figure, caption in figures:
         draw.text((COLUMN, y), figure, INK, font(HUGE))
-        draw.text((COLUMN, y + 66), words, FAINT, font(SMALL))
+        draw.text((COLUMN, y + 66), caption, FAINT, font(SMALL))
         y += 112
     legend(draw, (COLUMN, y + 16), _entries(pattern, layout), SMALL)
     return picture
 
 
 def block_map(rows: Sample, pattern: RadialPattern, layout: VideoLayout, side: int) -> Image.Image:
-    """The map alone: a pixel has the colour of what it keeps, the paler the less of it is kept."""
+    """The map alone. A pixel's colour says what it shows; the less of it is kept, the paler."""
     frame, text, sink = _along_a_side(rows.blocks, pattern, layout, side)
     kept = rows.coverage(side).numpy() ** TONE
     kept[text] = kept[:, text | sink] = 1
@@ -63,15 +63,15 @@ def block_map(rows: Sample, pattern: RadialPattern, layout: VideoLayout, side: i
     colour = np.array(_bands(layout.frames), np.float32)[_octaves(layout.frames)[distance]]
     colour[:, sink] = SINK
     colour[text] = colour[:, text] = TEXT
-    ground = np.full_like(colour, DROPPED)
+    background = np.full_like(colour, DROPPED)
     if layout.tokens_per_frame * side >= CHECKED * rows.blocks * pattern.block_size:
-        ground[frame[:, None] % 2 != frame % 2] = SHADE
-    mixed = ground + (colour - ground) * kept[..., None]
+        background[frame[:, None] % 2 != frame % 2] = SHADE
+    mixed = background + (colour - background) * kept[..., None]
     return Image.fromarray(np.rint(mixed).astype(np.uint8))
 
 
 def _along_a_side(blocks: int, pattern: RadialPattern, layout: VideoLayout, side: int):
-    """Of each pixel along a side: its frame, whether it is text, and, as a key, of the sink."""
+    """For each pixel along a side: its frame, whether it is text, and whether it is in the sink."""
     size = pattern.block_size
     block = ((np.arange(side) + 0.5) * (blocks / side)).astype(np.int64)
     start = block * size - layout.prefix
@@ -83,13 +83,13 @@ def _along_a_side(blocks: int, pattern: RadialPattern, layout: VideoLayout, side
         text[-LEAST:] = True
     sink = ~text & (frame < pattern.sink_frames)
     if pattern.sink_frames:
-        first = int(text.argmin())  # behind the text in front
+        first = int(text.argmin())  # the first one after the prefix
         sink[first : first + LEAST] = True
     return frame, text, sink
 
 
 def _octaves(frames: int) -> np.ndarray:
-    """Of each distance of two frames: 0 for 0 and 1, then 1 more for each doubling."""
+    """For each distance between two frames: 0 for 0 and 1, then 1 more for each doubling."""
     return np.maximum(np.frexp(np.arange(frames))[1] - 1, 0)
 
 
@@ -108,9 +108,9 @@ def _entries(pattern: RadialPattern, layout: VideoLayout) -> list[tuple[tuple, s
     if last >= 4:
         entries.append((FAR, f"{last:,} frames away"))
     if pattern.sink_frames:
-        entries.append((SINK, "sink: seen by all"))
+        entries.append((SINK, "sink: always kept"))
     if layout.prefix or layout.suffix:
-        entries.append((TEXT, "text: sees all"))
+        entries.append((TEXT, "text: always kept"))
     return [*entries, (DROPPED, "skipped")]
 
 
@@ -126,7 +126,7 @@ def _axes(picture: Image.Image, draw: ImageDraw.ImageDraw, layout: VideoLayout, 
         draw.text((x, TOP - 12), label, FAINT, font(SMALL), anchor="ms")
         draw.line((LEFT - 8, y, LEFT - 2, y), FAINT)
         draw.text((LEFT - 12, y), label, FAINT, font(SMALL), anchor="rm")
-    across, down = "keys: latent frames that are looked at", "queries: latent frames that look"
+    across, down = "keys (latent frames)", "queries (latent frames)"
     draw.text((LEFT, TOP - 40), across, INK, font(SMALL), anchor="ls")
     width, height = font(SMALL).getbbox(down)[2:]
     upright = Image.new("RGB", (width, height), PAPER)

@@ -1,4 +1,4 @@
-"""The picture of Radial Settings Search: every setting, the best of them, and the one chosen."""
+"""The picture of Radial Settings Search: all settings, the best of them, and the chosen one."""
 
 from collections.abc import Sequence
 
@@ -20,7 +20,7 @@ def draw_search(
     error: float | None = None,
     speedup: float | None = None,
 ) -> Image.Image:
-    """error, speedup: the limit that was asked for; None for the one that was not."""
+    """error, speedup: the limit that the user set; None for the other one."""
     picture = Image.new("RGB", (WIDTH * ZOOM, HEIGHT * ZOOM), PAPER)
     draw = ImageDraw.Draw(picture)
     every = [*settings, now]
@@ -29,7 +29,7 @@ def draw_search(
     x = between(speeds)
     heights = [max(each.error, floor) for each in every] + ([error] if error else [])
     axes = Axes(draw, (0, 0, WIDTH * ZOOM, HEIGHT * ZOOM), x, around(heights, log=True), ZOOM)
-    axes.frame("Error of the attention, by the speed-up of a step", "times as fast as full")
+    axes.frame("Attention error against speed-up", "speed-up of a step over dense")
     for each in settings:
         place = axes.at(each.speedup, max(each.error, floor))
         draw.circle(place, 2.5 * ZOOM, blend(PAPER, FAR, 0.7))
@@ -37,13 +37,13 @@ def draw_search(
     if error:
         axes.dashed((x.low, error), (x.high, error), TEXT)
         place = axes.at(x.low, error)
-        axes.words((place[0] + 8 * ZOOM, place[1] - 6 * ZOOM), f"error {error:g}", TEXT, "lb")
+        axes.text((place[0] + 8 * ZOOM, place[1] - 6 * ZOOM), f"error {error:g}", TEXT, "lb")
     if speedup:
         axes.dashed((speedup, axes.y.low), (speedup, axes.y.high), TEXT)
         place = axes.at(speedup, axes.y.high)
-        words = f"{speedup:g} times as fast"
-        axes.words((place[0] + 8 * ZOOM, place[1] + 4 * ZOOM), words, TEXT, "lt")
+        label = f"{speedup:g}x as fast"
+        axes.text((place[0] + 8 * ZOOM, place[1] + 4 * ZOOM), label, TEXT, "lt")
     axes.mark(now.speedup, max(now.error, floor), "now", blend(SINK, INK, 0.3), below=True)
-    words = f"decay {chosen.decay:g}, sink {chosen.sink_frames}, dense {chosen.dense_blocks}"
-    axes.mark(chosen.speedup, max(chosen.error, floor), words, below=True)
+    label = f"decay {chosen.decay:g}, sink {chosen.sink_frames}, dense {chosen.dense_blocks}"
+    axes.mark(chosen.speedup, max(chosen.error, floor), label, below=True)
     return picture.resize((WIDTH, HEIGHT), Image.LANCZOS)

@@ -1,10 +1,10 @@
-"""Transformer blocks with fused norms, for the time of a forward pass.
+"""Transformer blocks with fused norms, for the duration of a forward pass.
 
-A block or an attention that has a fused form gets a `forward` of ours. It computes the same in
-fewer passes over memory (radial_core/fused.py), and is taken away when the pass ends. That it
-computes the same is proven on the block itself (proof.py). Anything else runs as it is, and is
-counted with its reason: blocks and norms that other packs changed or watch, patches inside the
-attention, torch.compile, tensors that the fused operations don't take.
+A block or an attention that has a fused form gets a `forward` of ours, which computes the same in
+fewer passes over memory (radial_core/fused.py), and loses it when the pass ends. A proof on the
+block itself (proof.py) shows that it computes the same. Everything else runs unchanged and is
+counted with its reason: blocks and norms that other packs replaced or hooked, patches inside the
+attention, torch.compile, tensors that the fused operations don't support.
 
 A family names its file in this folder, whose FORMS are its fused forms. Each file is loaded when it
 is first needed, so that it can fail alone.
@@ -24,7 +24,7 @@ import torch
 from ..comfyui import features
 from ..families.base import Family
 from ..families.registry import family_of, unwrapped
-from .fits import Form, is_cancel, require, words_of
+from .fits import Form, is_cancel, reason_of, require
 from .proof import require_proven
 
 log = logging.getLogger("radial_attention")
@@ -34,39 +34,40 @@ Forms = dict[tuple[str, str], Form]  # by module and class
 
 @contextmanager
 def fused_blocks(diffusion_model):
-    """For the time of a forward pass, the blocks of a model that can be are fused.
+    """Fuses the blocks of a model that can be fused, for the duration of a forward pass.
 
-    Yields a Counter that grows with the pass: None for a fused block, or why it was not -> calls.
-    Blocks that are never fused count as called once.
+    Yields a Counter that grows during the pass: reason -> calls, where None counts the fused calls.
+    A block that can't be fused at all counts as one call.
     """
     this_pass = _Pass()
-    changed = []  # (module, our forward, what it had of its own)
+    changed = []  # (module, our forward, the instance's own forward before or None)
     try:
         forms = _forms_of(family_of(diffusion_model))
         for block in _blocks(diffusion_model):
             _install(this_pass, forms, block, changed)
     except Exception as error:
-        _say_once(f"Norms are not fused. {words_of(error)}")
+        _log_once(f"Norms are not fused. {reason_of(error)}")
     try:
         yield this_pass.calls
     finally:
-        for module, ours, theirs in changed:
+        for module, ours, previous in changed:
             if vars(module).get("forward") is not ours:
-                continue  # somebody put another one there in the meantime
+                continue  # somebody replaced it during the pass
             del module.forward
-            if theirs is not None:
-                module.forward = theirs
+            if previous is not None:
+                module.forward = previous
 
 
 class _Pass:
-    """calls: as `fused_blocks` yields them. parts: why parts of the block that runs are not fused.
+    """What belongs to one forward pass.
 
-    classes, broken_off: those of blocks, and the proofs, that were looked at in this pass.
+    calls: as `fused_blocks` yields them. parts: why parts of the running block are not fused.
+    classes: the code of classes that was read in this pass. unfinished: proofs that raised in it.
     """
 
     def __init__(self):
         self.calls, self.parts = Counter(), []
-        self.classes, self.broken_off = {}, {}
+        self.classes, self.unfinished = {}, {}
 
 
 def _forms_of(family: Family | None) -> Forms:
@@ -85,48 +86,48 @@ def _blocks(diffusion_model) -> Iterator:
 
 
 def _install(this_pass: _Pass, forms: Forms, block, changed: list[tuple]) -> None:
-    """Give a block and its parts forwards of ours. changed: gets what has to be undone."""
-    lacking = None
+    """Give a block and its parts our forwards. changed: collects what to undo."""
+    why_not_part = None
     parts = [getattr(block, form.part, None) for form in forms.values() if form.part]
     for module in (*parts, block):
         if module is None:
             continue
-        theirs = vars(module).get("forward")
+        previous = vars(module).get("forward")
         try:
-            form = _form_of(forms, module, theirs)
+            form = _form_of(forms, module, previous)
         except Exception as error:
-            why = words_of(error)
+            why = reason_of(error)
             if module is block:
                 _count(this_pass, module, why)
-            lacking = why
+            why_not_part = why
             continue
-        ours = partial(_run, this_pass, form, lacking, module)
+        ours = partial(_run, this_pass, form, why_not_part, module)
         module.forward = ours
-        changed.append((module, ours, theirs))
+        changed.append((module, ours, previous))
 
 
-def _form_of(forms: Forms, module, theirs) -> Form:
-    """The fused form of a block or an attention; raises Declined where there is none."""
-    kind = type(module)
-    require("_orig_mod" not in module._modules, "torch.compile has it")
-    form = forms.get((kind.__module__, kind.__qualname__))
-    require(form is not None, f"{kind.__qualname__} has no fused form")
-    # An object patch that is gone leaves the class's own method on the instance.
-    changed = theirs is not None and getattr(theirs, "__func__", None) is not kind.forward
-    own = inspect.getattr_static(kind, "forward")
+def _form_of(forms: Forms, module, previous) -> Form:
+    """The fused form of a block or an attention. Raises Declined if it has none."""
+    cls = type(module)
+    require("_orig_mod" not in module._modules, "it is compiled by torch.compile")
+    form = forms.get((cls.__module__, cls.__qualname__))
+    require(form is not None, f"{cls.__qualname__} has no fused form")
+    # An object patch that was removed leaves the class's own method on the instance.
+    changed = previous is not None and getattr(previous, "__func__", None) is not cls.forward
+    own = inspect.getattr_static(cls, "forward")
     is_comfyuis = isinstance(own, types.FunctionType) and own.__globals__ is vars(
-        sys.modules[kind.__module__]
+        sys.modules[cls.__module__]
     )
     require(is_comfyuis and not changed, "another pack's forward")
     compiled = (getattr(part, "_compiled_call_impl", None) for part in module.modules())
-    require(not any(compiled), "torch.compile has it or a part of it")
+    require(not any(compiled), "it or a part of it is compiled by torch.compile")
     return form
 
 
-def _run(this_pass: _Pass, form: Form, lacking: str | None, module, *arguments, **named):
-    """A pass of a block: ours, or ComfyUI's own if the call is not for ours.
+def _run(this_pass: _Pass, form: Form, why_not_part: str | None, module, *arguments, **named):
+    """Run a block: our fused form, or ComfyUI's own forward for a call that ours doesn't cover.
 
-    lacking: why its self-attention is never fused.
+    why_not_part: why a part of it can't be fused; None if all can.
     """
     if torch.compiler.is_compiling():
         return type(module).forward(module, *arguments, **named)
@@ -136,9 +137,9 @@ def _run(this_pass: _Pass, form: Form, lacking: str | None, module, *arguments, 
     except Exception as error:
         if is_cancel(error):
             raise
-        why = words_of(error)
+        why = reason_of(error)
     if form.part is None:
-        this_pass.parts = [lacking] if lacking else []
+        this_pass.parts = [why_not_part] if why_not_part else []
     elif why is not None:
         this_pass.parts.append(why)
     if compute is None:
@@ -152,29 +153,29 @@ def _run(this_pass: _Pass, form: Form, lacking: str | None, module, *arguments, 
 
 
 def _plan(this_pass: _Pass, form: Form, module, arguments: tuple, named: dict):
-    """What computes a call. Raises, before anything happens, where it is not for ours."""
-    names = _names_of(form)
-    require(len(arguments) <= len(names), "arguments that the fused form doesn't know")
+    """What computes a call. Raises, before anything is computed, if the fused form can't."""
+    names = _argument_names(form)
+    require(len(arguments) <= len(names), "more arguments than the fused form knows")
     unknown = named.keys() - set(names)
     require(not unknown, f"an argument that the fused form doesn't know: {', '.join(unknown)}")
     call = dict(zip(names, arguments, strict=False)) | named
     compute = form.plan(module, **call)
-    proofs = this_pass.classes, this_pass.broken_off
+    proofs = this_pass.classes, this_pass.unfinished
     require_proven(form, module, call, len(arguments), *proofs)
     return compute
 
 
 @cache
-def _names_of(form: Form) -> tuple[str, ...]:
+def _argument_names(form: Form) -> tuple[str, ...]:
     return tuple(inspect.signature(form.plan).parameters)[1:]
 
 
 def _count(this_pass: _Pass, block, why: str | None) -> None:
     this_pass.calls[why] += 1
     if why is not None:
-        _say_once(f"Norms are not fused in {type(block).__qualname__}: {why}")
+        _log_once(f"Norms are not fused in {type(block).__qualname__}: {why}")
 
 
 @cache
-def _say_once(message: str) -> None:
+def _log_once(message: str) -> None:
     log.info(message)

@@ -1,4 +1,4 @@
-"""The fused forms of HunyuanVideo's two kinds of block."""
+"""The fused forms of HunyuanVideo's double and single stream blocks."""
 
 from functools import partial
 
@@ -14,12 +14,12 @@ from .fits import (
     require_rotations,
     require_supported,
     rms_norms,
-    some_tokens,
+    sample_tokens,
 )
 
 NONE = {}
-TOKENS, TEXT = 7, 5  # of the small calls
-OWN_TIMES = "some of its tokens have a time of their own"
+TOKENS, TEXT = 7, 5  # of the small calls in a proof
+OWN_TIMES = "some of its tokens have their own timestep"
 
 
 def _plan_double(
@@ -33,13 +33,13 @@ def _plan_double(
     modulation_dims_txt=None,
     transformer_options=NONE,
 ):
-    """A stream for the video and one for the text: img, txt (b, s, c). vec: what time says, (b, c).
+    """One stream for the video and one for the text: img, txt (b, s, c).
 
-    pe: rotations of text and video, (b, 1, s, d / 2, 2, 2). modulation_dims: not None where some
-    frames have a time of their own.
+    vec: the timestep's embedding, (b, c). pe: rotations of text and video, (b, 1, s, d / 2, 2, 2).
+    modulation_dims: not None where some frames have their own timestep.
     """
     require(modulation_dims_img is None and modulation_dims_txt is None, OWN_TIMES)
-    require(torch.is_tensor(vec), "what modulates it comes from outside")
+    require(torch.is_tensor(vec), "its modulation is computed outside the block")
     freqs, head_dim = pe.squeeze(1), img.shape[2] // module.num_heads
     require_rotations(freqs, img, txt.shape[1] + img.shape[1], head_dim)
     require_supported(img, txt, vec)
@@ -54,7 +54,7 @@ def _plan_double(
 
 
 class _Stream:
-    """One of the two: its tokens, and what it does to them."""
+    """One of the two streams: its tokens, and the layers for them."""
 
     def __init__(self, x, modulation, attn, norm_before, norm_after, mlp):
         self.x, self.modulation, self.attn, self.mlp = x.contiguous(), modulation, attn, mlp
@@ -66,7 +66,7 @@ class _Stream:
         self.mod, self.mlp_mod = self.modulation(vec)
 
     def qkv_into(self, q, k, freqs):
-        """Write queries and keys (b, s, h, d) into q and k; returns the values."""
+        """Writes queries and keys (b, s, h, d) into q and k; returns the values."""
         y = fused.layer_norm_modulate(self.x, self.mod.scale, self.mod.shift, self.eps)
         *raw, v = self.attn.qkv(y).unflatten(2, (3, *q.shape[2:])).unbind(2)
         for out, each, (weight, eps) in zip((q, k), raw, self.norms, strict=True):
@@ -74,11 +74,11 @@ class _Stream:
         return v
 
     def add(self, y) -> None:
-        """What attention made, projected; the tokens change in place, as they do in ComfyUI's."""
+        """Adds the projected output of attention to the tokens, in place as ComfyUI does."""
         fused.add_gated(self.x, y, self.mod.gate, out=self.x)
 
-    def fed_forward(self):
-        """The tokens after the MLP, which changes them in place."""
+    def feed_forward(self):
+        """Adds the MLP's output to the tokens, in place, and returns them."""
         x, mod = self.x, self.mlp_mod
         y = self.mlp(fused.layer_norm_modulate(x, mod.scale, mod.shift, self.mlp_eps))
         return fused.add_gated(x, y, mod.gate, out=x)
@@ -87,9 +87,10 @@ class _Stream:
 def _double(txt, img, heads, vec, freqs, attend):
     img.modulate(vec)
     txt.modulate(vec)
-    words, (batch, patches, width) = txt.x.shape[1], img.x.shape
-    text, video = slice(0, words), slice(words, words + patches)
-    q, k = img.x.new_empty(2, batch, words + patches, heads, width // heads).unbind(0)
+    text_tokens, (batch, video_tokens, width) = txt.x.shape[1], img.x.shape
+    tokens = text_tokens + video_tokens
+    text, video = slice(0, text_tokens), slice(text_tokens, tokens)
+    q, k = img.x.new_empty(2, batch, tokens, heads, width // heads).unbind(0)
     v_txt = txt.qkv_into(q[:, text], k[:, text], freqs[:, text])
     v_img = img.qkv_into(q[:, video], k[:, video], freqs[:, video])
     v = torch.cat((v_txt, v_img), dim=1)
@@ -99,7 +100,7 @@ def _double(txt, img, heads, vec, freqs, attend):
     img.add(img.attn.proj(y[:, video]))
     txt.add(txt.attn.proj(y[:, text]))
     del y
-    return img.fed_forward(), _finite(txt.fed_forward())
+    return img.feed_forward(), _finite(txt.feed_forward())
 
 
 def _small_double(draw, img, txt, vec, pe, attn_mask=None, **dims):
@@ -107,7 +108,7 @@ def _small_double(draw, img, txt, vec, pe, attn_mask=None, **dims):
         "img": draw(2, TOKENS, img.shape[2], size=0.1),
         "txt": draw(2, TEXT, txt.shape[2], size=0.1),
         "vec": draw(2, *vec.shape[1:]),
-        "pe": some_tokens(pe, TEXT + TOKENS, dim=2),
+        "pe": sample_tokens(pe, TEXT + TOKENS, dim=2),
         "attn_mask": _small_mask(draw, attn_mask, TEXT + TOKENS),
         **dims,
     }
@@ -116,9 +117,9 @@ def _small_double(draw, img, txt, vec, pe, attn_mask=None, **dims):
 def _plan_single(
     module, x, vec, pe, attn_mask=None, modulation_dims=None, transformer_options=NONE
 ):
-    """One stream of text and video: x (b, s, c); the others as in `_plan_double`."""
+    """One stream of text and video: x (b, s, c); the other arguments as in `_plan_double`."""
     require(modulation_dims is None, OWN_TIMES)
-    require(torch.is_tensor(vec), "what modulates it comes from outside")
+    require(torch.is_tensor(vec), "its modulation is computed outside the block")
     freqs = pe.squeeze(1)
     norms = rms_norms(x, module.norm.query_norm, module.norm.key_norm)
     require_supported(x, vec, *(weight for weight, _ in norms))
@@ -140,11 +141,11 @@ def _single(module, x, vec, freqs, eps, norms, attend):
     k = fused.rms_norm_rope(k, k_weight, freqs, k_eps)
     attended = attend(q, k, v)
     del q, k, v
-    # What attention made goes where v stood, beside what the MLP takes: they are one matrix then.
+    # Attention's output overwrites v, next to the MLP's input, so that both are one matrix.
     y = fused.beside_gelu(attended, y[..., width - module.hidden_size :])
     del attended
     if not is_watched(module.linear2):
-        y = y.flatten(0, 1)  # as a matrix, or torch would add the bias apart
+        y = y.flatten(0, 1)  # only for a matrix does torch fuse the bias into the product
     y = module.linear2(y).view_as(x)
     return _finite(fused.add_gated(x, y, mod.gate, out=x))
 
@@ -153,7 +154,7 @@ def _small_single(draw, x, vec, pe, attn_mask=None, **dims):
     return {
         "x": draw(2, TOKENS, x.shape[2], size=0.1),
         "vec": draw(2, *vec.shape[1:]),
-        "pe": some_tokens(pe, TOKENS, dim=2),
+        "pe": sample_tokens(pe, TOKENS, dim=2),
         "attn_mask": _small_mask(draw, attn_mask, TOKENS),
         **dims,
     }
@@ -173,7 +174,7 @@ def _small_mask(draw, mask, tokens: int):
 
 
 def _finite(x):
-    """float16 overflows in these blocks; ComfyUI keeps it at its largest."""
+    """Clamps float16, which overflows in these blocks, to its largest value as ComfyUI does."""
     if x.dtype != torch.float16:
         return x
     limit = torch.finfo(x.dtype).max

@@ -1,7 +1,7 @@
-"""Proof that a fused form computes what a block of ComfyUI's does: both run on small input.
+"""Proof that a fused form computes the same as ComfyUI's block: both run on a small input.
 
-Once per make of a block and kind of call, in a sandbox (sandbox.py). Random numbers come from a
-generator of its own, so the user's seed makes the same video.
+A proof runs once per fingerprint of a block and kind of call, in a sandbox (sandbox.py). It has its
+own random generator, so that the user's seed still makes the same video.
 """
 
 import itertools
@@ -12,29 +12,29 @@ from typing import NamedTuple
 import torch
 
 from ...radial_core.call import is_out_of_memory
-from .fits import HOOKS, Form, is_cancel, require, words_of
-from .make import make_of
-from .sandbox import alone, options_of
+from .fingerprint import fingerprint
+from .fits import HOOKS, Form, is_cancel, reason_of, require
+from .sandbox import isolated, recording_options
 
 NONE = {}
 OPTIONS = "transformer_options"
-# Of what the block adds. Rounding is 40 % of this or less, another activation twice this or more.
+# Relative to what the block adds. Rounding is at most 40 % of it, a wrong activation twice it.
 TOLERANCE = {torch.bfloat16: 0.025, torch.float16: 5e-3, torch.float32: 1e-4}
-TRIES = 3  # passes in which a proof may break off before it counts as failed
+TRIES = 3  # passes in which a proof may raise before it counts as failed
 MOST_VERDICTS = 500
 
 
 class Verdict(NamedTuple):
-    """why_not: what differs; None if nothing does. off: how far apart the results are.
+    """why_not: what differs; None if nothing does. error: the relative error of the results.
 
-    skipped: parts of the module that ComfyUI's forward calls and ours does not. heeded: what
-    ComfyUI's looks up in transformer_options and in their patches, and ours does not.
+    skipped: parts of the module that ComfyUI's forward calls and ours does not. looked_up: keys of
+    transformer_options and of its patches that ComfyUI's forward looks up and ours does not.
     """
 
     why_not: str | None
     skipped: tuple[str, ...] = ()
-    heeded: frozenset = frozenset()
-    off: float | None = None
+    looked_up: frozenset = frozenset()
+    error: float | None = None
 
 
 _verdicts: dict[tuple, Verdict] = {}
@@ -42,35 +42,35 @@ _tries: Counter = Counter()
 
 
 def require_proven(
-    form: Form, module, call: dict, positional: int, seen: dict, broken_off: dict
+    form: Form, module, call: dict, positional: int, seen: dict, unfinished: dict
 ) -> None:
-    """That a fused form may take a call. positional: how many of its arguments have no names.
+    """Declines a call unless the fused form is proven for it.
 
-    seen: the classes that were looked through in this pass. broken_off: the proofs that broke off
-    in it; they are tried again in another.
+    positional: how many of its arguments are positional. seen: a cache of the code of classes, for
+    this pass. unfinished: the proofs that raised in this pass; the next pass tries them again.
     """
     kinds = tuple((name, _kind(form, value)) for name, value in call.items())
-    key = form.plan, make_of(module, seen), positional, kinds
-    verdict = _verdicts.get(key) or broken_off.get(key)
+    key = form.plan, fingerprint(module, seen), positional, kinds
+    verdict = _verdicts.get(key) or unfinished.get(key)
     if verdict is None:
-        verdict = _prove(form, module, call, positional, key, broken_off)
+        verdict = _prove(form, module, call, positional, key, unfinished)
     require(verdict.why_not is None, verdict.why_not)
     require_unwatched(module, verdict.skipped)
     options = call.get(OPTIONS) or NONE
     present = {*options, *(("patches", name) for name, on in _patches(options) if on)}
-    names = [name if isinstance(name, str) else name[1] for name in verdict.heeded & present]
+    names = [name if isinstance(name, str) else name[1] for name in verdict.looked_up & present]
     require(not names, f"{', '.join(sorted(names))} in transformer_options")
 
 
 def require_unwatched(module, skipped: tuple[str, ...]) -> None:
-    """That nobody wants to be called when these parts are, or has put something in their place."""
+    """Declines if another pack hooked or replaced one of these parts, which ours does not call."""
     watched = torch.nn.modules.module
     for hooks in HOOKS:
         require(not getattr(watched, f"_global{hooks}", None), "a hook on all modules")
     for name in skipped:
         part = module.get_submodule(name)
         own = type(part).__module__.startswith(("torch.nn.", "comfy.")) and not part._buffers
-        require(own, f"another pack's {name}")  # its state may change what it does
+        require(own, f"another pack's {name}")  # which may compute anything
         require(not any(getattr(part, hooks) for hooks in HOOKS), f"a hook on {name}")
         require("forward" not in vars(part), f"another pack's forward of {name}")
         require("parametrizations" not in part._modules, f"a parametrization of {name}")
@@ -81,7 +81,7 @@ def _patches(options: dict):
 
 
 def _kind(form: Form, value):
-    """What of an argument may change what is computed, besides numbers."""
+    """The properties of an argument, besides numbers, that may change what is computed."""
     if torch.is_tensor(value):
         return value.device, value.dtype, value.ndim
     if isinstance(value, dict):
@@ -89,8 +89,8 @@ def _kind(form: Form, value):
     return value if isinstance(value, bool | None) else type(value)
 
 
-def _prove(form, module, call, positional, key, broken_off) -> Verdict:
-    if len(_verdicts) >= MOST_VERDICTS:  # some pack makes a new function for each pass
+def _prove(form, module, call, positional, key, unfinished) -> Verdict:
+    if len(_verdicts) >= MOST_VERDICTS:  # a pack may make a new function for each pass
         _verdicts.clear()
         _tries.clear()
     try:
@@ -99,28 +99,28 @@ def _prove(form, module, call, positional, key, broken_off) -> Verdict:
     except Exception as error:
         if is_cancel(error):
             raise
-        why = f"the proof failed: {words_of(error)}"
+        why = f"the proof failed: {reason_of(error)}"
         if is_out_of_memory(error):
             why = "no memory for the proof"
         _tries[key] += 1
-        broken_off[key] = Verdict(why)
+        unfinished[key] = Verdict(why)
         if _tries[key] >= TRIES:
-            _verdicts[key] = broken_off[key]
-        return broken_off[key]
+            _verdicts[key] = unfinished[key]
+        return unfinished[key]
 
 
 class _Run(NamedTuple):
-    """What a way to compute a block did. inputs: after it, since blocks add in place."""
+    """What one forward of a block did. inputs: as it left them, since blocks add in place."""
 
     outputs: list[torch.Tensor]
     inputs: dict
-    parts: set[str]  # that were called
-    heeded: set  # what was looked up in the options
-    attention: list  # what else attention was called with, besides tensors
+    parts: set[str]  # the parts that were called
+    looked_up: set  # keys, as `Verdict` has them
+    attention: list  # the arguments of its calls of attention, without tensors
 
 
 def compare(form: Form, module, call: dict, positional: int = 0) -> Verdict:
-    """Runs both on small input."""
+    """Runs both forwards on a small input."""
     x = next(value for value in call.values() if torch.is_tensor(value))
     draw = _drawer(x)
     small = form.small(draw, **{name: call[name] for name in call if name != OPTIONS})
@@ -134,52 +134,53 @@ def compare(form: Form, module, call: dict, positional: int = 0) -> Verdict:
         names = itertools.islice(call, positional)
         return form.plan(module, **dict(zip(names, arguments, strict=True)), **named)()
 
-    def run(way: Callable) -> _Run:
+    def run(forward: Callable) -> _Run:
         inputs = {k: v.clone() if torch.is_tensor(v) else v for k, v in small.items()}
-        heeded, attention = set(), []
-        named = {**inputs, OPTIONS: options_of(heeded, attention, patches)}
+        looked_up, attention = set(), []
+        named = {**inputs, OPTIONS: recording_options(looked_up, attention, patches)}
         arguments = [named.pop(name) for name in itertools.islice(call, positional)]
-        with alone(module) as parts:
-            out = way(*arguments, **named)
+        with isolated(module) as parts:
+            out = forward(*arguments, **named)
         outputs = [out] if torch.is_tensor(out) else list(out)
-        return _Run(outputs, inputs, parts, heeded, attention)
+        return _Run(outputs, inputs, parts, looked_up, attention)
 
     devices = [x.device] if x.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
         want, got = run(theirs), run(ours)
-    off = _apart(form, small, want, got)
+    error = _error(form, small, want, got)
     why_not = None
-    if not off <= TOLERANCE[x.dtype]:
-        why_not = f"its results are not those of the fused operations: off by {off:.1%}"
+    if not error <= TOLERANCE[x.dtype]:
+        why_not = f"it computes something else than the fused operations: off by {error:.1%}"
     elif got.parts - want.parts:
         why_not = f"it does not call {', '.join(sorted(got.parts - want.parts))}"
     elif got.attention != want.attention:
-        why_not = "it asks something else of attention"
+        why_not = "it calls attention with other arguments"
     skipped = tuple(sorted(want.parts - got.parts))
-    return Verdict(why_not, skipped, frozenset(want.heeded - got.heeded), off)
+    return Verdict(why_not, skipped, frozenset(want.looked_up - got.looked_up), error)
 
 
-def _apart(form: Form, small: dict, want: _Run, got: _Run) -> float:
-    """The largest relative difference of what both did; inf if it can't be told.
+def _error(form: Form, small: dict, want: _Run, got: _Run) -> float:
+    """The largest relative error of outputs and changed inputs; inf if it can't be computed.
 
-    It is relative to what the block adds: next to the tokens themselves a fault would seem small.
+    It is relative to what the block adds: relative to the tokens themselves a fault would look
+    small.
     """
     before = [small[name] for name in form.residuals] or [None] * len(want.outputs)
     pairs = list(zip(want.outputs, got.outputs, before, strict=True))
     names = [name for name, value in small.items() if torch.is_tensor(value)]
     pairs += [(want.inputs[name], got.inputs[name], small[name]) for name in names]
-    return max(_difference(*pair) for pair in pairs)
+    return max(_relative_error(*pair) for pair in pairs)
 
 
-def _difference(want, got, before) -> float:
+def _relative_error(want, got, before) -> float:
     if want.shape != got.shape or want.dtype != got.dtype:
         return float("inf")
     if torch.equal(want, got):
         return 0.0
     want, got = want.double(), got.double()
     added = want if before is None else want - before.double()
-    off = ((got - want).norm() / added.norm()).item()
-    return off if off == off else float("inf")
+    error = ((got - want).norm() / added.norm()).item()
+    return error if error == error else float("inf")
 
 
 def _drawer(x: torch.Tensor) -> Callable:

@@ -1,8 +1,8 @@
-"""Where a proof runs a block: other packs see nothing of it, and only the block is in question.
+"""Where a proof runs a block: unseen by other packs, and limited to the block's own code.
 
-Linear layers are called as they are by both ways to compute a block, so plain functions stand in
-for them: a proof takes no memory, moves no offloaded weights, and what it measures does not depend
-on how they are quantized. Hooks are off, and attention is neither ours nor another pack's.
+Both forwards of a block call its linear layers unchanged, so plain functions stand in for them: a
+proof takes no memory, moves no offloaded weights, and does not depend on quantization. Hooks are
+off, and attention is neither ours nor another pack's.
 """
 
 import zlib
@@ -17,16 +17,16 @@ from .fits import HOOKS
 
 
 @contextmanager
-def alone(module):
-    """With nobody's hooks and forwards, and stand-ins for linear layers.
+def isolated(module):
+    """Without hooks and replaced forwards, and with stand-ins for linear layers.
 
     Yields the names of the parts that are called.
     """
-    called, kept = set(), []
+    called, saved = set(), []
     try:
         for name, part in module.named_modules():
             own = vars(part)
-            kept.append((own, {key: own[key] for key in (*HOOKS, "forward") if key in own}))
+            saved.append((own, {key: own[key] for key in (*HOOKS, "forward") if key in own}))
             own["_forward_hooks"] = OrderedDict()
             own["_forward_pre_hooks"] = OrderedDict(proof=lambda *_, name=name: called.add(name))
             own.pop("forward", None)
@@ -34,80 +34,80 @@ def alone(module):
                 own["forward"] = partial(_linear, name, part)
         yield called
     finally:
-        for own, before in kept:
+        for own, before in saved:
             own.pop("forward", None)
             own.update(before)
 
 
 def _linear(name: str, layer, x: torch.Tensor) -> torch.Tensor:
-    """Stands in for a layer: a linear function of the same sizes, another for each name."""
-    drawn = torch.Generator().manual_seed(zlib.crc32(name.encode()))
+    """Stands in for a layer: a linear function of the same sizes, a different one for each name."""
+    generator = torch.Generator().manual_seed(zlib.crc32(name.encode()))
     if x.shape[-1] != layer.in_features:
         raise ValueError(f"{name} got {x.shape[-1]} features, expected {layer.in_features}")
-    which = torch.randint(x.shape[-1], (3, layer.out_features), generator=drawn).to(x.device)
-    a, b, c = (x.index_select(-1, each) for each in which)
+    features = torch.randint(x.shape[-1], (3, layer.out_features), generator=generator).to(x.device)
+    a, b, c = (x.index_select(-1, each) for each in features)
     return (a + b - c) / 3**0.5
 
 
 class _Options(dict):
-    """transformer_options, or the patches in them, that say what is looked up."""
+    """transformer_options, or the patches in it: a dict that records which keys are looked up."""
 
-    def __init__(self, heeded: set, values: dict, of: str | None = None):
+    def __init__(self, looked_up: set, values: dict, of: str | None = None):
         super().__init__(values)
-        self._heeded, self._of = heeded, of
+        self._looked_up, self._of = looked_up, of
 
-    def _heed(self, key):
-        if key != "patches":  # each of them says so itself
-            self._heeded.add((self._of, key) if self._of else key)
+    def _record(self, key):
+        if key != "patches":  # the patches record themselves
+            self._looked_up.add((self._of, key) if self._of else key)
 
     def __getitem__(self, key):
-        self._heed(key)
+        self._record(key)
         return super().__getitem__(key)
 
     def __contains__(self, key):
-        self._heed(key)
+        self._record(key)
         return super().__contains__(key)
 
     def get(self, key, default=None):
-        self._heed(key)
+        self._record(key)
         return super().get(key, default)
 
     def copy(self):
-        return _Options(self._heeded, self, self._of)
+        return _Options(self._looked_up, self, self._of)
 
 
-def options_of(heeded: set, attention: list, patches: tuple[str, ...]) -> dict:
-    """transformer_options with these patches in them.
+def recording_options(looked_up: set, attention: list, patches: tuple[str, ...]) -> dict:
+    """transformer_options with these patches.
 
-    heeded: gets what is looked up, a patch as ("patches", its name). attention: gets what attention
-    is called with.
+    looked_up: collects the keys that are looked up, a patch as ("patches", its name). attention:
+    collects the arguments that attention is called with.
     """
-    patches = _Options(heeded, {name: [_patch] for name in patches}, of="patches")
+    patches = _Options(looked_up, {name: [_patch] for name in patches}, of="patches")
 
     def attend(_func, q, k, v, heads, mask=None, skip_reshape=False, **named):
-        plain = {key: value for key, value in named.items() if _says_something(value)}
+        plain = {key: value for key, value in named.items() if _is_setting(value)}
         attention.append((heads, skip_reshape, plain))
         return _attend(q, k, v, heads, mask, skip_reshape, **named)
 
     values = {"patches": patches, "optimized_attention_override": attend}
-    return _Options(heeded, values)
+    return _Options(looked_up, values)
 
 
-def _says_something(value) -> bool:
+def _is_setting(value) -> bool:
     return value is not None and not torch.is_tensor(value) and not isinstance(value, dict)
 
 
-def _patch(seen: dict) -> torch.Tensor:
-    """Changes what it gets by all that it gets."""
-    x = 0.75 * seen["x"]
+def _patch(given: dict) -> torch.Tensor:
+    """A patch whose output depends on everything that it is given."""
+    x = 0.75 * given["x"]
     for name in ("q", "k"):
-        if name in seen:
-            x = x + 0.25 * seen[name].flatten(2)
+        if name in given:
+            x = x + 0.25 * given[name].flatten(2)
     return x
 
 
 def _attend(q, k, v, heads, mask, skip_reshape, skip_output_reshape=False, scale=None, **_others):
-    """Dense attention in float32: which kernel runs in the render is not the question here."""
+    """Dense attention in float32: a proof does not depend on the kernel that the render uses."""
     dtype = v.dtype
     if not skip_reshape:
         q, k, v = (x.unflatten(2, (heads, -1)).transpose(1, 2) for x in (q, k, v))

@@ -11,16 +11,16 @@ from .fits import (
     require_rotations,
     require_supported,
     rms_norms,
-    some_tokens,
+    sample_tokens,
 )
 
 NONE = {}
-TOKENS, TEXT, IMAGE = 7, 5, 3  # of the small calls
+TOKENS, TEXT, IMAGE = 7, 5, 3  # of the small calls in a proof
 
 
 def _plan_block(module, x, e, freqs, context, context_img_len=257, transformer_options=NONE):
-    """x: (b, s, c). e: what time says, (b, 6, c), or (b, 1, 6, c) where all tokens share a time."""
-    require(e.ndim == 3 or e.shape[1] == 1, "its tokens have times of their own")
+    """x: (b, s, c). e: modulation by the timestep, (b, 6, c) or (b, 1, 6, c) for all tokens."""
+    require(e.ndim == 3 or e.shape[1] == 1, "its tokens have their own timesteps")
     require_supported(x, e)
     eps = layer_norm_eps(module.norm1), layer_norm_eps(module.norm2)
     time = module.modulation.to(x.device, x.dtype) + e.reshape(-1, 6, x.shape[2])
@@ -35,7 +35,7 @@ def _plan_block(module, x, e, freqs, context, context_img_len=257, transformer_o
 
 def _block(module, x, time, freqs, attend_to_text, eps, options):
     shift, scale, gate, mlp_shift, mlp_scale, mlp_gate = time.unsqueeze(2).unbind(1)  # (b, 1, c)
-    x = x.contiguous()  # in a name that is soon another's: the first block's tokens are copied here
+    x = x.contiguous()  # the same name, so that the copy in the first block is freed early
     normed = fused.layer_norm_modulate(x, scale, shift, eps[0])
     y = module.self_attn(normed, freqs, transformer_options=options)
     x = fused.add_gated(x, y, gate)
@@ -51,7 +51,7 @@ def _small_block(draw, x, e, freqs, context, context_img_len=257):
     return {
         "x": draw(2, TOKENS, x.shape[2], size=0.1),
         "e": draw(2, *e.shape[1:]),
-        "freqs": some_tokens(freqs, TOKENS),
+        "freqs": sample_tokens(freqs, TOKENS),
         "context": draw(2, TEXT + (IMAGE if of_image else 0), context.shape[2]),
         "context_img_len": IMAGE if of_image else context_img_len,
     }
@@ -77,11 +77,11 @@ def _attention(module, attend, x, freqs, norms, options):
 
 
 def _small_attention(draw, x, freqs):
-    return {"x": draw(2, TOKENS, x.shape[2]), "freqs": some_tokens(freqs, TOKENS)}
+    return {"x": draw(2, TOKENS, x.shape[2]), "freqs": sample_tokens(freqs, TOKENS)}
 
 
 def _patched(name: str, options: dict, x, **seen):
-    """What other nodes make of x (b, s, c) at a place of the block that ComfyUI offers them."""
+    """x (b, s, c) after the patches that other nodes registered under this name in ComfyUI."""
     for patch in options.get("patches", NONE).get(name, ()):
         x = patch({"x": x, **seen, "transformer_options": options})
     return x

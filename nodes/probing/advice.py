@@ -1,27 +1,28 @@
-"""What was measured, in sentences that a person can act on."""
+"""Advice on the settings, in sentences, from what the probe measured."""
 
 from ...radial_core.measurements import Measurements
 from ...radial_core.search import Setting, current_setting, setting
 
-HALF = 0.5  # of the error: what a wider mask should reach to be proposed first
-LESS = 0.85  # of the error, at most: a change that is worth a sentence
-SAME = 1.03  # of the error, at most: something that can be left out
-FIRST_BLOCKS = 0.25  # of all: more dense ones are not proposed
-UNEVEN = 1.5  # times the error: one step against another
+HALF = 0.5  # of the error: the first larger decay that reaches this is proposed
+LESS = 0.85  # of the error, at most: a change worth a sentence
+SAME = 1.03  # of the error, at most: a sink this close to unneeded can be left out
+FIRST_BLOCKS = 0.25  # of all blocks: no more than this share is proposed as dense
+UNEVEN = 1.5  # times the error of another step: worth a sentence
 
 
-def findings(m: Measurements) -> str:
-    """Some lines: where the settings stand, and what to change."""
+def advice(m: Measurements) -> str:
+    """Several lines: how the current settings do, and what to change."""
     now = current_setting(m)
     if min(m.by_step(m.current).values()) == 0:
-        return f"{_now(m, now)}\nThe mask drops nothing: the video is too short.\n{_measured(m)}"
-    lines = [_now(m, now), _wider(m, now), _narrower(m, now), _blocks(m, now), _sink(m, now)]
-    lines += [_steps(m), _measured(m)]
+        too_short = "The mask drops nothing: the video is too short."
+        return "\n".join((_current(m, now), too_short, _measured(m)))
+    lines = [_current(m, now), _larger_decay(m, now), _smaller_decay(m, now)]
+    lines += [_blocks(m, now), _sink(m, now), _steps(m), _measured(m)]
     return "\n".join(line for line in lines if line)
 
 
-def words_for(each: Setting) -> str:
-    """Settings as the node names them."""
+def describe(each: Setting) -> str:
+    """Settings in the node's own terms."""
     blocks = f"{each.dense_blocks} dense block{'' if each.dense_blocks == 1 else 's'}"
     return f"decay {each.decay:g}, {_frames(each.sink_frames)}, {blocks}"
 
@@ -30,25 +31,25 @@ def _frames(sink: int) -> str:
     return f"{sink or 'no'} sink frame{'' if sink == 1 else 's'}"
 
 
-def _now(m: Measurements, now: Setting) -> str:
+def _current(m: Measurements, now: Setting) -> str:
     return (
-        f"Now ({words_for(now)}; the settings of {m.settings_of}): error {now.error:.2g}, "
-        f"{_percent(m.coverage(m.current))} of the attention kept; by estimate attention is "
-        f"{now.attention_speedup:.2g} and a step {now.speedup:.2g} times as fast as full."
+        f"Now ({describe(now)}; the settings of {m.settings_of}): error {now.error:.2g}, "
+        f"{_percent(m.coverage(m.current))} of the attention kept. Estimated speed-up over dense: "
+        f"attention {now.attention_speedup:.2g}x, a step {now.speedup:.2g}x."
     )
 
 
-def _wider(m: Measurements, now: Setting) -> str | None:
-    """The first larger decay that halves the error, or else the best there is."""
+def _larger_decay(m: Measurements, now: Setting) -> str | None:
+    """The first larger decay that halves the error, else the one with the smallest error."""
     wider = [_with(m, now, decay=decay) for decay in m.decays if decay > now.decay]
     halved = [each for each in wider if each.error <= HALF * now.error]
     best = halved[0] if halved else min(wider, key=lambda each: each.error, default=None)
     if best is None or best.error > LESS * now.error:
         return "A larger decay would change little."
-    return f"Decay {best.decay:g} in place of {now.decay:g}: {_change(now, best)}."
+    return f"Decay {best.decay:g} instead of {now.decay:g}: {_change(now, best)}."
 
 
-def _narrower(m: Measurements, now: Setting) -> str | None:
+def _smaller_decay(m: Measurements, now: Setting) -> str | None:
     """The next smaller decay."""
     smaller = [decay for decay in m.decays if decay < now.decay]
     if not smaller:
@@ -56,11 +57,11 @@ def _narrower(m: Measurements, now: Setting) -> str | None:
     next_one = _with(m, now, decay=smaller[-1])
     if next_one.attention_speedup <= now.attention_speedup:
         return None
-    return f"Decay {next_one.decay:g} in place of {now.decay:g}: {_change(now, next_one)}."
+    return f"Decay {next_one.decay:g} instead of {now.decay:g}: {_change(now, next_one)}."
 
 
 def _blocks(m: Measurements, now: Setting) -> str | None:
-    """Whether a few more dense blocks pay, or those there are don't."""
+    """Whether a few more dense blocks are worth it, and whether the current ones are."""
     wider = [_with(m, now, decay=decay) for decay in m.decays if decay > now.decay]
     beaten = False
     for blocks in range(now.dense_blocks + 1, int(m.size.blocks * FIRST_BLOCKS) + 1):
@@ -72,14 +73,13 @@ def _blocks(m: Measurements, now: Setting) -> str | None:
                 return f"With the {first} dense: {_change(now, more)}."
     if 0 < now.dense_blocks < m.size.blocks:
         none = setting(m, m.current, 0)
-        own = (none.error**2 - now.error**2) / now.dense_blocks
+        dense = (none.error**2 - now.error**2) / now.dense_blocks
         others = now.error**2 / (m.size.blocks - now.dense_blocks)
-        if own < LESS**2 * others:
-            return (
-                f"The dense blocks have less error than the others: radial, {_change(now, none)}."
-            )
+        if dense < LESS**2 * others:
+            change = _change(now, none)
+            return f"The dense blocks have less error than the others. With none of them: {change}."
     if beaten:
-        return "More dense blocks do less than a larger decay does in the same time."
+        return "A larger decay does more than more dense blocks do in the same time."
     return "More dense blocks would change little."
 
 
@@ -104,7 +104,7 @@ def _sink(m: Measurements, now: Setting) -> str | None:
 
 
 def _steps(m: Measurements) -> str | None:
-    """Whether the first or the last measured step needs full attention more than the other."""
+    """Whether the first or the last measured step needs dense attention more than the other."""
     errors = m.by_step(m.current)
     first, last = min(errors), max(errors)
     less, more = sorted((first, last), key=errors.get)
@@ -130,7 +130,7 @@ def _measured(m: Measurements) -> str:
 
 
 def _with(m: Measurements, now: Setting, decay=None, sink=None) -> Setting:
-    """The current settings with another decay or sink."""
+    """The current settings with a different decay or sink."""
     pattern = m.index(
         now.decay if decay is None else decay, now.sink_frames if sink is None else sink
     )

@@ -159,7 +159,7 @@ def _windows(reach: torch.Tensor) -> torch.Tensor:
 
 
 def token_mask(distance: int, tokens_per_frame: int, pattern: RadialPattern) -> torch.Tensor:
-    """Which places of a frame see which, in a frame at that distance: bool (s, s)."""
+    """Which positions of a frame attend to which in a frame at that distance: bool (s, s)."""
     s = tokens_per_frame
     if distance <= 1:
         return torch.ones(s, s, dtype=torch.bool)
@@ -177,9 +177,8 @@ def kept_blocks(mask: torch.Tensor, block_size: int) -> torch.Tensor:
     mask: bool (tokens, tokens) of whole blocks. Returns bool (blocks, blocks).
     """
     n = mask.shape[0] // block_size
-    rows = mask.view(n, block_size, n, block_size).sum(
-        dim=1
-    )  # (block rows, block columns, columns)
+    # (block rows, block columns, columns of a block)
+    rows = mask.view(n, block_size, n, block_size).sum(dim=1)
     touched = (rows > 0).sum(dim=-1)
     dense = (3 * rows > block_size).sum(dim=-1)
     return 10 * dense > 6 * touched

@@ -1,4 +1,4 @@
-"""Finds a Chromium to drive. Standard library only: tests/run.py asks before anything is set up."""
+"""Finds a Chromium to drive. Standard library only: tests/run.py needs it before the set-up."""
 
 import os
 import shutil
@@ -13,7 +13,7 @@ NAMES = (
     "microsoft-edge",
     "msedge",
 )
-ELSEWHERE = (  # not on the PATH of their systems
+ELSEWHERE = (  # these are not on the PATH of their systems
     "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome",
     "/Applications/Chromium.app/Contents/MacOS/Chromium",
     "/Applications/Microsoft Edge.app/Contents/MacOS/Microsoft Edge",
@@ -28,7 +28,7 @@ HOW_TO_GET_ONE = (
 
 
 def find_chromium() -> Path | None:
-    """The program that CHROMIUM names, else the first that is installed, else None.
+    """The program named by CHROMIUM, else the first one that is installed, else None.
 
     Raises SystemExit if CHROMIUM names no program.
     """
@@ -36,5 +36,5 @@ def find_chromium() -> Path | None:
         if program := shutil.which(os.path.expanduser(chosen)):
             return Path(program)
         raise SystemExit(f"CHROMIUM: there is no program {chosen}")
-    found = (shutil.which(name) for name in (*NAMES, *ELSEWHERE))
-    return next((Path(program) for program in found if program), None)
+    programs = (shutil.which(name) for name in (*NAMES, *ELSEWHERE))
+    return next((Path(program) for program in programs if program), None)

@@ -1,6 +1,6 @@
-"""The real ComfyUI and its real page, in a real browser; stand-ins are the models.
+"""The real ComfyUI with its real page in a real browser; the models are stand-ins.
 
-Screenshots go to output/browser, or the folder RADIAL_ATTENTION_SCREENSHOTS.
+Screenshots go to output/browser, or to the folder RADIAL_ATTENTION_SCREENSHOTS.
 """
 
 import contextlib
@@ -44,7 +44,7 @@ def browser():
 
 @pytest.fixture
 def page(browser, server):
-    """The page as it comes: nodes on a canvas."""
+    """The page by default: nodes on a canvas."""
     with comfyui_page(browser, server.url) as page:
         yield page
         check_watch(page)
@@ -65,14 +65,14 @@ def module_page(browser, server):
 
 @pytest.fixture
 def used_page(module_page):
-    """A page that the tests of a file share, for those that open a graph of their own in it."""
+    """A page that the tests of a file share, for tests that open their own graph in it."""
     yield module_page
     check_watch(module_page)
 
 
 @pytest.fixture(scope="session", params=MODES)
 def mode(request):
-    """How nodes are drawn: on a canvas, or as HTML ("Nodes 2.0")."""
+    """How nodes are drawn: on a canvas or as HTML ("Nodes 2.0")."""
     return request.param
 
 
@@ -85,14 +85,14 @@ def either_page(browser, server, mode):
 
 
 def check_watch(page: Page):
-    """Nothing of ours went wrong on the page since the last check."""
+    """Assert that none of our code failed on the page since the last check."""
     errors, outside = take_watch(page)
     assert not errors, errors
-    assert not outside, f"asked other machines: {outside}"
+    assert not outside, f"requests to other machines: {outside}"
 
 
 def take_watch(page: Page) -> tuple[list[str], list[str]]:
-    """What the watch of a page holds, which it then forgets."""
+    """The errors and requests that a page's watch collected; clears them."""
     watch = WATCHES[page]
     taken = list(watch.errors), list(watch.outside)
     watch.errors.clear()
@@ -102,14 +102,13 @@ def take_watch(page: Page) -> tuple[list[str], list[str]]:
 
 @pytest.fixture
 def small_wan(request):
-    """The graph of the first template, with a seed of its own: the server answers from its cache
-    what it did before."""
+    """The graph of the first template, with its own seed so that the server's cache is no help."""
     graph = json.loads((ROOT / "workflows/wan21_t2v.json").read_text(encoding="utf-8"))
     return shrunk(graph, crc32(request.node.name.encode()))
 
 
 def shrunk(graph, seed):
-    """A saved graph at a size that takes seconds."""
+    """A saved graph, shrunk so that it runs in seconds."""
     for node in graph["nodes"]:
         if node["type"] == "EmptyHunyuanLatentVideo":
             node["widgets_values"] = [128, 128, 45, 1]
@@ -123,7 +122,7 @@ def pytest_runtest_makereport(item, call):
     report = yield
     if report.when == "call" and report.failed:
         for page in {value for value in item.funcargs.values() if isinstance(value, Page)}:
-            with contextlib.suppress(Error):  # the page may be what broke
+            with contextlib.suppress(Error):  # the page itself may be broken
                 path = screenshot(page, f"failed-{item.name}")
                 report.sections.append(("screenshot", str(path)))
     return report

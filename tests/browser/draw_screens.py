@@ -1,7 +1,7 @@
-"""Draws nodes/web/docs/screen_*.png, the screenshots in the README and the help pages.
+"""Draws nodes/web/docs/screen_*.png, the screenshots for the README and the help pages.
 
-Stand-ins are the models, so what the pictures say of a run is that of tiny random weights on this
-machine. In the Python of the tests (~/.cache/radial-attention/*/venv), a few minutes on a CPU:
+The models are stand-ins, so the figures in the pictures are of tiny random weights on this machine.
+Run it in the Python of the tests (~/.cache/radial-attention/*/venv); it takes minutes on a CPU:
 
 python tests/browser/draw_screens.py [templates graph train]
 """
@@ -24,7 +24,8 @@ from run import stand_in_models  # noqa: E402
 FOLDER = ROOT / "nodes/web/docs"
 MARGIN = 16  # pixels around the nodes
 
-# {name: (type, place, size, widgets)}, {(node, input): (node, output)} of the graph in the README
+# The graph in the README: name -> (type, position, size, widgets), and its links (node, input) ->
+# (node, output).
 NODES = {
     "loader": (
         "UNETLoader",
@@ -76,7 +77,7 @@ LINKS = {
 }
 
 
-# The same of the graph on the help pages of the nodes for training, which is not run.
+# The graph on the help pages of the training nodes, which is not run.
 TRAIN_NODES = {
     "loader": (
         "UNETLoader",
@@ -182,7 +183,7 @@ FRAME = """margin => {
 def save(name: str, png: bytes):
     path = FOLDER / f"screen_{name}.png"
     picture = Image.open(io.BytesIO(png)).convert("RGB")
-    # 256 colours, the rare ones too: those of the links.
+    # 256 colours, including rare ones such as those of the links.
     colours = Image.Quantize.MAXCOVERAGE
     few = picture.quantize(256, method=colours, kmeans=3, dither=Image.Dither.NONE)
     few.save(path, optimize=True)

@@ -1,4 +1,4 @@
-"""Rewrites workflows/api/*.json from workflows/*.json as ComfyUI's own page exports them.
+"""Rewrites workflows/api/*.json from workflows/*.json, exported by ComfyUI's own page.
 
 Edit a workflow in ComfyUI, save it over workflows/NAME.json, then, in the Python of the tests
 (~/.cache/radial-attention/*/venv):
@@ -42,20 +42,20 @@ def main():
             graph = prompt_on(page)
             twin = ROOT / "workflows/api" / path.name
             if twin.exists() and json.loads(twin.read_text(encoding="utf-8")) == graph:
-                print(f"{path.name}: as it was")
+                print(f"{path.name}: unchanged")
                 continue
             nodes = {i: in_order(graph[i], definitions) for i in sorted(graph, key=number)}
-            twin.write_text(f"{written(nodes)}\n", encoding="utf-8")
+            twin.write_text(f"{as_json(nodes)}\n", encoding="utf-8")
             print(f"{path.name}: written")
 
 
 def number(node: str) -> tuple:
-    """What to sort ids by: "2" before "10", "5:3", in a subgraph, behind "5"."""
+    """A sort key for ids: "2" before "10", and "5:3", in a subgraph, after "5"."""
     return tuple(int(part) for part in node.split(":"))
 
 
 def in_order(node: dict, definitions: dict) -> dict:
-    """A node as people read it: type first, inputs as the node shows them, floats with a point."""
+    """A node in a readable order: type first, inputs as on the node, floats with a point."""
     known = definitions[node["class_type"]]["input"]
     known = {**known.get("required", {}), **known.get("optional", {})}
     names = [*(name for name in known if name in node["inputs"]), *node["inputs"]]
@@ -66,8 +66,8 @@ def in_order(node: dict, definitions: dict) -> dict:
     return {"class_type": node["class_type"], "inputs": inputs, "_meta": node["_meta"]}
 
 
-def written(value, indent: int = 0, before: int = 0) -> str:
-    """JSON with each object on one line if it fits. before: what is on its line already."""
+def as_json(value, indent: int = 0, before: int = 0) -> str:
+    """JSON with each object on one line if it fits. before: characters already on its line."""
     flat = json.dumps(value, ensure_ascii=False)
     if not isinstance(value, dict) or not value or (indent and before + len(flat) <= WIDTH):
         return flat
@@ -75,7 +75,7 @@ def written(value, indent: int = 0, before: int = 0) -> str:
     lines = []
     for name, each in value.items():
         key = f"{pad}{json.dumps(name)}: "
-        lines.append(key + written(each, indent + 2, len(key) + 1))
+        lines.append(key + as_json(each, indent + 2, len(key) + 1))
     return "{\n" + ",\n".join(lines) + "\n" + " " * indent + "}"
 
 

@@ -1,4 +1,4 @@
-"""ComfyUI's page in a browser: how it is opened, what it may ask for, how it looks."""
+"""ComfyUI's page in a browser: opens it, watches its requests and errors, takes screenshots."""
 
 import contextlib
 import os
@@ -12,11 +12,11 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = Path(os.environ.get("RADIAL_ATTENTION_SCREENSHOTS") or ROOT / "output/browser")
-# How long to wait for what should come, in seconds: a limit, so that a slow machine fails no test.
+# Seconds to wait for something. Only a limit, so that tests don't fail on a slow machine.
 PATIENCE = 120
 expect.set_options(timeout=PATIENCE * 1000)
-# Only drawing, dialogs and the times of clicks differ from what a user gets. The server keeps them
-# from page to page.
+# Only drawing, dialogs and the timing of clicks differ from a user's page. The server keeps these
+# settings from page to page.
 SETTINGS = {
     "Comfy.TutorialCompleted": True,
     "Comfy.Notification.ShowVersionUpdates": False,
@@ -25,12 +25,12 @@ SETTINGS = {
     "Comfy.RightSidePanel.IsOpen": False,
     "Comfy.Minimap.Visible": False,  # it hides the corner of the graph
     "Comfy.Graph.CanvasInfo": False,
-    # A busy page is long about a click. So two in one place are always a double click, and one
-    # becomes a drag by moving alone, not by lasting longer than this.
+    # A busy page handles clicks late. So two clicks in one place always count as a double click,
+    # and a click only becomes a drag by moving, not by taking long.
     "Comfy.Pointer.DoubleClickTime": PATIENCE * 1000,
     "Comfy.Pointer.ClickBufferTime": PATIENCE * 1000,
     "LiteGraph.Node.TooltipDelay": 100,
-    "LiteGraph.Canvas.MinFontSizeForLOD": 0,  # a screenshot of a whole graph can be read
+    "LiteGraph.Canvas.MinFontSizeForLOD": 0,  # keeps screenshots of whole graphs legible
 }
 VUE = "Comfy.VueNodes.Enabled"  # "Nodes 2.0", which draws nodes as HTML
 MODES = {"canvas": False, "nodes2": True}
@@ -50,7 +50,7 @@ READY = """() => {
 
 @dataclass(frozen=True)
 class Watch:
-    """What a page did wrong: errors that are ours, and the other machines that it asked."""
+    """What went wrong on a page: errors in our code, and requests to other machines."""
 
     errors: list[str] = field(default_factory=list)
     outside: list[str] = field(default_factory=list)
@@ -65,7 +65,7 @@ def chromium() -> Iterator[Browser]:
     if program is None:
         raise SystemExit(f"tests/browser: {HOW_TO_GET_ONE}.")
     with sync_playwright() as playwright:
-        # In a container there is neither a sandbox nor, often, room in /dev/shm.
+        # Containers have no sandbox, and often no room in /dev/shm.
         arguments = ["--no-sandbox", "--disable-dev-shm-usage"]
         with playwright.chromium.launch(executable_path=program, args=arguments) as browser:
             yield browser
@@ -73,7 +73,7 @@ def chromium() -> Iterator[Browser]:
 
 @contextlib.contextmanager
 def comfyui_page(browser: Browser, url: str, mode: str = "canvas") -> Iterator[Page]:
-    """ComfyUI as a person sees it who opens it for the first time. mode: one of MODES."""
+    """ComfyUI's page, opened for the first time. mode: one of MODES."""
     watch = Watch()
 
     def only_the_server(route):
@@ -106,7 +106,7 @@ def comfyui_page(browser: Browser, url: str, mode: str = "canvas") -> Iterator[P
 
 
 def screenshot(page: Page, name: str) -> Path:
-    """A picture of the page as it is after the next two frames, for people to look at."""
+    """Save a picture of the page after the next two frames, for people to look at."""
     page.evaluate("() => new Promise(r => requestAnimationFrame(() => requestAnimationFrame(r)))")
     path = FOLDER / f"{name}.png"
     page.screenshot(path=path)

@@ -1,7 +1,7 @@
-"""What a person does on ComfyUI's page, by mouse and keyboard, and what is then on it.
+"""A user's actions on ComfyUI's page, by mouse and keyboard, and what the page then shows.
 
-Each step waits until the page shows what comes of it. None waits for a time, and none is repeated:
-two clicks in one place are a double click.
+Each action waits until the page shows its effect. None waits for a fixed time, and none is
+repeated, because two clicks in one place are a double click.
 """
 
 import json
@@ -17,7 +17,7 @@ NOWHERE = (960, 1040)  # on the canvas, below every graph
 
 
 def open_file(page: Page, graph: dict, name: str = "graph"):
-    """As if a JSON file was dropped on the page: a graph as saved, or as exported for the API."""
+    """Like dropping a JSON file on the page: a saved graph, or one exported for the API."""
     page.evaluate(
         """async ([text, name]) => {
             await app.handleFile(new File([text], name + '.json', {type: 'application/json'}))
@@ -28,17 +28,17 @@ def open_file(page: Page, graph: dict, name: str = "graph"):
 
 
 def graph_on(page: Page) -> dict:
-    """What the page would save."""
+    """The graph as the page would save it."""
     return page.evaluate("() => app.graph.serialize()")
 
 
 def prompt_on(page: Page) -> dict:
-    """What the page would export for the API, or queue."""
+    """The graph as the page would export it for the API, or queue it."""
     return page.evaluate("async () => (await app.graphToPrompt()).output")
 
 
 def widgets_on(page: Page) -> dict[str, dict]:
-    """{node id: {widget: value}} of all nodes."""
+    """{node id: {widget: value}} for all nodes."""
     return page.evaluate(
         """() => Object.fromEntries(app.graph.nodes.map(
             n => [String(n.id), Object.fromEntries((n.widgets ?? []).map(w => [w.name, w.value]))]
@@ -48,16 +48,16 @@ def widgets_on(page: Page) -> dict[str, dict]:
 
 def only(page: Page, kind: str) -> str:
     """The id of the only node of that type."""
-    found = page.evaluate(
+    ids = page.evaluate(
         "kind => app.graph.nodes.filter(n => n.type === kind).map(n => String(n.id))", kind
     )
-    assert len(found) == 1, f"one {kind} expected, there are {len(found)}"
-    return found[0]
+    assert len(ids) == 1, f"expected one {kind}, got {len(ids)}"
+    return ids[0]
 
 
 def point(page: Page, node: str, place: str) -> tuple[float, float]:
-    """Where on the screen: the dot of an "input NAME" or "output NAME", or the middle of a
-    "widget NAME" as the canvas draws it."""
+    """A position on the screen: the dot of an "input NAME" or "output NAME", or the middle of a
+    "widget NAME" drawn on the canvas."""
     what, _, name = place.partition(" ")
     drawn = page.wait_for_function(
         """([id, what, name]) => {
@@ -82,33 +82,33 @@ def blank(page: Page):
     page.evaluate("() => app.extensionManager.command.execute('Comfy.NewBlankWorkflow')")
 
 
-def search(page: Page, words: str, at: tuple[float, float]) -> Locator:
-    """Double-click the canvas and type; what is found."""
+def search(page: Page, text: str, at: tuple[float, float]) -> Locator:
+    """Double-click the canvas and type. Returns the results."""
     field = page.get_by_role("combobox", name="Add a node")
     double_click(page, at)
-    field.fill(words)
+    field.fill(text)
     return page.get_by_test_id("result-item")
 
 
 def double_click(page: Page, at: tuple[float, float]):
-    """On the canvas. The second click comes when the first is through: a busy page gets both at one
-    time, and takes that for no double click."""
+    """Double-click the canvas. The second click waits until the first was handled: a busy page that
+    gets both at once does not count them as a double click."""
     page.mouse.click(*at)
     page.evaluate("() => new Promise(requestAnimationFrame)")
     page.mouse.click(*at)
 
 
 def press(button: Locator):
-    """Click it at once: what moves between the mouse's down and its up, as lists do while they
-    load, gets no click."""
+    """Click by script: an element that moves between mouse down and up, as lists do while they
+    load, would miss the click."""
     button.evaluate("e => e.click()")
 
 
 def drop(page: Page, name: str, at: tuple[float, float]):
-    """Search a node by its whole name and put it there."""
-    found = search(page, name, at).filter(has_text=name).first
-    press(found)
-    found.wait_for(state="detached")
+    """Search a node by its full name and put it on the canvas."""
+    result = search(page, name, at).filter(has_text=name).first
+    press(result)
+    result.wait_for(state="detached")
     hangs = "() => app.graph.nodes.some(n => n.flags.ghost)"  # on the mouse, until a click
     page.wait_for_function(hangs)
     page.mouse.click(*at)
@@ -116,7 +116,7 @@ def drop(page: Page, name: str, at: tuple[float, float]):
 
 
 def add(page: Page, kind: str) -> str:
-    """A new node in the middle of the view, without the search; its id."""
+    """Add a node in the middle of the view, without the search. Returns its id."""
     return page.evaluate(
         """kind => {
             const node = LiteGraph.createNode(kind)
@@ -152,7 +152,7 @@ def drag(page: Page, start: tuple[float, float], end: tuple[float, float]):
 
 
 def look_at(page: Page, *nodes: str):
-    """Zoom to some nodes, as the key "." does."""
+    """Zoom to nodes, as the key "." does."""
     page.evaluate(
         """async ids => {
             app.canvas.deselectAll()
@@ -172,7 +172,7 @@ def look_at(page: Page, *nodes: str):
 
 
 def complaints(page: Page) -> list[str]:
-    """What the page says is wrong with the graph, in its overlay of errors and behind it."""
+    """Everything that the page reports as wrong with the graph, in its error overlay or state."""
     return page.evaluate(
         """() => {
             const vue = document.getElementById('vue-app').__vue_app__
@@ -193,8 +193,8 @@ def complaints(page: Page) -> list[str]:
 
 @dataclass(frozen=True)
 class Run:
-    """How a run from the page went: its error or None, and what it heard of each node's progress,
-    such as ["1/6", "2/6"]."""
+    """A run from the page. error: None if it succeeded. progress: the reports of each node, such as
+    ["1/6", "2/6"]."""
 
     error: str | None
     progress: dict[str, list[str]]
@@ -238,7 +238,7 @@ def type_number(page: Page, node: str, widget: str, value: float):
 
 
 def choose(page: Page, node: str, widget: str, choice: str):
-    """Pick one of a widget's choices, from its menu."""
+    """Choose an option of a widget from its menu."""
     if drawn_as_html(page):
         box = page.locator(f'[data-node-id="{node}"]').get_by_role("combobox", name=widget)
         box.click()
@@ -254,15 +254,15 @@ def drawn_as_html(page: Page) -> bool:
 
 
 def eventually(page: Page, read: Callable, wanted):
-    """Assert that `read()` gives what is wanted, now or soon."""
+    """Assert that `read()` returns `wanted`, now or soon."""
     deadline = time.monotonic() + PATIENCE
     while (got := read()) != wanted and time.monotonic() < deadline:
         page.wait_for_timeout(100)
     assert got == wanted
 
 
-def words_on(page: Page, node: str) -> str:
-    """The text that is to be seen on a node in HTML, its own widgets' names and values not."""
+def text_on(page: Page, node: str) -> str:
+    """The visible text on a node in HTML elements, without widgets drawn on the canvas."""
     return page.evaluate(
         """id => {
             const n = app.graph.getNodeById(id)
@@ -286,7 +286,7 @@ def picture_on(page: Page, node: str) -> int:
 
 
 def overlaps(page: Page) -> list[str]:
-    """Pairs of nodes that lie on each other."""
+    """Pairs of nodes that overlap."""
     return page.evaluate(
         """() => {
             const boxes = app.graph.nodes.map(n => {

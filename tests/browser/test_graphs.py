@@ -1,4 +1,4 @@
-"""Graphs come back as they were: after a reload, from a file, and as API graphs."""
+"""Graphs are restored unchanged: after a reload, from a file, and as API graphs."""
 
 import json
 
@@ -17,11 +17,11 @@ from person import (
     widgets_on,
 )
 
-TWINS = sorted((ROOT / "workflows/api").glob("*.json"))
+API_FILES = sorted((ROOT / "workflows/api").glob("*.json"))
 SAVED = sorted((ROOT / "tests/saved").glob("*/*.json"))
 
 
-def test_a_reload_brings_the_graph_back(either_page, mode, small_wan):
+def test_a_reload_restores_the_graph(either_page, mode, small_wan):
     page = either_page
     open_file(page, small_wan)
     patch = only(page, "RadialAttentionPatch")
@@ -34,7 +34,7 @@ def test_a_reload_brings_the_graph_back(either_page, mode, small_wan):
     before, prompt = parts(graph_on(page)), prompt_on(page)
     page.reload()
     page.wait_for_function(READY)
-    # HTML nodes take a moment to find their size.
+    # HTML nodes take a moment to get their size.
     eventually(page, lambda: parts(graph_on(page)), before)
     assert prompt_on(page) == prompt
     settings = widgets_on(page)[patch]
@@ -44,7 +44,7 @@ def test_a_reload_brings_the_graph_back(either_page, mode, small_wan):
 
 
 def parts(graph):
-    """What a person would miss of a graph: nodes, where they are, their values, links, groups."""
+    """What a user would miss in a graph: nodes, positions, values, links, groups."""
     kept = ("id", "type", "pos", "size", "mode", "title", "widgets_values", "color")
     nodes = {str(n["id"]): {name: n.get(name) for name in kept} for n in graph["nodes"]}
     return nodes, graph["links"], [(g["title"], g["bounding"]) for g in graph["groups"]]
@@ -61,17 +61,17 @@ def test_saved_graphs_keep_every_value(used_page, path):
     assert {i: n["class_type"] for i, n in prompt.items()} == {
         i: n["class_type"] for i, n in api.items()
     }
-    for node, there in api.items():
+    for node, api_node in api.items():
         now = prompt[node]["inputs"]
-        for name, value in there["inputs"].items():
+        for name, value in api_node["inputs"].items():
             assert now.get(name) == value, f"{node}.{name}: {value!r} is now {now.get(name)!r}"
-        for name in set(now) - set(there["inputs"]):  # inputs that are newer than the graph
-            assert now[name] == default_of(page, there["class_type"], name)
+        for name in set(now) - set(api_node["inputs"]):  # inputs that are newer than the graph
+            assert now[name] == default_of(page, api_node["class_type"], name)
     screenshot(page, f"saved-{path.parent.name}-{path.stem}")
 
 
 def default_of(page, kind, name):
-    """The default of an input, from the definition that the page got."""
+    """The default of an input, from the node definitions on the page."""
     return page.evaluate(
         """([kind, name]) => {
             const {required, optional} = LiteGraph.registered_node_types[kind].nodeData.input
@@ -81,16 +81,16 @@ def default_of(page, kind, name):
     )
 
 
-@pytest.mark.parametrize("path", TWINS, ids=[path.stem for path in TWINS])
-def test_the_api_twin_is_what_the_page_exports(used_page, path):
+@pytest.mark.parametrize("path", API_FILES, ids=[path.stem for path in API_FILES])
+def test_the_api_file_is_what_the_page_exports(used_page, path):
     graph = json.loads((ROOT / "workflows" / path.name).read_text(encoding="utf-8"))
     open_file(used_page, graph)
-    twin = json.loads(path.read_text(encoding="utf-8"))
+    api = json.loads(path.read_text(encoding="utf-8"))
     again = f"python tests/browser/export_api.py {path.stem}"
-    assert prompt_on(used_page) == twin, f"rewrite it: {again}"
+    assert prompt_on(used_page) == api, f"rewrite it: {again}"
 
 
-def test_every_workflow_has_its_twin():
-    assert [path.name for path in TWINS] == sorted(
+def test_every_workflow_has_an_api_file():
+    assert [path.name for path in API_FILES] == sorted(
         path.name for path in (ROOT / "workflows").glob("*.json")
     )

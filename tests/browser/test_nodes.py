@@ -1,4 +1,4 @@
-"""Our nodes are found by searching, come with their defaults, and explain themselves."""
+"""Our nodes can be searched, have their defaults, and explain themselves."""
 
 import re
 
@@ -25,24 +25,24 @@ MIDDLE = (900, 500)
 
 @pytest.fixture(scope="module")
 def definitions(browser, server):
-    """{node id: what the server says of it} of all our nodes."""
+    """{node id: its definition on the server} for all our nodes."""
     with browser.new_context() as context:
         nodes = context.request.get(f"{server.url}/object_info").json()
     return {k: v for k, v in nodes.items() if v["python_module"].endswith("radial-attention")}
 
 
-def test_radial_finds_all_our_nodes_and_no_others_first(used_page, definitions):
+def test_searching_radial_lists_all_our_nodes_first(used_page, definitions):
     page = used_page
     blank(page)
-    found = search(page, "radial", MIDDLE)
+    results = search(page, "radial", MIDDLE)
     titles = {each["display_name"] for each in definitions.values()}
-    expect(found.filter(has_text="radial-attention")).to_have_count(len(titles))
-    assert {found.nth(i).inner_text().split("\n")[0] for i in range(len(titles))} == titles
+    expect(results.filter(has_text="radial-attention")).to_have_count(len(titles))
+    assert {results.nth(i).inner_text().split("\n")[0] for i in range(len(titles))} == titles
     screenshot(page, "search")
     page.keyboard.press("Escape")
 
 
-def test_a_node_that_is_dropped_has_its_widgets_and_defaults(used_page, definitions):
+def test_a_new_node_has_its_widgets_and_defaults(used_page, definitions):
     page = used_page
     blank(page)
     for kind, definition in definitions.items():
@@ -51,8 +51,8 @@ def test_a_node_that_is_dropped_has_its_widgets_and_defaults(used_page, definiti
         node = only(page, kind)
         inputs = inputs_of(definition)
         defaults = {k: default(*spec) for k, spec in inputs.items() if is_widget(*spec)}
-        shown = widgets_on(page)[node]
-        assert {name: shown.get(name) for name in defaults} == defaults, kind
+        values = widgets_on(page)[node]
+        assert {name: values.get(name) for name in defaults} == defaults, kind
         eventually(page, lambda node=node: has_room(page, node), True)
         screenshot(page, f"node-{kind}")
 
@@ -72,7 +72,7 @@ def default(kind, options=None):
 
 
 def has_room(page, node):
-    """Whether its widgets, once they are drawn, end above its lower edge."""
+    """Whether a node's widgets, once drawn, end above its lower edge."""
     return page.evaluate(
         """id => {
             const n = app.graph.getNodeById(id)
@@ -86,9 +86,9 @@ def has_room(page, node):
 
 def test_inputs_and_outputs_have_tooltips(definitions):
     for kind, definition in definitions.items():
-        said = {name: spec[1].get("tooltip") for name, spec in inputs_of(definition).items()}
-        said |= dict(enumerate(definition["output_tooltips"]))
-        assert all(said.values()), (kind, said)
+        tooltips = {name: spec[1].get("tooltip") for name, spec in inputs_of(definition).items()}
+        tooltips |= dict(enumerate(definition["output_tooltips"]))
+        assert all(tooltips.values()), (kind, tooltips)
 
 
 def test_a_widget_shows_its_tooltip(used_page, small_wan, definitions):
@@ -120,11 +120,11 @@ def test_the_help_page_opens_with_its_picture(used_page, definitions):
         expect(picture).to_have_attribute("src", re.compile("/extensions/radial-attention/docs/"))
         picture.scroll_into_view_if_needed()
         page.wait_for_function("e => e.complete", arg=picture.element_handle())
-        assert picture.evaluate("e => e.naturalWidth") > 0, f"{kind}: the picture is not there"
+        assert picture.evaluate("e => e.naturalWidth") > 0, f"{kind}: the picture is missing"
         screenshot(page, f"help-{kind}")
 
 
-def test_html_nodes_take_every_choice(html_page, definitions):
+def test_html_nodes_accept_every_choice(html_page, definitions):
     page = html_page
     blank(page)
     for kind in definitions:

@@ -1,4 +1,4 @@
-"""A person builds a graph, runs it, and reads on the nodes what happened."""
+"""A user builds a graph, runs it, and reads on the nodes what happened."""
 
 import json
 import re
@@ -16,8 +16,8 @@ from person import (
     overlaps,
     picture_on,
     run,
+    text_on,
     type_number,
-    words_on,
 )
 
 
@@ -47,26 +47,26 @@ def test_from_the_search_to_the_report(either_page, mode, small_wan):
     steps = [f"{step}/{STEPS}" for step in range(1, STEPS + 1)]
     assert [x for x in done.progress[only(page, "KSampler")] if x in steps] == steps
     assert complaints(page) == []
-    said = re.compile("radial", re.IGNORECASE)
+    radial = re.compile("radial", re.IGNORECASE)
     for node in (patch, preview, report):
-        eventually(page, lambda node=node: bool(said.search(words_on(page, node))), True)
+        eventually(page, lambda node=node: bool(radial.search(text_on(page, node))), True)
     for node in (preview, report):
         eventually(page, lambda node=node: picture_on(page, node) >= 256, True)
-    status = words_on(page, patch)
+    status = text_on(page, patch)
     screenshot(page, f"ran-{mode}")
     for node, name in ((patch, "patch"), (preview, "preview"), (report, "report")):
         look_at(page, node)
         screenshot(page, f"ran-{name}-{mode}")
 
     look_at(page, patch, preview, report)
-    run(page)  # nothing to do: all is cached
-    eventually(page, lambda: words_on(page, patch), status)
+    run(page)  # everything is cached
+    eventually(page, lambda: text_on(page, patch), status)
     for node in (preview, report):
         eventually(page, lambda node=node: picture_on(page, node) >= 256, True)
 
 
 def without_patch(graph):
-    """The graph with the loader's model straight into what comes after the patch."""
+    """The graph without the patch: the loader's model is linked to the node after it."""
     (patch,) = (n for n in graph["nodes"] if n["type"] == "RadialAttentionPatch")
     graph["nodes"].remove(patch)
     (before,) = (link for link in graph["links"] if link[3] == patch["id"])
@@ -80,7 +80,7 @@ def without_patch(graph):
     return graph
 
 
-def test_what_the_search_finds_is_what_the_patch_takes(page):
+def test_the_patch_uses_the_settings_that_the_search_chose(page):
     path = ROOT / "workflows/settings_search.json"
     open_file(page, shrunk(json.loads(path.read_text(encoding="utf-8")), seed=1))
     page.evaluate(
@@ -89,19 +89,19 @@ def test_what_the_search_finds_is_what_the_patch_takes(page):
         )"""
     )
     assert run(page).error is None
-    found = []
+    proposed = []
     for kind in ("RadialAttentionCompare", "RadialSettingsSearch"):
         node = only(page, kind)
         look_at(page, node)
         eventually(page, lambda node=node: picture_on(page, node) >= 256, True)
-        eventually(page, lambda node=node: bool(PROPOSED.search(words_on(page, node))), True)
-        found += PROPOSED.findall(words_on(page, node))
+        eventually(page, lambda node=node: bool(PROPOSED.search(text_on(page, node))), True)
+        proposed += PROPOSED.findall(text_on(page, node))
         screenshot(page, f"ran-{kind}")
     patch = only(page, "RadialAttentionPatch")
-    eventually(page, lambda: words_on(page, patch), page.evaluate("() => summary.status"))
-    taken = page.evaluate("() => summary.settings")
-    values = tuple(str(taken[name]) for name in ("decay", "sink_frames", "dense_blocks"))
-    assert values in found, (taken, found)
+    eventually(page, lambda: text_on(page, patch), page.evaluate("() => summary.status"))
+    used = page.evaluate("() => summary.settings")
+    values = tuple(str(used[name]) for name in ("decay", "sink_frames", "dense_blocks"))
+    assert values in proposed, (used, proposed)
     eventually(page, lambda: overlaps(page), [])
 
 

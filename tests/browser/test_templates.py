@@ -1,4 +1,4 @@
-"""Every shipped workflow is among the Templates, opens from there, and nothing is wrong with it."""
+"""Every workflow of the pack is among the Templates and opens without complaints."""
 
 import json
 from pathlib import Path
@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, check_watch, take_watch
 from frontend import READY, comfyui_page, screenshot
-from person import complaints, eventually, graph_on, open_file, overlaps, press, words_on
+from person import complaints, eventually, graph_on, open_file, overlaps, press, text_on
 from playwright.sync_api import expect
 
 FILES = sorted((ROOT / "workflows").glob("*.json"))
 MODEL_FILE = (".safetensors", ".sft", ".gguf", ".ckpt", ".pt", ".pth")
 PATCH = "RadialAttentionPatch"
-STATUS = (  # a long one
+STATUS = (  # a long one, to test the node's size
     "radial 71 %: 36 of 50 steps, 29.4 % of the map kept, triton hopper; "
     "dense: first 12 steps and last step, first block, calls with another mask"
 )
@@ -22,14 +22,14 @@ each_template = pytest.mark.parametrize("path", FILES, ids=[path.stem for path i
 
 @pytest.fixture(scope="module")
 def gallery(browser, server, mode):
-    """A page for all templates, one after another."""
+    """A page in which all templates are opened, one after another."""
     with comfyui_page(browser, server.url, mode) as page:
         yield page
 
 
 @pytest.fixture(scope="module")
 def without_models(browser, server):
-    """The page of somebody who has no model files yet."""
+    """The page of a user without any model files."""
 
     def hide_models(route):
         answer = route.fetch()
@@ -52,7 +52,7 @@ def without_files(value):
     return value
 
 
-def test_the_gallery_shows_each_with_its_picture(used_page):
+def test_the_gallery_shows_each_template_with_its_picture(used_page):
     page = used_page
     press(page.get_by_role("button", name="Templates").first)
     for path in FILES:
@@ -66,8 +66,8 @@ def test_the_gallery_shows_each_with_its_picture(used_page):
     page.keyboard.press("Escape")
 
 
-def test_complaints_of_the_page_are_heard(used_page):
-    """Or the tests below could not fail."""
+def test_complaints_of_the_page_are_detected(used_page):
+    """Otherwise the tests below could not fail."""
     graph = json.loads((ROOT / "workflows/wan21_t2v.json").read_text(encoding="utf-8"))
     for node in graph["nodes"]:
         if node["type"] == "VAELoader":
@@ -79,39 +79,39 @@ def test_complaints_of_the_page_are_heard(used_page):
     expect(overlay).to_be_visible()
     eventually(used_page, lambda: "node NoSuchNode" in complaints(used_page), True)
     assert used_page.evaluate(IMPOSSIBLE_VALUES) == ["VAELoader.vae_name = nowhere.safetensors"]
-    take_watch(used_page)  # the page asks the registry of nodes
+    take_watch(used_page)  # the page queries the node registry
 
 
 def open_template(page, path: Path):
-    page.keyboard.press("Escape")  # out of what a test before this one left open
+    page.keyboard.press("Escape")  # close what an earlier test left open
     press(page.get_by_role("button", name="Templates").first)
     press(page.get_by_test_id(f"template-workflow-{path.stem}"))
     page.wait_for_function(
         "name => app.extensionManager.workflow.activeWorkflow.filename === name", arg=path.stem
     )
     page.wait_for_function(READY)
-    take_watch(page)  # the gallery has a test of its own
+    take_watch(page)  # the gallery has its own test
 
 
 @each_template
-def test_it_opens_whole_and_tidy(gallery, mode, path):
+def test_it_opens_unchanged_and_tidy(gallery, mode, path):
     open_template(gallery, path)
     name = f"template-{path.stem}-{mode}"
     screenshot(gallery, name)
     assert complaints(gallery) == []
-    saved, shown = json.loads(path.read_text(encoding="utf-8")), graph_on(gallery)
-    assert links(shown) == links(saved)
-    assert contents(shown) == contents(saved)
+    saved, opened = json.loads(path.read_text(encoding="utf-8")), graph_on(gallery)
+    assert links(opened) == links(saved)
+    assert contents(opened) == contents(saved)
     assert gallery.evaluate(IMPOSSIBLE_VALUES) == []
     eventually(gallery, lambda: overlaps(gallery), [])
-    tell_of_a_run(gallery)
+    send_summary(gallery)
     eventually(gallery, lambda: overlaps(gallery), [])
     screenshot(gallery, f"{name}-ran")
     check_watch(gallery)
 
 
-def tell_of_a_run(page):
-    """The server's message after sampling, to each patch node: it grows by its line of status."""
+def send_summary(page):
+    """Send the server's message after sampling to each patch node, which grows by the status."""
     page.evaluate(
         """status => {
             for (const node of app.graph.nodes.filter(n => n.type === 'RadialAttentionPatch'))
@@ -120,7 +120,7 @@ def tell_of_a_run(page):
         STATUS,
     )
     for node in patches(page):
-        eventually(page, lambda node=node: "radial" in words_on(page, node), True)
+        eventually(page, lambda node=node: "radial" in text_on(page, node), True)
 
 
 def patches(page) -> list[str]:
@@ -128,14 +128,14 @@ def patches(page) -> list[str]:
 
 
 def links(graph):
-    """{((from node, slot), (to node, input))}; inputs by name: the page gives them other slots."""
+    """{((from node, slot), (to node, input))}. Inputs by name, since the page changes slots."""
     inputs = {str(n["id"]): [i["name"] for i in n.get("inputs", [])] for n in graph["nodes"]}
     ends = (link if isinstance(link, list) else list(link.values()) for link in graph["links"])
     return {((str(a), i), (str(b), inputs[str(b)][k])) for _, a, i, b, k, *_ in ends}
 
 
 def contents(graph):
-    """{node id: (type, mode, values of its widgets)}"""
+    """{node id: (type, mode, widget values)}"""
     return {
         str(n["id"]): (n["type"], n["mode"], n.get("widgets_values") or []) for n in graph["nodes"]
     }
@@ -150,7 +150,7 @@ IMPOSSIBLE_VALUES = """() => app.graph.nodes.flatMap(n => (n.widgets ?? []).flat
 
 
 @each_template
-def test_missing_models_are_offered_with_their_place_and_address(without_models, path):
+def test_missing_models_are_offered_with_folder_and_url(without_models, path):
     page = without_models
     open_template(page, path)
     wanted = {
@@ -170,17 +170,17 @@ def test_missing_models_are_offered_with_their_place_and_address(without_models,
     if path == FILES[0]:
         press(page.get_by_test_id("error-overlay-see-errors"))
         screenshot(page, "missing-models")
-    errors, _ = take_watch(page)  # the page itself asks how large they are
+    errors, _ = take_watch(page)  # the page itself requests the files' sizes
     assert not errors, errors
 
 
 def offered(page):
-    """{file: (folder, address)} of what the page offers to download."""
-    found = page.evaluate(
+    """{file: (folder, URL)} of the downloads that the page offers."""
+    candidates = page.evaluate(
         """() => {
             const vue = document.getElementById('vue-app').__vue_app__
             const s = vue.config.globalProperties.$pinia.state.value
             return s.missingModel.missingModelCandidates
         }"""
     )
-    return {each["name"]: (each["directory"], each["url"]) for each in found or []}
+    return {each["name"]: (each["directory"], each["url"]) for each in candidates or []}

@@ -1,4 +1,4 @@
-"""Plain HTTP to a ComfyUI server: whatever body, and what became of it."""
+"""Plain HTTP to a ComfyUI server: posts any body and tells what became of it."""
 
 import json
 import time
@@ -11,10 +11,11 @@ _local = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a prompt: "refused" before it ran, "failed", "interrupted" or "done".
+    """What became of a prompt.
 
-    message: why, one line each. error: the class of the exception of a node that failed. executed:
-    the nodes that were done by then; not known of what is done.
+    kind: "refused" before it ran, "failed", "interrupted" or "done". message: why, one line for
+    each reason. error: the class of a failed node's exception. executed: the nodes that had run by
+    then; empty for "done".
     """
 
     kind: str
@@ -30,17 +31,17 @@ def get(server, path: str):
 
 
 def post(server, path: str, body) -> tuple[int, object]:
-    """Status and what was said. body: bytes, or what JSON can say (NaN and Infinity included)."""
+    """The status and the answer. body: bytes, or a value for JSON (also NaN and Infinity)."""
     data = body if isinstance(body, bytes) else json.dumps(body).encode()
     request = urllib.request.Request(server.url + path, data, {"Content-Type": "application/json"})
     try:
         with _local.open(request, timeout=60) as answer:
-            return answer.status, _said(answer.read())
+            return answer.status, _parsed(answer.read())
     except urllib.error.HTTPError as error:
-        return error.code, _said(error.read())
+        return error.code, _parsed(error.read())
 
 
-def _said(text: bytes):
+def _parsed(text: bytes):
     try:
         return json.loads(text)
     except ValueError:
@@ -48,24 +49,24 @@ def _said(text: bytes):
 
 
 def queue(server, graph: dict) -> str | Outcome:
-    """The id of a prompt that was taken, or how it was refused.
+    """The id of a prompt that was accepted, or the Outcome of one that was refused.
 
-    ComfyUI runs what it can of a graph of which it refuses a part; here that is refused as well.
+    ComfyUI refuses parts of a graph and runs the rest; here that counts as refused.
     """
-    status, said = post(server, "/prompt", {"prompt": graph})
-    if not isinstance(said, dict):
-        return Outcome("refused", f"{status}: {said}")
-    errors = [e for node in (said.get("node_errors") or {}).values() for e in node["errors"]]
+    status, answer = post(server, "/prompt", {"prompt": graph})
+    if not isinstance(answer, dict):
+        return Outcome("refused", f"{status}: {answer}")
+    errors = [e for node in (answer.get("node_errors") or {}).values() for e in node["errors"]]
     if not errors and status == 200:
-        return said["prompt_id"]
+        return answer["prompt_id"]
     if status == 200:
-        wait(server, said["prompt_id"])
-    errors = errors or [said["error"]]
+        wait(server, answer["prompt_id"])
+    errors = errors or [answer["error"]]
     return Outcome("refused", "\n".join(f"{e['message']}: {e.get('details', '')}" for e in errors))
 
 
 def wait(server, prompt_id: str, seconds: float = 180) -> Outcome:
-    """What became of a prompt in the queue."""
+    """Wait for a queued prompt and tell what became of it."""
     deadline = time.monotonic() + seconds
     while not (history := get(server, f"/history/{prompt_id}")):
         server.check()
@@ -82,6 +83,6 @@ def wait(server, prompt_id: str, seconds: float = 180) -> Outcome:
 
 
 def ask(server, graph: dict) -> Outcome:
-    """What becomes of a graph."""
-    taken = queue(server, graph)
-    return taken if isinstance(taken, Outcome) else wait(server, taken)
+    """Queue a graph, wait for it and tell what became of it."""
+    queued = queue(server, graph)
+    return queued if isinstance(queued, Outcome) else wait(server, queued)

@@ -1,8 +1,8 @@
 """The real ComfyUI in this process: its loader loads the pack, its sampler runs the models.
 
-RADIAL_ATTENTION_COMFYUI_VERSION chooses the ComfyUI; without it, it is the newest. In place of that
-RADIAL_ATTENTION_COMFYUI may be the folder of another, such as its master: it runs in the Python of
-the newest.
+RADIAL_ATTENTION_COMFYUI_VERSION chooses the version of ComfyUI, the newest by default.
+RADIAL_ATTENTION_COMFYUI may instead be the folder of another one, such as its master, which then
+runs in the Python of the newest.
 """
 
 import asyncio
@@ -39,14 +39,14 @@ import nodes  # noqa: E402  (ComfyUI's)
 
 assert asyncio.run(nodes.load_custom_node(str(PACK)))
 
-# benchmarks/ has a name of its own for the pack. A second copy of it would take over the op that
-# the first one has for torch.compile.
+# benchmarks/ imports the pack under its own name. A second copy of the pack would replace the op
+# that the first one registered for torch.compile.
 LOADED = nodes.NODE_CLASS_MAPPINGS["RadialAttentionPatch"].__module__.removesuffix(".nodes.patch")
 for key in list(sys.modules):
     if f"{key}.".startswith(f"{LOADED}."):
         sys.modules["radial_attention_pack" + key.removeprefix(LOADED)] = sys.modules[key]
 
-LAB = "the figures of benchmarks/ are of the newest"
+LAB = "the figures of benchmarks/ are for the newest"
 NEWEST_ONLY = {  # file -> why
     "test_run.py": "workflows/run.py starts the newest",
     "test_quality_compare.py": LAB,
@@ -57,7 +57,7 @@ NEWEST_ONLY = {  # file -> why
 
 
 def newest_only(reason):
-    """A mark: skipped on any ComfyUI but the newest; reason: what another lacks."""
+    """A mark: skipped on any ComfyUI but the newest. reason: what the others lack."""
     return pytest.mark.skipif(VERSION != NEWEST.version, reason=f"ComfyUI {VERSION}: {reason}")
 
 
@@ -66,7 +66,7 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if reason := NEWEST_ONLY.get(item.path.name):
             item.add_marker(newest_only(reason))
-        # The pack's own logic is proven on the newest.
+        # The pack's own logic is tested on the newest.
         if VERSION == OLDEST.version and not item.get_closest_marker("oldest"):
             item.add_marker("slow")
 
@@ -78,7 +78,7 @@ def environment():
 
 @pytest.fixture(scope="session")
 def stand_ins():
-    """The folder of the stand-in models, as workflows/run.py makes it."""
+    """The folder of the stand-in models, made by workflows/run.py."""
     from run import stand_in_models
 
     return stand_in_models(ENVIRONMENT)
@@ -86,7 +86,7 @@ def stand_ins():
 
 @pytest.fixture(scope="session")
 def server(environment, stand_ins):
-    """A ComfyUI with the pack in it. Tests of all files share it: it takes seconds to start."""
+    """A ComfyUI server with the pack. All tests share it, because it takes seconds to start."""
     with standin_server(environment, stand_ins) as server:
         yield server
         server.check()
@@ -108,7 +108,7 @@ def wan(wan_weights):
 
 
 def with_blocks(number, weights, metadata):
-    """A MODEL of the first blocks of the stand-in alone: quicker to compile, for one."""
+    """A MODEL with only the first blocks of the stand-in, which is quicker to compile."""
     index = {name: int(name.split(".")[1]) for name in weights if name.startswith("blocks.")}
     kept = {name: x for name, x in weights.items() if index.get(name, 0) < number}
     return load(kept, metadata)
@@ -122,7 +122,7 @@ def load(weights, metadata):
 
 @pytest.fixture
 def summaries(monkeypatch):
-    """What each sampler run tells the page, in order."""
+    """The summary that each sampler run sends to the page, in order."""
     sent = []
     monkeypatch.setattr(
         pack_module("nodes.run.run_reporter"), "_send", lambda event, data: sent.append(data)
@@ -132,7 +132,7 @@ def summaries(monkeypatch):
 
 @pytest.fixture
 def any_density(monkeypatch):
-    """Plans that keep all blocks run through the radial core, too."""
+    """Plans that keep nearly all blocks run through the radial core too."""
     monkeypatch.setattr(pack_module("nodes.hook.decision"), "MOST_DENSITY", 1.0)
 
 
@@ -157,7 +157,7 @@ EVERYTHING = {"sink_frames": 1000, "decay": 4.0}  # keeps all blocks
 
 
 def patch(model, **settings):
-    """The node, as ComfyUI loaded it, run on a model. Nothing is dense unless a setting says so."""
+    """The patch node, run on a model. Nothing is dense unless a setting says so."""
     node = nodes.NODE_CLASS_MAPPINGS["RadialAttentionPatch"]
     return node.execute(model, **{**DEFAULTS, **settings}).args[0]
 
@@ -180,11 +180,11 @@ def sample(
     positive=None,
     **options,
 ):
-    """ComfyUI's KSampler on a random prompt; condition: what the prompt carries besides text.
+    """Run ComfyUI's KSampler on a random prompt. Returns (b, c, f, h, w).
 
-    Height and width in latent pixels, 2 a patch. The default is 9 x 6 x 10 patches: 540 tokens,
-    8.4 blocks of 64. mask: where the latent is made anew. positive: conditioning in place of the
-    random one. Returns (b, c, f, h, w).
+    height, width: in latent pixels, 2 a patch. The default is 9 x 6 x 10 patches: 540 tokens, 8.4
+    blocks of 64. mask: the part of the latent to redo. condition: further entries of the prompt.
+    positive: conditioning instead of the random one.
     """
     negative = prompt(8, text_tokens, condition)
     if positive is None:
@@ -210,13 +210,13 @@ def sample(
 
 
 def prompt(seed=7, tokens=20, condition=None):
-    """Random conditioning; condition: what it carries besides text."""
+    """Random conditioning. condition: its entries besides text."""
     generator = torch.Generator().manual_seed(seed)
     return [[torch.randn(1, tokens, 16, generator=generator), condition or {}]]
 
 
 def difference(a, b):
-    """Relative RMS."""
+    """Relative RMS difference of a from b."""
     return ((a - b).norm() / b.norm()).item()
 
 
@@ -239,9 +239,9 @@ def with_lora(model):
 
 
 def oracle(model, decay=0.2, sink_frames=1):
-    """A model whose self-attention the reference computes, without our hook, and the grids it saw.
+    """A model whose self-attention the reference computes, without our hook, and a list of grids.
 
-    The grids, (frames, rows, columns) of each such call, are a list that grows as the model runs.
+    The list gets (frames, rows, columns) of each such call while the model runs.
     """
     core, reference = pack_module("radial_core"), pack_module("radial_core.reference")
     pattern = core.RadialPattern(decay, sink_frames, DEFAULTS["block_size"])
@@ -261,19 +261,19 @@ def oracle(model, decay=0.2, sink_frames=1):
 
 @pytest.fixture
 def check(summaries, any_density):
-    """check(model, company, **case): the node before and after other nodes makes the right video.
+    """check(model, other_node, **case): the patch before and after another node is right.
 
-    company: what the other nodes do, model -> model. within: how near, relative RMS. case:
-    arguments of `sample`. Returns the summary of a radial run and the grids of its calls.
+    other_node: model -> model. within: the largest relative RMS difference. case: arguments of
+    `sample`. Returns the summary of a radial run and the grids of its calls.
     """
 
-    def check(model, company=lambda model: model, within=1e-4, **case):
-        plain = sample(company(model), **case)
-        assert difference(sample(patch(company(model), **EVERYTHING), **case), plain) < within
+    def check(model, other_node=lambda model: model, within=1e-4, **case):
+        plain = sample(other_node(model), **case)
+        assert difference(sample(patch(other_node(model), **EVERYTHING), **case), plain) < within
         by_reference, grids = oracle(model)
-        truth = sample(company(by_reference), **case)
+        truth = sample(other_node(by_reference), **case)
         assert difference(plain, truth) > 3 * within  # the plan matters
-        for both in (patch(company(model)), company(patch(model))):
+        for both in (patch(other_node(model)), other_node(patch(model))):
             assert difference(sample(both, **case), truth) < within
             assert summaries[-1]["radial_calls"] == sum(frames > 1 for frames, *_ in grids) > 0
         return summaries[-1], grids
@@ -288,21 +288,21 @@ def with_override(model, override):
 
 
 def with_wrapper(model, wrapper):
-    """A node that wraps each forward pass, inside our own wrapper."""
+    """A model with a wrapper around each forward pass, inside our own wrapper."""
     model = model.clone()
     model.add_wrapper_with_key("apply_model", "test", wrapper)
     return model
 
 
 def ask_the_hook(wan, ask, **settings):
-    """Call `ask(ours, options)` in the middle of a real forward pass, with no other override."""
+    """Call `ask(ours, options)` inside a real forward pass, without any other override."""
     answers = []
 
     def override(func, q, k, v, heads, **kwargs):
         if not answers:
             options = kwargs["transformer_options"]
-            alone = dataclasses.replace(options["radial_attention"], previous=None)
-            answers.append(ask(options[SLOT], {**options, "radial_attention": alone}))
+            only_ours = dataclasses.replace(options["radial_attention"], previous=None)
+            answers.append(ask(options[SLOT], {**options, "radial_attention": only_ours}))
         return func(q, k, v, heads, **kwargs)
 
     sample(patch(with_override(wan, override), **settings), steps=1, cfg=1.0)

@@ -1,16 +1,16 @@
-"""The probe and what belongs to it, as ComfyUI loaded them, for tests."""
+"""Helpers for tests with the probe."""
 
 import nodes
 
 
 def probe(model, steps="0", blocks="all", tokens=1024):
-    """Radial Attention Probe, run on a model. Every token of a small video is measured."""
+    """A model with Radial Attention Probe. By default it measures every token of a small video."""
     node = nodes.NODE_CLASS_MAPPINGS["RadialAttentionProbe"]
     return node.execute(model, steps, blocks, tokens).args[0]
 
 
 def run_of(model):
-    """What the probe of a model found in its last run."""
+    """The last run that a model's probe measured."""
     return model.get_attachment("radial_attention_probe").latest
 
 

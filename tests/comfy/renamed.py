@@ -1,9 +1,9 @@
-"""Loads the pack, and samples with it, in a ComfyUI that lacks a name: a line of JSON for each.
+"""Loads the pack and samples with it in a ComfyUI that lacks a name; prints JSON lines.
 
 python renamed.py COMFYUI PACK MODEL NAME ...
 
-A NAME is module:name, or a module, of ComfyUI's; or a file of the pack's (nodes.hook.compiled),
-whose import fails. ComfyUI is imported once: each NAME has a fork of that process.
+A NAME is one of ComfyUI's modules or names (module:name), or a module of the pack whose import
+shall fail (nodes.hook.compiled). ComfyUI is imported once; each NAME gets a fork of the process.
 """
 
 import asyncio
@@ -29,7 +29,7 @@ import nodes  # noqa: E402  (ComfyUI's)
 
 
 def rename(name: str):
-    """For what is imported from now on: ComfyUI's own code keeps what it has."""
+    """Remove a name for later imports. ComfyUI's own code keeps what it has already imported."""
     module, _, name = name.partition(":")
     if name:
         real = importlib.import_module(module)
@@ -43,25 +43,25 @@ def rename(name: str):
 
 
 class Fails:
-    """A finder: a file of the pack's can't be imported."""
+    """An import finder under which one file of the pack can't be imported."""
 
     def __init__(self, file: str):
         self.file = file
 
     def find_spec(self, name, path=None, target=None):
         if name.endswith(f".{self.file}"):
-            raise ImportError(f"{self.file} needs what has moved")
+            raise ImportError(f"{self.file} needs a name that moved")
 
 
 def sampled() -> dict:
-    """A video with the pack's patch: what the log says, and what ran."""
+    """Sample with the patch. Returns the pack's nodes, what ran, and the log."""
     lines, handler = [], logging.Handler()
     handler.emit = lambda record: lines.append(record.getMessage())
     logging.getLogger("radial_attention").addHandler(handler)
     loads = asyncio.run(nodes.load_custom_node(pack))
-    found = sorted(name for name in nodes.NODE_CLASS_MAPPINGS if name.startswith("Radial"))
-    if not loads or "RadialAttentionPatch" not in found:
-        return {"nodes": found}
+    loaded = sorted(name for name in nodes.NODE_CLASS_MAPPINGS if name.startswith("Radial"))
+    if not loads or "RadialAttentionPatch" not in loaded:
+        return {"nodes": loaded}
     node = nodes.NODE_CLASS_MAPPINGS["RadialAttentionPatch"]
     settings = dict(dense_steps=0, dense_last_steps=0, dense_blocks=1, sink_frames=1, decay=0.2)
     model = comfy.sd.load_diffusion_model(model_file)
@@ -71,13 +71,14 @@ def sampled() -> dict:
     sampler = ("euler", "simple", prompt, prompt, latent)
     for _ in range(2):
         nodes.common_ksampler(patched, 1, 1, 1.0, *sampler)
-    attach = importlib.import_module(f"{node.__module__.removesuffix('.patch')}.hook.attach")
-    words = importlib.import_module(f"{node.__module__.removesuffix('.patch')}.run.summary_text")
+    package = node.__module__.removesuffix(".patch")
+    attach = importlib.import_module(f"{package}.hook.attach")
+    summary_text = importlib.import_module(f"{package}.run.summary_text")
     run = attach.override_of(patched).runs[-1].read()
     return {
-        "nodes": found,
+        "nodes": loaded,
         "radial_calls": run["totals"]["radial_calls"],
-        "status": words.status(run),
+        "status": summary_text.status(run),
         "log": lines,
     }
 

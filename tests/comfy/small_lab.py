@@ -1,4 +1,4 @@
-"""The quality lab's folder on the path, and checkpoints of small models for it."""
+"""Puts the quality lab's folder on the path, and makes checkpoints of small models for it."""
 
 import sys
 
@@ -11,9 +11,9 @@ import model as lab_model
 
 
 def saved(size, folder, sharper: float = 1.0):
-    """The path of an untrained model with a head, so that its output is not 0.
+    """Save an untrained model and return its path. Its head is random, so its output is not 0.
 
-    sharper: what the weights of q and k are multiplied by, so that attention matters.
+    sharper: a factor for the weights of q and k, so that attention matters.
     """
     net = lab_model.build(size)
     random = torch.Generator().manual_seed(1)

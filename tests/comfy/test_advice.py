@@ -1,12 +1,12 @@
-"""What is found in measurements made up so that there is something: the figures, not the words."""
+"""Advice on made-up measurements: its figures and settings, not its wording."""
 
 from conftest import pack_module
 
 core = pack_module("radial_core")
-found = pack_module("radial_core.measurements")
+measurements = pack_module("radial_core.measurements")
 size = pack_module("radial_core.estimate").ModelSize(20, 12, 128, 3e9)
-reading = pack_module("radial_core.measure").Reading
-findings = pack_module("nodes.probing.advice").findings
+CallMeasurement = pack_module("radial_core.measure").CallMeasurement
+advice = pack_module("nodes.probing.advice").advice
 
 LAYOUT = core.VideoLayout(21, 30, 52)
 PATTERNS = tuple(core.RadialPattern(d, s) for s in (0, 1, 2) for d in (0.2, 0.5, 1.0, 4.0))
@@ -14,26 +14,26 @@ DENSITIES = tuple(core.make_plan(pattern, LAYOUT).density for pattern in PATTERN
 
 
 def lines(error, sink=1, dense_blocks=1, steps=(3, 6)):
-    """error(decay, sink, step, block); decay is 0.5 now."""
+    """The advice for error(decay, sink, step, block). The current decay is 0.5."""
     calls = []
     for step in steps:
         for block in range(size.blocks):
             errors = tuple(error(p.decay, p.sink_frames, step, block) for p in PATTERNS)
             shares = tuple(1 - e for e in errors)
-            one = reading(errors, shares, shares, shares, (0.1,) * LAYOUT.frames)
-            calls.append(found.Measured(step, block, one))
+            reading = CallMeasurement(errors, shares, shares, shares, (0.1,) * LAYOUT.frames)
+            calls.append(measurements.MeasuredCall(step, block, reading))
     now = PATTERNS.index(core.RadialPattern(0.5, sink))
-    everything = (size, LAYOUT, 9, PATTERNS, DENSITIES, now, dense_blocks, "nobody", tuple(calls))
-    return findings(found.Measurements(*everything)).split("\n")
+    fields = (size, LAYOUT, 9, PATTERNS, DENSITIES, now, dense_blocks, "nobody", tuple(calls))
+    return advice(measurements.Measurements(*fields)).split("\n")
 
 
 def line_with(text, *facts):
-    """The only line that has all of them."""
+    """The only line with all these facts."""
     (line,) = (line for line in text if all(fact in line for fact in facts))
     return line
 
 
-def test_where_it_stands_and_what_was_measured():
+def test_the_current_settings_and_what_was_measured():
     first, *_, last = lines(lambda decay, sink, step, block: 0.1)
     for fact in ("decay 0.5", "1 sink frame", "1 dense block", "nobody", "error 0.097", "90 %"):
         assert fact in first
@@ -41,7 +41,7 @@ def test_where_it_stands_and_what_was_measured():
         assert fact in last
 
 
-def test_a_wider_mask_that_halves_the_error_or_the_best_there_is():
+def test_the_first_larger_decay_that_halves_the_error_or_the_best_one():
     text = lines(lambda decay, sink, step, block: 0.05 / decay)
     line_with(text, "Decay 1 ", "error 0.097 -> 0.049")
     text = lines(lambda decay, sink, step, block: 0.1 * decay**-0.2)
@@ -49,7 +49,7 @@ def test_a_wider_mask_that_halves_the_error_or_the_best_there_is():
     line_with(lines(lambda decay, sink, step, block: 0.1), "larger decay", "little")
 
 
-def test_a_narrower_mask_is_faster():
+def test_a_smaller_decay_is_faster():
     line = line_with(lines(lambda *_: 0.1), "Decay 0.2 ")
     assert line.count("shorter") == 2 and "longer" not in line
 
@@ -61,7 +61,7 @@ def test_first_blocks_that_stand_out():
     line_with(text, "dense blocks", "less error", "error 0.097 -> 0.097")
     line_with(lines(lambda *_: 0.1), "More dense blocks", "little")
     text = lines(lambda decay, sink, step, block: (0.14 if block < 5 else 0.1) / decay**2)
-    line_with(text, "More dense blocks", "larger decay")
+    line_with(text, "larger decay", "dense blocks")
 
 
 def test_the_sink():
@@ -76,7 +76,7 @@ def test_the_sink():
 def test_steps_that_stand_out():
     text = lines(lambda decay, sink, step, block: 0.6 / step)
     line = line_with(text, "Step 3 has 2.0 times", "step 6")
-    assert line.index("dense_steps") < line.index("dense_last_steps")  # these help more
+    assert line.index("dense_steps") < line.index("dense_last_steps")  # the first one helps more
     text = lines(lambda decay, sink, step, block: 0.01 * step)
     line = line_with(text, "Step 6 has 2.0 times", "step 3")
     assert line.index("dense_last_steps") < line.index("dense_steps")

@@ -1,4 +1,4 @@
-"""Arguments of an attention call: radial attention does what they say, or leaves the call alone."""
+"""Arguments of an attention call: radial attention honours them or leaves the call dense."""
 
 from collections import Counter
 
@@ -7,7 +7,7 @@ import torch
 from comfy.ldm.modules.attention import attention_pytorch
 from conftest import BLOCKS, ask_the_hook, load, pack_module, patch, sample
 
-ASKED = {  # what ComfyUI's models and other packs hand to the hook
+ARGUMENTS = {  # that ComfyUI's models and other packs pass to the hook
     "is_causal": True,
     "softcap": 30.0,
     "attn_precision": torch.float32,
@@ -18,7 +18,7 @@ ASKED = {  # what ComfyUI's models and other packs hand to the hook
 
 
 def reaches_comfyui(ours, options, **named) -> bool:
-    """Whether a call over the video goes to ComfyUI's function, with all that it asks for."""
+    """Whether a call over the video reaches ComfyUI's function, with all its arguments."""
     q, k, v = torch.randn(3, 1, 540, 256).unbind(0)
     seen = []
 
@@ -31,29 +31,29 @@ def reaches_comfyui(ours, options, **named) -> bool:
     return bool(seen)
 
 
-@pytest.mark.parametrize("name", ASKED)
-def test_what_we_do_not_know_keeps_a_call_dense(wan, summaries, name):
+@pytest.mark.parametrize("name", ARGUMENTS)
+def test_an_unknown_argument_keeps_a_call_dense(wan, summaries, name):
     def ask(ours, options):
-        return reaches_comfyui(ours, options, **{name: ASKED[name]})
+        return reaches_comfyui(ours, options, **{name: ARGUMENTS[name]})
 
     assert ask_the_hook(wan, ask)
     assert summaries[0]["dense_calls"][f"attention with {name}"] == 1
 
 
-@pytest.mark.parametrize("name", [*ASKED, "mask", "scale"])
-def test_what_asks_for_nothing_is_radial(wan, name):
+@pytest.mark.parametrize("name", [*ARGUMENTS, "mask", "scale"])
+def test_an_argument_that_is_off_stays_radial(wan, name):
     def ask(ours, options):
-        nothing = (None,) if name in ("attn_precision", "mask", "scale") else (None, False)
-        return [reaches_comfyui(ours, options, **{name: value}) for value in nothing]
+        off = (None,) if name in ("attn_precision", "mask", "scale") else (None, False)
+        return [reaches_comfyui(ours, options, **{name: value}) for value in off]
 
     assert not any(ask_the_hook(wan, ask))
 
 
 @pytest.mark.parametrize("name", ["is_causal", "softcap", "attn_precision"])
-def test_the_same_in_a_graph(wan, name):
+def test_an_unknown_argument_reaches_comfyui_from_a_graph(wan, name):
     q, k, v = torch.randn(3, 1, 540, 256).unbind(0)
     in_pass = pack_module("nodes.hook.current_pass").in_pass
-    seen, value = [], ASKED[name]
+    seen, value = [], ARGUMENTS[name]
 
     @torch.compiler.disable
     def func(q, k, v, heads, **kwargs):
@@ -72,25 +72,25 @@ def test_the_same_in_a_graph(wan, name):
     assert seen[0][name] == value
 
 
-def test_a_graph_knows_what_eager_calls_know(wan):
-    """One list: what keeps a call out of the op is no less than what keeps it dense."""
+def test_compiled_and_eager_calls_decline_the_same_arguments(wan):
+    """Whatever keeps an eager call dense also keeps a compiled call out of the op."""
     compiled, arguments = pack_module("nodes.hook.compiled"), pack_module("nodes.hook.arguments")
     plain = dict.fromkeys(("mask", "attn_precision", "skip_reshape", "skip_output_reshape"))
     q = torch.randn(1, 540, 256)
     function = attention_pytorch.__wrapped__
     assert compiled.why_not(function, q, q, q, plain) is None
-    for name, value in ASKED.items():
+    for name, value in ARGUMENTS.items():
         assert arguments.unknown_arguments({**plain, name: value}) == (name,)
         assert compiled.why_not(function, q, q, q, {**plain, name: value})
 
 
 @pytest.fixture
 def own_wan(wan_weights):
-    """A model for one test: an object patch that is gone leaves a method on a block."""
+    """A separate model: a removed object patch leaves a method on the block."""
     return load(*wan_weights)
 
 
-def test_the_probe_does_not_measure_such_a_call(own_wan):
+def test_the_probe_does_not_measure_a_call_with_an_unknown_argument(own_wan):
     import nodes
 
     model = own_wan.clone()
@@ -123,7 +123,7 @@ def test_a_kernel_that_failed_is_used_again_in_the_next_run(wan, summaries, monk
 
     run, failures = sdpa.run, pack_module("radial_core.failures")
     monkeypatch.setattr(sdpa, "run", fails_once)
-    monkeypatch.setattr(failures, "_logged", set())  # so that other tests see it said again
+    monkeypatch.setattr(failures, "_logged", set())  # so that other tests can log it again
     monkeypatch.setattr(failures, "_failed_runs", Counter())
     for _ in range(2):
         sample(patch(wan), steps=1, cfg=1.0)

@@ -1,4 +1,4 @@
-"""Blocks that other packs run in their own way: from a wrapper, without options, or not at all."""
+"""Blocks that other packs run in other ways: in a wrapper, without options, or not at all."""
 
 import copy
 import functools
@@ -26,8 +26,8 @@ STEPS = 4
 SETTINGS = {"dense_steps": 1, "dense_blocks": 1}
 
 
-class Runs(torch.nn.Module):
-    """Runs blocks as one, as First Block Cache does."""
+class RunsAsOne(torch.nn.Module):
+    """RunsAsOne several blocks as one, as First Block Cache does."""
 
     def __init__(self, blocks):
         super().__init__()
@@ -39,8 +39,8 @@ class Runs(torch.nn.Module):
         return x
 
 
-class RunsUnseen(Runs):
-    """The same; but no module of torch's knows that the blocks are its own."""
+class RunsHidden(RunsAsOne):
+    """The same, but torch does not know the blocks as its submodules."""
 
     def __init__(self, blocks):
         torch.nn.Module.__init__(self)
@@ -48,7 +48,7 @@ class RunsUnseen(Runs):
 
 
 def with_blocks(model, change):
-    """A node that puts other modules in the place of the blocks, for the time of a pass."""
+    """A model whose blocks are replaced by other modules during each pass."""
     model = model.clone()
 
     def wrapper(apply_model, given):
@@ -69,25 +69,24 @@ def in_one(model, kind):
 
 @pytest.fixture
 def own_wan(wan_weights):
-    """A model for one test: an object patch that is gone leaves a method on a block."""
+    """A separate model: a removed object patch leaves a method on the block."""
     return load(*wan_weights)
 
 
-@pytest.mark.parametrize("kind", [Runs, RunsUnseen])
+@pytest.mark.parametrize("kind", [RunsAsOne, RunsHidden])
 @pytest.mark.parametrize("dense_blocks", [0, 1, 2])
-def test_blocks_that_all_say_they_are_the_first(wan, summaries, kind, dense_blocks):
+def test_blocks_that_all_have_the_index_of_the_first(wan, summaries, kind, dense_blocks):
     settings = SETTINGS | {"dense_blocks": dense_blocks}
     plain = sample(patch(wan, **settings), steps=STEPS)
     assert torch.equal(sample(patch(in_one(wan, kind), **settings), steps=STEPS), plain)
-    expected, found = summaries
-    assert (
-        found["radial_calls"] == expected["radial_calls"] == (STEPS - 1) * (BLOCKS - dense_blocks)
-    )
-    assert found["dense_calls"] == expected["dense_calls"]
+    expected, summary = summaries
+    radial_calls = (STEPS - 1) * (BLOCKS - dense_blocks)
+    assert summary["radial_calls"] == expected["radial_calls"] == radial_calls
+    assert summary["dense_calls"] == expected["dense_calls"]
 
 
-def test_a_block_that_attends_twice_is_one(own_wan, summaries):
-    """As in NAG where text is in the same sequence: the second call is of the same block."""
+def test_a_block_that_attends_twice_counts_as_one(own_wan, summaries):
+    """As in NAG with text in the same sequence, where a block calls attention twice."""
     model = own_wan.clone()
     attention = model.get_model_object("diffusion_model").blocks[0].self_attn
 
@@ -103,7 +102,7 @@ def test_a_block_that_attends_twice_is_one(own_wan, summaries):
 
 
 def forward_without_options(net, steps=None):
-    """WanModel.forward_orig as it was before it handed transformer_options to its blocks."""
+    """WanModel.forward_orig as it was before it passed transformer_options to its blocks."""
     from comfy.ldm.wan.model import sinusoidal_embedding_1d
 
     def forward_orig(x, t, context, clip_fea=None, freqs=None, transformer_options=None, **kwargs):
@@ -121,7 +120,7 @@ def forward_without_options(net, steps=None):
 
 
 def with_an_older_forward(model, is_for=lambda step: True):
-    """Another pack's forward, in the steps that it is for, as a step cache or NAG put one."""
+    """A model with another pack's forward in some steps, as step caches and NAG install one."""
     model, step = model.clone(), [0]
     net = model.get_model_object("diffusion_model")
 
@@ -147,13 +146,13 @@ def test_blocks_without_options_are_radial(wan, summaries, is_for, ours_first):
     else:
         both = patch(with_an_older_forward(wan, is_for), **SETTINGS)
     assert torch.equal(sample(both, steps=STEPS, cfg=1.0), plain)
-    expected, found = summaries
-    assert found == expected
-    assert found["radial_calls"] == (STEPS - 1) * (BLOCKS - 1)
+    expected, summary = summaries
+    assert summary == expected
+    assert summary["radial_calls"] == (STEPS - 1) * (BLOCKS - 1)
 
 
 def test_blocks_get_nothing_but_our_hook(wan):
-    """An attention that another node chose was not asked by that forward, and is not now."""
+    """That forward never called the attention that another node chose, and still does not."""
     calls = []
 
     def chosen(func, *args, **kwargs):
@@ -167,8 +166,8 @@ def test_blocks_get_nothing_but_our_hook(wan):
     assert not calls and torch.equal(dense, plain)
 
 
-def test_an_attention_that_is_replaced_is_counted(own_wan, summaries):
-    """Its pixels are those of ComfyUI, and the status says what is dense and why."""
+def test_a_replaced_attention_is_counted(own_wan, summaries):
+    """It runs unchanged, and the status says what is dense and why."""
     from comfy.ldm.modules.attention import optimized_attention
 
     model = own_wan.clone()
@@ -211,7 +210,7 @@ def test_blocks_that_take_no_options_are_counted(own_wan, summaries):
 
 
 def test_steps_without_blocks_are_counted(wan, summaries):
-    """As a step cache has it that gives back what the model said before."""
+    """As in a step cache that returns an earlier output of the model."""
     model, step, kept = wan.clone(), [0], []
 
     def cache(executor, *args, **kwargs):
@@ -228,14 +227,14 @@ def test_steps_without_blocks_are_counted(wan, summaries):
     assert "no self-attention seen: last 3 steps" in summary["status"]
 
 
-def test_nothing_is_blamed_on_torch_compile(wan, summaries):
+def test_a_run_without_calls_does_not_blame_torch_compile(wan, summaries):
     model = with_wrapper(patch(wan), lambda executor, x, *args, **kwargs: 0 * x)
     sample(model, steps=1, cfg=1.0)
     assert "compile" not in summaries[0]["status"]
     assert "no call reached this node" in summaries[0]["status"]
 
 
-def test_no_hook_stays(wan_weights):
+def test_all_hooks_are_removed(wan_weights):
     wan = load(*wan_weights)
     blocks = wan.get_model_object("diffusion_model").blocks
 
@@ -279,16 +278,16 @@ def test_a_hook_that_fails_does_not_spoil_the_render(wan, summaries, monkeypatch
 
 
 def hidden(model, *places):
-    """With a module in the place of some blocks, in which no one sees them."""
+    """A model in which some blocks are hidden inside other modules."""
 
     def change(blocks):
-        return [RunsUnseen([block]) if i in places else block for i, block in enumerate(blocks)]
+        return [RunsHidden([block]) if i in places else block for i, block in enumerate(blocks)]
 
     return with_blocks(model, change)
 
 
 @pytest.mark.parametrize("places", [(0,), (1,), (1, 2)], ids=str)
-def test_blocks_beside_hidden_ones_keep_their_places(wan, summaries, places):
+def test_blocks_next_to_hidden_ones_keep_their_index(wan, summaries, places):
     plain = sample(patch(wan, dense_blocks=1), steps=1, cfg=1.0)
     assert torch.equal(sample(patch(hidden(wan, *places), dense_blocks=1), steps=1, cfg=1.0), plain)
     assert summaries[0] == summaries[1]
@@ -300,7 +299,7 @@ def keyword_only(block):
     )
 
 
-def behind_the_first(block):
+def after_the_first(block):
     return lambda x, *args, transformer_options=None: type(block).forward(
         block, x, *args, transformer_options=transformer_options or {}
     )
@@ -324,16 +323,16 @@ def wrapping_one_without(block):
 
 @pytest.mark.parametrize("given", [True, False], ids=["with options", "without"])
 @pytest.mark.parametrize(
-    "kind", [keyword_only, behind_the_first, wrapping_ours, wrapping_one_without]
+    "kind", [keyword_only, after_the_first, wrapping_ours, wrapping_one_without]
 )
 def test_no_signature_of_a_block_fails(wan_weights, summaries, kind, given):
-    """Called by position, as an older forward may, with options of its own or none."""
+    """Called with positional arguments as in an older forward, with its own options or none."""
     wan = load(*wan_weights)
     net = wan.get_model_object("diffusion_model")
     for block in net.blocks:
         block.forward = kind(block)
     if given and kind is wrapping_one_without:
-        return  # no such call
+        return  # it takes no options
 
     class Positional(torch.nn.Module):
         def __init__(self, block):
@@ -355,7 +354,7 @@ def test_no_signature_of_a_block_fails(wan_weights, summaries, kind, given):
 
 
 def test_options_of_an_earlier_run_and_an_attention_that_the_user_chose(wan, summaries):
-    """A pack keeps the options of the first pass, on a model that is patched anew later."""
+    """A pack keeps the options of the first pass, and the model is patched again later."""
     asked, kept = [], []
 
     def chosen(func, *args, **kwargs):

@@ -1,7 +1,7 @@
-"""Fused blocks, in every model of the zoo; their operations as they run where a kernel fails.
+"""Fused blocks in every model of the zoo, with the torch versions of their operations.
 
-The kernels themselves are held against torch in tests/core/test_fused.py and, on each GPU that they
-run on, before their first use.
+tests/core/test_fused.py compares the kernels themselves with torch, as each GPU does before their
+first use.
 """
 
 import functools
@@ -26,7 +26,7 @@ def fused_forms():
 
 
 def fuse_on_cpu(monkeypatch):
-    """Fused blocks on the CPU, where their operations run in torch. Returns the pack's module."""
+    """Fused blocks on the CPU, where their operations run in torch. Returns nodes.fused_blocks."""
     fused, blocks = pack_module("radial_core.fused"), pack_module("nodes.fused_blocks")
     monkeypatch.setattr(fused, "why_not", lambda *tensors: None)
     monkeypatch.setattr(fused, "_launched", lambda *arguments, **options: False)
@@ -40,7 +40,7 @@ def fuse_on_cpu(monkeypatch):
 
 @pytest.fixture
 def ran(monkeypatch):
-    """Counts the passes of each fused block and attention."""
+    """Counts the calls of each fused form, and whether it took them: (name, took) -> calls."""
     blocks = fuse_on_cpu(monkeypatch)
     count, plan = Counter(), blocks._plan
     names = {form: cls for cls, form in fused_forms().items()}
@@ -58,12 +58,12 @@ def ran(monkeypatch):
     return count
 
 
-LARGE = "wan animate"  # and its blocks are those of the others
+LARGE = "wan animate"  # with the same blocks as the others
 CASES = [pytest.param(c, marks=[pytest.mark.slow] * (c.name == LARGE)) for c in zoo.CASES]
 
 
 @pytest.mark.parametrize("case", CASES, ids=[case.name for case in zoo.CASES])
-def test_fused_blocks_compute_what_comfyuis_do(case, ran):
+def test_fused_blocks_compute_the_same_as_comfyuis(case, ran):
     if not case.is_there:
         pytest.skip(f"not in this ComfyUI: {case.name}")
     model, inputs = case.model(), case.inputs()
@@ -78,7 +78,7 @@ def test_fused_blocks_compute_what_comfyuis_do(case, ran):
 @pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason="runs the kernels in Triton's interpreter")
 @pytest.mark.parametrize("name", ["wan i2v", "hunyuan padded prompt", "hunyuan 1.5 i2v"])
-def test_the_kernels_in_their_blocks(name, ran, monkeypatch):
+def test_the_kernels_in_the_blocks(name, ran, monkeypatch):
     fused, launched = pack_module("radial_core.fused"), []
     norms = pack_module("radial_core.kernels.norms")
 
@@ -96,14 +96,14 @@ def test_the_kernels_in_their_blocks(name, ran, monkeypatch):
 
 
 def test_which_blocks_are_fused(ran):
-    """All of those classes, but where tokens have times of their own."""
+    """All blocks of these classes, unless tokens have their own timesteps."""
     for case in zoo.CASES:
         if case.name in ("wan i2v", "hunyuan t2v"):
             sample(patch(case.model(), dense_steps=100), case.inputs())
     assert ran and all(took for _, took in ran)
 
 
-def test_a_patch_inside_the_attention_sees_what_it_expects(ran):
+def test_a_patch_inside_the_attention_is_called(ran):
     case = next(case for case in zoo.CASES if case.name == "hunyuan t2v")
     model, inputs, seen = case.model(), case.inputs(), []
 
@@ -113,7 +113,7 @@ def test_a_patch_inside_the_attention_sees_what_it_expects(ran):
 
     model.set_model_attn1_patch(look)
     sample(patch(model, dense_steps=100), inputs)
-    assert {took for _, took in ran} == {not seen}  # ComfyUI 0.16.3 does not ask that patch
+    assert {took for _, took in ran} == {not seen}  # ComfyUI 0.16.3 does not call that patch
 
 
 def test_a_block_that_another_pack_changed_is_left_alone(wan, ran):
@@ -132,7 +132,7 @@ def test_a_block_that_another_pack_changed_is_left_alone(wan, ran):
     assert ran["WanAttentionBlock", True] == 2 * 2 and ran["WanSelfAttention", True] == 2 * 3
 
 
-def test_an_object_patch_that_is_gone_leaves_the_block_as_it_was(wan, ran):
+def test_a_removed_object_patch_leaves_the_block_as_it_was(wan, ran):
     from conftest import sample
 
     model = wan.clone()
@@ -146,7 +146,7 @@ def test_an_object_patch_that_is_gone_leaves_the_block_as_it_was(wan, ran):
     assert getattr(vars(block).get("forward"), "__func__", None) in (None, type(block).forward)
 
 
-def test_a_forward_that_somebody_sets_during_the_pass_stays(wan, ran):
+def test_a_forward_that_is_set_during_the_pass_stays(wan, ran):
     from conftest import sample
 
     block = wan.get_model_object("diffusion_model").blocks[0]
@@ -178,13 +178,13 @@ def test_a_class_that_another_pack_changed_is_left_alone(wan, ran, monkeypatch):
     assert len(calls) == 6 and ran["WanAttentionBlock", True] == 3
 
 
-def test_a_norm_that_is_watched_or_another_is_left_alone(wan, ran):
+def test_a_hooked_or_replaced_norm_is_left_alone(wan, ran):
     from conftest import sample
 
     seen, net = [], wan.get_model_object("diffusion_model")
     handle = net.blocks[0].self_attn.norm_q.register_forward_hook(lambda *a: seen.append(1))
     norm = net.blocks[1].self_attn.norm_q
-    net.blocks[1].self_attn.norm_q = Another(norm)
+    net.blocks[1].self_attn.norm_q = WrappedNorm(norm)
     try:
         sample(patch(wan), steps=1, cfg=1.0)
     finally:
@@ -194,7 +194,7 @@ def test_a_norm_that_is_watched_or_another_is_left_alone(wan, ran):
     assert ran["WanSelfAttention", True] == 1 and ran["WanSelfAttention", False] == 2
 
 
-class Another(torch.nn.Module):
+class WrappedNorm(torch.nn.Module):
     def __init__(self, norm):
         super().__init__()
         self.inner = norm
@@ -204,7 +204,7 @@ class Another(torch.nn.Module):
 
 
 def as_a_kernel(run, ran):
-    """What it writes has no history."""
+    """Like a kernel, whose output autograd does not track."""
 
     @torch.no_grad()
     def operation(*arguments, **named):
@@ -218,7 +218,7 @@ OPERATIONS = ("rms_norm_rope", "layer_norm_modulate", "add_gated", "beside_gelu"
 
 
 def test_gradients_are_not_cut(wan, monkeypatch):
-    """The fused operations have none, so with gradients the blocks are ComfyUI's own."""
+    """The fused operations have no backward, so with gradients ComfyUI's own blocks run."""
     fused, blocks = pack_module("radial_core.fused"), pack_module("nodes.fused_blocks")
     monkeypatch.setattr(comfy.model_management, "in_training", True)
     monkeypatch.setattr(fused, "capability", lambda device: (9, 0))
@@ -245,8 +245,8 @@ def test_gradients_are_not_cut(wan, monkeypatch):
     assert ran
 
 
-def test_the_first_block_holds_no_more_than_comfyuis(wan, monkeypatch):
-    """Its tokens come transposed, and are copied: the copy must not outlive its use."""
+def test_the_first_block_holds_no_more_tensors_than_comfyuis(wan, monkeypatch):
+    """Its tokens are transposed, so they are copied; the copy must be freed early."""
     from conftest import sample
 
     block = wan.get_model_object("diffusion_model").blocks[0]

@@ -1,4 +1,4 @@
-"""The models by name against ComfyUI's classes at their real sizes."""
+"""The catalog's models against ComfyUI's classes at their real sizes."""
 
 import re
 
@@ -11,8 +11,8 @@ catalog = pack_module("nodes.families.catalog")
 registry = pack_module("nodes.families.registry")
 
 
-def counted(diffusion_model):
-    """2 for each weight of the layers that a token of the video passes."""
+def linear_flops(diffusion_model):
+    """2 for each weight of the layers that a video token passes through."""
     return 2 * sum(
         layer.in_features * layer.out_features
         for name, layer in diffusion_model.named_modules()
@@ -20,23 +20,23 @@ def counted(diffusion_model):
     )
 
 
-def test_every_model_by_name_is_tested():
+def test_every_model_in_the_catalog_is_tested():
     assert list(catalog.VIDEO_MODELS) == list(zoo.NAMED)
 
 
 @pytest.mark.parametrize("model_type", zoo.NAMED)
-def test_the_sizes_of_the_models_by_name_are_the_real_ones(model_type):
-    real, by_name = zoo.NAMED[model_type].network(), catalog.VIDEO_MODELS[model_type]
-    found = registry.size_of(real)
-    assert found == by_name.size
-    assert found.linear_flops == counted(real)
-    assert registry.head_dim_of(real) == found.head_dim
-    assert catalog.catalog_entry(real, by_name) == by_name
-    latent = by_name.latent(848, 496, 85)
-    assert catalog.typical_layout(real, by_name, latent) == by_name.layout(latent)
+def test_the_catalogs_sizes_are_the_real_ones(model_type):
+    real, entry = zoo.NAMED[model_type].network(), catalog.VIDEO_MODELS[model_type]
+    size = registry.size_of(real)
+    assert size == entry.size
+    assert size.linear_flops == linear_flops(real)
+    assert registry.head_dim_of(real) == size.head_dim
+    assert catalog.catalog_entry(real, entry) == entry
+    latent = entry.latent(848, 496, 85)
+    assert catalog.typical_layout(real, entry, latent) == entry.layout(latent)
 
 
-# One case of each of ComfyUI's models.
+# One case for each of ComfyUI's models.
 CASES = list({case.kind: case for case in reversed(zoo.CASES) if case.is_there}.values())
 
 
@@ -45,7 +45,7 @@ def test_every_class_has_a_size_a_preset_and_a_layout(case):
     real, named = case.model().get_model_object("diffusion_model"), catalog.VIDEO_MODELS["Mochi"]
     entry = catalog.catalog_entry(real, named)
     assert entry.size == registry.size_of(real)
-    assert entry.size.linear_flops == counted(real)
+    assert entry.size.linear_flops == linear_flops(real)
     family = registry.family_of(real)
     assert {registry.preset_of(real, whole) for whole in (True, False)} <= set(family.presets)
     latent = case.inputs().latent["samples"].shape[2:]

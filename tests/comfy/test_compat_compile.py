@@ -1,4 +1,4 @@
-"""The node in company, under TorchCompileModel."""
+"""The patch together with other nodes, under TorchCompileModel."""
 
 import comfy.hooks
 import comfy.ldm.wan.model
@@ -20,7 +20,7 @@ def wan(wan_weights):
 
 @pytest.fixture(autouse=True)
 def no_graphs(monkeypatch):
-    # What a GPU has by default. The one for CPUs asks how much memory is free, which breaks graphs.
+    # The default on a GPU. The one for CPUs asks how much memory is free, which breaks graphs.
     monkeypatch.setattr(comfy.ldm.wan.model, "optimized_attention", attention_pytorch)
     torch._dynamo.reset()
     yield
@@ -42,7 +42,7 @@ def with_hooks(seed):
 
 
 @pytest.mark.parametrize(
-    "company, compile_first, case",
+    "other_node, compile_first, case",
     [
         pytest.param(windows, False, {"frames": 12}, marks=pytest.mark.slow),
         (cached, True, {"steps": 4}),
@@ -50,15 +50,15 @@ def with_hooks(seed):
     ],
     ids=["context windows", "skipped passes", "LoRAs of two prompts"],
 )
-def test_under_torch_compile(wan, summaries, company, compile_first, case):
+def test_under_torch_compile(wan, summaries, other_node, compile_first, case):
     def compiled(model):
         return TorchCompileModel.execute(model, "eager").args[0]
 
     settings = {"dense_steps": 1, "dense_blocks": 1}
-    plain = sample(company(patch(wan, **settings)), **case)
+    plain = sample(other_node(patch(wan, **settings)), **case)
     if compile_first:
-        model = patch(company(compiled(wan)), **settings)
+        model = patch(other_node(compiled(wan)), **settings)
     else:
-        model = company(compiled(patch(wan, **settings)))
+        model = other_node(compiled(patch(wan, **settings)))
     assert difference(sample(model, **case), plain) < 1e-5
     assert summaries[0] == summaries[1] and summaries[0]["radial_calls"]

@@ -1,6 +1,6 @@
-"""The node in company: a model on two devices at once, each with a thread and some of the passes.
+"""The patch with a model on two devices at once, each with its own thread and some of the passes.
 
-Both devices are the CPU here; the clones, the threads and who does what are ComfyUI's own.
+Both devices are the CPU here. The clones, the threads and the split are ComfyUI's own.
 """
 
 import sys
@@ -22,14 +22,14 @@ STEPS = 2
 
 @pytest.fixture(scope="module")
 def on_disk(stand_ins):
-    """A model that ComfyUI can load anew, for another device."""
+    """A model that ComfyUI can load again, for another device."""
     path = stand_ins / "diffusion_models/wan2.1_t2v_1.3B_fp16.safetensors"
     return comfy.sd.load_diffusion_model(str(path))
 
 
 @pytest.fixture
 def split(on_disk, monkeypatch):
-    """What the node that splits the passes does: model -> model."""
+    """model -> model, as the node that splits the passes does."""
     from comfy.multigpu import create_multigpu_deepclones
 
     devices = [on_disk.load_device, torch.device("cpu", 1)]
@@ -50,21 +50,21 @@ def test_with_a_lora_and_three_prompts(on_disk, split, check):
 
 @pytest.fixture
 def in_step():
-    """Both devices begin each pass together, and Python lets the threads take turns often."""
+    """Both devices begin each pass together, and Python switches threads often."""
     meeting = threading.Barrier(2, timeout=60)
 
     def meet(apply, arguments):
         meeting.wait()
         return apply(arguments["input"], arguments["timestep"], **arguments["c"])
 
-    often = sys.getswitchinterval()
+    interval = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
     yield meet
-    sys.setswitchinterval(often)
+    sys.setswitchinterval(interval)
 
 
 def twice_the_calls(both, one):
-    """Whether a report has each call of two devices, where `one` had them in a batch."""
+    """Whether the report of two devices has each call that `one` had in a batch of two."""
     dense = {why: 2 * n for why, n in one["dense_calls"].items()}
     names = ("model_calls", "radial_calls")
     return both["dense_calls"] == dense and all(both[name] == 2 * one[name] for name in names)
@@ -74,22 +74,22 @@ SETTINGS = {"dense_steps": 2, "dense_last_steps": 1, "dense_blocks": 1}
 
 
 def test_both_at_once_are_in_one_report(on_disk, split, summaries, in_step):
-    alone = sample(patch(on_disk, **SETTINGS), steps=8)
+    expected = sample(patch(on_disk, **SETTINGS), steps=8)
     model = split(patch(on_disk, **SETTINGS))
     model.set_model_unet_function_wrapper(in_step)
-    assert difference(sample(model, steps=8), alone) < 1e-4
+    assert difference(sample(model, steps=8), expected) < 1e-4
     one, both = summaries
     assert one["steps"] == both["steps"] == 8 and twice_the_calls(both, one)
 
 
 def test_both_at_once_under_torch_compile(on_disk, split, summaries, in_step, monkeypatch):
-    """The graphs find the pass of their own thread."""
+    """The graphs use the pass of their own thread."""
     monkeypatch.setattr(comfy.ldm.wan.model, "optimized_attention", attention_pytorch)
     torch._dynamo.reset()
-    alone = sample(patch(on_disk, **SETTINGS), steps=5)
+    expected = sample(patch(on_disk, **SETTINGS), steps=5)
     model = split(TorchCompileModel.execute(patch(on_disk, **SETTINGS), "eager").args[0])
     sample(model, steps=5)  # compiles
     model.set_model_unet_function_wrapper(in_step)
-    assert difference(sample(model, steps=5), alone) < 1e-4
+    assert difference(sample(model, steps=5), expected) < 1e-4
     one, _, both = summaries
     assert twice_the_calls(both, one)

@@ -1,4 +1,4 @@
-"""The node in company: nodes that skip passes, and others on the attention hook."""
+"""The patch with nodes that skip passes, and with other overrides on the attention hook."""
 
 import comfy.ldm.wan.model
 import comfy.samplers
@@ -29,7 +29,7 @@ def test_skipped_passes(wan, check, node):
 @CACHES
 @pytest.mark.parametrize("order", ["before ours", "after ours"])
 def test_dense_steps_where_passes_are_skipped(wan, summaries, node, order):
-    """They are places in the schedule, however many passes came before."""
+    """They are positions in the schedule, however many passes ran before."""
     calls, steps, settings = [], 8, {"dense_steps": 4, "dense_last_steps": 1}
 
     def override(func, q, k, v, heads, **kwargs):
@@ -52,10 +52,10 @@ def test_dense_steps_where_passes_are_skipped(wan, summaries, node, order):
 
 
 class Sparse:
-    """Another sparse attention, like the one that came into ComfyUI after 0.30.
+    """Another sparse attention, like the one that ComfyUI added after 0.30.
 
-    It puts itself back on the hook at each step, in front of whoever is there, and takes
-    self-attention without a mask: ComfyUI's on a GPU alone, this one exactly.
+    It puts itself back on the hook at each step, before any other override, and takes
+    self-attention without a mask. ComfyUI's runs only on a GPU; this one is exact.
     """
 
     def __init__(self, takes: bool):
@@ -92,7 +92,7 @@ class Sparse:
 @pytest.mark.parametrize("takes", [True, False], ids=["takes calls", "declines"])
 @pytest.mark.parametrize("order", ["before ours", "after ours"])
 def test_another_sparse_attention(wan, summaries, order, takes):
-    """Ours has the calls it can take, the other those that we leave dense."""
+    """Ours takes the calls it can, the other one those that we leave dense."""
     settings = {"dense_steps": 1, "dense_blocks": 1}
     sparse = Sparse(takes)
     if order == "before ours":
@@ -107,7 +107,7 @@ def test_another_sparse_attention(wan, summaries, order, takes):
 
 
 class Container:
-    """Hands a tensor over once, so that nobody holds it longer than needed."""
+    """Hands a tensor over once, so that it is not held longer than needed."""
 
     def __init__(self, tensor):
         self.tensor = tensor
@@ -119,9 +119,9 @@ class Container:
 
 @pytest.fixture
 def newer_hook(monkeypatch):
-    """Attention as it asks the hook after 0.30: q, k and v come in containers.
+    """Attention as it calls the hook after 0.30: q, k and v come in containers.
 
-    An override that has a `container_function` gets them as they are; any other gets tensors.
+    An override with a `container_function` gets the containers; any other gets tensors.
     """
 
     def attention(q, k, v, *args, **kwargs):
@@ -138,8 +138,8 @@ def newer_hook(monkeypatch):
     monkeypatch.setattr(comfy.ldm.wan.model, "optimized_attention", attention)
 
 
-def chosen(model):
-    """A node that chooses an attention, one that takes containers too; and the calls it had."""
+def with_container_override(model):
+    """A model with an override that also takes containers, and the list of its calls."""
     calls = []
 
     def override(func, q, k, v, heads, **kwargs):
@@ -159,13 +159,13 @@ def test_the_hook_of_newer_comfyuis(wan, newer_hook, check):
 
 @pytest.mark.parametrize("order", ["before ours", "after ours"])
 def test_an_attention_that_takes_containers(wan, newer_hook, summaries, order):
-    """It has the calls that we leave dense, as tensors: we opened the containers."""
+    """It gets the calls that we leave dense, as tensors, since we opened the containers."""
     settings = {"dense_steps": 1}
     if order == "before ours":
-        model, calls = chosen(wan)
+        model, calls = with_container_override(wan)
         model = patch(model, **settings)
     else:
-        model, calls = chosen(patch(wan, **settings))
+        model, calls = with_container_override(patch(wan, **settings))
     assert difference(sample(model), sample(patch(wan, **settings))) < 1e-5
     assert summaries[0] == summaries[1] and summaries[0]["radial_calls"] == BLOCKS
     assert calls.count(SELF) == BLOCKS and calls.count(CROSS) == 2 * BLOCKS

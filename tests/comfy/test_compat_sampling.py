@@ -1,4 +1,4 @@
-"""The node in company: how ComfyUI cuts a step into passes, and what latents it starts from."""
+"""The patch with the ways ComfyUI splits a step into passes, and the latents it starts from."""
 
 import pytest
 import torch
@@ -16,22 +16,22 @@ CASES = [{"batch": 2}, {"frames": 11, "height": 13, "width": 15}]
     [(1.0, 0, 1), (3.0, 1e15, 1), (3.0, 0, 2)],
     ids=["no cfg", "batched", "split"],
 )
-def test_conditionings_together_and_apart(wan, check, monkeypatch, cfg, memory, passes, case):
+def test_conditionings_in_one_pass_or_two(wan, check, monkeypatch, cfg, memory, passes, case):
     monkeypatch.setattr(type(wan), "get_free_memory", lambda *args: memory)
     summary, _ = check(wan, cfg=cfg, **case)
     assert (summary["steps"], summary["model_calls"]) == (STEPS, STEPS * passes)
     assert summary["radial_calls"] == BLOCKS * summary["model_calls"]
 
 
-def test_prompts_of_other_lengths_beside_each_other(wan, check):
-    """Three to a batch if the lengths allow, and one of another length."""
+def test_prompts_of_different_lengths(wan, check):
+    """Three prompts, one of them longer, so that they don't all fit in one batch."""
     positive = [*prompt(3), *prompt(4), *prompt(5, tokens=33)]
     summary, _ = check(wan, positive=positive)
     assert summary["dense_calls"] == {"cross-attention": BLOCKS * summary["model_calls"]}
 
 
 def test_a_prompt_for_a_part_of_the_video(wan, check):
-    """Such a pass sees a part of the latent: fewer frames, fewer rows."""
+    """Such a pass gets a part of the latent: fewer frames, fewer rows."""
     half = {"width": 1.0, "height": 0.5, "temporal": 0.6, "x": 0.0, "y": 0.5, "z": 0.4}
     (part,) = ConditioningSetAreaPercentageVideo().append(prompt(3), **half, strength=1.0)
     _, grids = check(wan, positive=[*prompt(4), *part], height=16, width=20)
@@ -58,7 +58,7 @@ def windows(node=ContextWindowsManualNode, **settings):
 
 
 def frames_of(grids):
-    """Frames of each pass in the first step, of one conditioning or a batch of them."""
+    """The frames of each pass in the first step."""
     frames = [grid[0] for grid in grids[::BLOCKS]]
     return frames[: len(frames) // STEPS]
 
@@ -76,7 +76,7 @@ LOOP = {"context_schedule": "looped_uniform", "closed_loop": True, "freenoise": 
     ids=["overlapping", "a last one of one frame", "around the end"],
 )
 def test_context_windows(wan, check, settings, frames):
-    """Each pass sees some frames: the pattern is that of a video of these."""
+    """Each pass gets some of the frames; its pattern is that of a video with these frames."""
     if VERSION == NEWEST.version:
         settings = {**settings, "causal_window_fix": False}
     summary, grids = check(wan, windows(dim=2, **settings), frames=11)
@@ -88,7 +88,7 @@ def test_context_windows(wan, check, settings, frames):
 @newest_only("its windows keep no frame")
 @pytest.mark.parametrize("settings", [{}, {"latent_retain_index_list": "0"}])
 def test_context_windows_that_keep_a_frame(wan, check, settings):
-    """The one before them goes in front; the first frame of the video takes the first place."""
+    """The kept frame is put in front of the window's own frames."""
     _, grids = check(wan, windows(dim=2, **settings), frames=11)
     assert frames_of(grids) == [5, 6, 6]
 
@@ -101,8 +101,8 @@ def test_wans_context_windows(wan, check):
     assert summary["radial_calls"] == BLOCKS * summary["model_calls"]
 
 
-def test_a_video_that_is_in_part_made_anew(wan, check):
-    """A noise mask over a latent, and a sampler that starts in the middle of the schedule."""
+def test_a_video_that_is_partly_redone(wan, check):
+    """A noise mask on a latent, and a sampler that starts in the middle of the schedule."""
     latent = torch.randn(1, 16, 9, 12, 20, generator=torch.Generator().manual_seed(2))
     mask = torch.zeros(9, 96, 160)
     mask[3:, :, 80:] = 1
@@ -114,7 +114,7 @@ def test_a_video_that_is_in_part_made_anew(wan, check):
     assert kept[:, :, :8].all() and not kept[4:, :, 12:].any()
 
 
-def test_dense_steps_are_those_of_the_part_of_the_schedule(wan, summaries):
+def test_dense_steps_count_in_the_part_of_the_schedule_that_runs(wan, summaries):
     latent = torch.randn(1, 16, 9, 12, 20)
     model = patch(wan, dense_steps=1, dense_last_steps=1)
     sample(model, latent=latent, denoise=0.3, steps=4)

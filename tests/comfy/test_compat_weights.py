@@ -1,4 +1,4 @@
-"""The node in company: models with other weights, and weights that are kept in other ways."""
+"""The patch with LoRAs, merged models, and quantized or partly loaded weights."""
 
 import json
 
@@ -19,7 +19,7 @@ STEPS = 2
 
 
 def hooked(seed, strengths=None):
-    """A prompt with a LoRA of its own; strengths: (share of the schedule, strength) pairs."""
+    """A prompt with its own LoRA. strengths: (share of the schedule, strength) pairs."""
     hooks = comfy.hooks.create_hook_lora(lora(seed), 1.0, 0.0)
     if strengths is not None:
         keyframes = comfy.hooks.HookKeyframeGroup()
@@ -39,7 +39,7 @@ def hooked(seed, strengths=None):
     ids=["one", "two of three prompts", "for half of the steps"],
 )
 def test_prompts_with_loras_of_their_own(wan, check, positive, passes):
-    """Those with one LoRA make a pass; its weights change from pass to pass."""
+    """Prompts with the same LoRA share a pass. The weights change from pass to pass."""
     summary, _ = check(wan, positive=positive)
     assert summary["model_calls"] == passes * STEPS
     without = sample(patch(wan), positive=[[text, {}] for text, _ in positive])
@@ -60,14 +60,14 @@ MERGES = {
 
 @pytest.mark.parametrize("merge", MERGES.values(), ids=MERGES)
 def test_merged_models(wan, other_wan, check, summaries, merge):
-    """The first model's settings count, as with all that is patched."""
+    """The first model's settings count, as for any other patch."""
     check(wan, lambda model: merge(model, other_wan))
     first = sample(merge(patch(wan), other_wan))
     assert torch.equal(sample(merge(patch(wan), patch(other_wan, decay=1.0))), first)
-    said = len(summaries)
+    before = len(summaries)
     plain = sample(merge(wan, other_wan))
     assert torch.equal(sample(merge(wan, patch(other_wan))), plain)
-    assert len(summaries) == said
+    assert len(summaries) == before
 
 
 @pytest.mark.parametrize("dtype", ["fp8_e4m3fn", "fp8_e4m3fn_fast", "fp8_e5m2"])
@@ -77,11 +77,11 @@ def test_weights_cast_by_the_loader(stand_ins, check, monkeypatch, dtype):
     (model,) = nodes.UNETLoader().load_unet("wan2.1_t2v_1.3B_fp16.safetensors", dtype)
     assert model.model.diffusion_model.blocks[0].self_attn.q.weight.itemsize == 1
     check(model)
-    patch(model, backend="sdpa")  # computes in another type than that of the weights
+    patch(model, backend="sdpa")  # computes in another dtype than that of the weights
 
 
-def quantised(weights, metadata, name):
-    """A checkpoint in one of ComfyUI's formats: the matrices of all blocks."""
+def quantized(weights, metadata, name):
+    """A checkpoint with the matrices of all blocks in one of ComfyUI's quantized formats."""
     layout = comfy.quant_ops.QUANT_ALGOS[name]["comfy_tensor_layout"]
     scale = {"scale": "recalculate"} if name.startswith("float8") else {}
     out, layers = {}, {}
@@ -96,19 +96,19 @@ def quantised(weights, metadata, name):
     return out, {**metadata, "_quantization_metadata": json.dumps(quantization)}
 
 
-ALONE_AND_WITH_A_LORA = pytest.mark.parametrize(
-    "company",
+WITHOUT_AND_WITH_A_LORA = pytest.mark.parametrize(
+    "other_node",
     [lambda model: model, pytest.param(with_lora, marks=pytest.mark.slow)],
-    ids=["alone", "with a LoRA"],
+    ids=["without a LoRA", "with a LoRA"],
 )
-# They quantise activations too: the last bit of one, which other threads may round otherwise, can
-# change all that follows.
+# These formats quantize activations too. The last bit of one, which may depend on the threads, can
+# change everything that follows.
 SENSITIVE = ("int8_tensorwise", "convrot_w4a4")
 
 
 @pytest.fixture
 def check_calls(summaries, monkeypatch):
-    """check_calls(model, company): as `check`, but holds each radial call against the oracle."""
+    """check_calls(model, other_node): as `check`, but compares each radial call with the oracle."""
     compute, reference = pack_module("nodes.hook.compute"), pack_module("radial_core.reference")
     attend, errors = compute.attend, []
 
@@ -117,8 +117,8 @@ def check_calls(summaries, monkeypatch):
         errors.append(difference(out, reference.reference_attention(q, k, v, plan)))
         return out, *rest
 
-    def check_calls(model, company):
-        for both in (patch(company(model)), company(patch(model))):
+    def check_calls(model, other_node):
+        for both in (patch(other_node(model)), other_node(patch(model))):
             assert sample(both, steps=1, cfg=1.0).isfinite().all()
             assert summaries[-1]["radial_calls"] == BLOCKS
         assert len(errors) == 2 * BLOCKS and max(errors) < 1e-5
@@ -127,19 +127,19 @@ def check_calls(summaries, monkeypatch):
     return check_calls
 
 
-@ALONE_AND_WITH_A_LORA
+@WITHOUT_AND_WITH_A_LORA
 @pytest.mark.parametrize("name", comfy.quant_ops.QUANT_ALGOS)
-def test_quantised_checkpoints(wan_weights, request, name, company):
-    model = load(*quantised(*wan_weights, name))
+def test_quantized_checkpoints(wan_weights, request, name, other_node):
+    model = load(*quantized(*wan_weights, name))
     weight = model.model.diffusion_model.blocks[0].self_attn.q.weight
     assert isinstance(weight.data, comfy.quant_ops.QuantizedTensor)
     check = request.getfixturevalue("check_calls" if name in SENSITIVE else "check")
-    check(model, company)
+    check(model, other_node)
     patch(model, backend="sdpa")
 
 
 class Int8(comfy.ops.manual_cast):
-    """Operations of a pack that keeps its weights in a format of its own, as GGUF loaders do."""
+    """Operations of a pack with its own format of weights, as GGUF loaders have."""
 
     class Linear(comfy.ops.manual_cast.Linear):
         def _load_from_state_dict(self, state_dict, prefix, *args):
@@ -161,9 +161,9 @@ def test_operations_of_another_pack(wan, wan_weights, check):
     assert 1e-4 < difference(sample(patch(model)), sample(patch(wan))) < 0.1
 
 
-@ALONE_AND_WITH_A_LORA
-def test_weights_that_are_loaded_in_part(wan_weights, check, monkeypatch, company):
-    """As on a card with little memory: the rest is cast, and gets its LoRA, as it is used."""
+@WITHOUT_AND_WITH_A_LORA
+def test_partly_loaded_weights(wan_weights, check, monkeypatch, other_node):
+    """As on a GPU with little memory: the rest is cast, and gets its LoRA, when it is used."""
     loaded = comfy.model_management.LoadedModel
     model_load = loaded.model_load
 
@@ -177,5 +177,5 @@ def test_weights_that_are_loaded_in_part(wan_weights, check, monkeypatch, compan
     monkeypatch.setattr(loaded, "model_load", load_half)
     model, in_part = load(*wan_weights), []
     model.set_model_unet_function_wrapper(watch)
-    check(model, company)
+    check(model, other_node)
     assert in_part and all(in_part)

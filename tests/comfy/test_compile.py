@@ -1,4 +1,4 @@
-"""Under ComfyUI's TorchCompileModel: one graph for all steps, and each step decides anew."""
+"""Under ComfyUI's TorchCompileModel: one graph for all steps, with a new decision in each step."""
 
 import shutil
 from contextlib import contextmanager
@@ -41,8 +41,8 @@ def one_block(wan_weights):
 
 @pytest.fixture
 def graphs(monkeypatch):
-    """A backend of torch.compile that runs graphs as they are, and lists them."""
-    # What a GPU has by default. The one for CPUs asks how much memory is free, which breaks graphs.
+    """A torch.compile backend that runs graphs unchanged and lists them."""
+    # The default on a GPU. The one for CPUs asks how much memory is free, which breaks graphs.
     monkeypatch.setattr(comfy.ldm.wan.model, "optimized_attention", attention_pytorch)
 
     class Graphs(list):
@@ -88,8 +88,8 @@ def test_one_graph_for_every_step_and_both_conditionings(wan, graphs, summaries,
     assert summaries[2]["radial_calls"] == 5 * (BLOCKS - 1)
 
 
-def test_conditionings_in_passes_of_their_own(wan, graphs, summaries, monkeypatch):
-    """As with little memory: cond, then uncond."""
+def test_conditionings_in_separate_passes(wan, graphs, summaries, monkeypatch):
+    """As when memory is short: cond, then uncond."""
     monkeypatch.setattr(type(wan), "get_free_memory", lambda *args: 0)
     plain = sample(patch(wan, **SETTINGS), steps=STEPS)
     assert summaries[0]["model_calls"] == 2 * STEPS
@@ -99,8 +99,8 @@ def test_conditionings_in_passes_of_their_own(wan, graphs, summaries, monkeypatc
     assert summaries[0] == summaries[1]
 
 
-def test_settings_and_the_lack_of_any_are_not_baked_in(wan, graphs, summaries):
-    """One compiled model, with this node and without, as for comparing."""
+def test_settings_are_not_baked_into_the_graph(wan, graphs, summaries):
+    """One compiled model, with the patch and without it, as in a comparison."""
     model, dense = compiled(wan, graphs), sample(wan)
     assert difference(sample(model), dense) < 1e-6
     for settings in ({}, {"decay": 1.0}, {"dense_blocks": 1}):
@@ -122,7 +122,7 @@ def test_another_prompt_and_another_size(one_block, graphs, summaries):
 @pytest.mark.parametrize("options", [{"guard_filter_fn": skip_torch_compile_dict}, None])
 @ORDERS
 def test_only_the_blocks_are_compiled(wan, graphs, summaries, options, order):
-    """As some nodes do: then the blocks share graphs, but not their index."""
+    """As some nodes do. The blocks then share graphs, but not their index."""
     settings = {"dense_steps": 1, "dense_blocks": 1}
 
     def with_compiled_blocks(model):
@@ -143,14 +143,14 @@ def test_only_the_blocks_are_compiled(wan, graphs, summaries, options, order):
     assert summaries[0]["radial_calls"] == 2 * (BLOCKS - 1)
 
 
-def test_no_cuda_graph_replays_a_decision():
+def test_a_decision_is_not_captured_in_a_cuda_graph():
     op = torch.ops.radial_attention.attention.default
     if hasattr(torch.Tag, "cudagraph_unsafe"):
         assert torch.Tag.cudagraph_unsafe in op.tags
     assert pack_module("nodes.hook.compiled_op").ON_THE_CPU.device.type == "cpu"
 
 
-def test_another_override_gets_what_it_would_have(wan, graphs, summaries):
+def test_another_override_gets_the_same_calls_as_in_eager_mode(wan, graphs, summaries):
     def watching(calls):
         def override(func, q, k, v, heads, **kwargs):
             options = kwargs.pop("transformer_options")
@@ -186,7 +186,7 @@ def test_a_failing_kernel_does_not_spoil_the_render(wan, graphs, summaries, monk
 
 @pytest.mark.parametrize("skip_reshape", [False, True])
 @pytest.mark.parametrize("through", ["dynamo", "aot_autograd"])
-def test_gradients_come_through_one_graph(wan, graphs, summaries, through, skip_reshape):
+def test_gradients_flow_through_one_graph(wan, graphs, summaries, through, skip_reshape):
     def ask(ours, options):
         def loss(q, k, v):
             for _ in range(2):
@@ -212,7 +212,7 @@ def test_gradients_come_through_one_graph(wan, graphs, summaries, through, skip_
 
 @pytest.mark.parametrize("through", ["eager", "aot_eager"])
 def test_under_autocast_as_in_training(wan, graphs, summaries, through):
-    """On a GPU norms leave q and k of Wan in float32, and the graph runs without autocast."""
+    """On a GPU Wan's norms return q and k in float32, and the graph runs without autocast."""
 
     def ask(ours, options):
         def call(x, weight):
@@ -220,36 +220,36 @@ def test_under_autocast_as_in_training(wan, graphs, summaries, through):
             function = attention_pytorch.__wrapped__
             return ours(function, v.float(), 1.1 * v.float(), v, 2, transformer_options=options)
 
-        found, weight = [], torch.randn(256, 256) / 16
+        results, weight = [], torch.randn(256, 256) / 16
         x = torch.randn(1, 540, 256).requires_grad_()
         for run in (call, torch.compile(call, backend=through)):
             with torch.enable_grad():
                 with torch.autocast("cpu", torch.bfloat16):
                     out = run(x, weight)
                 assert out.dtype == torch.bfloat16
-                found.append((out.float(), *torch.autograd.grad(out.float().square().sum(), x)))
-        return found
+                results.append((out.float(), *torch.autograd.grad(out.float().square().sum(), x)))
+        return results
 
     eager, graph = ask_the_hook(wan, ask)
     assert all(difference(a, b) < 1e-5 for a, b in zip(graph, eager, strict=True))
     assert graph_breaks() == 0 and summaries[0]["radial_calls"] >= 2
 
 
-def test_the_op_for_training_is_one_to_the_compiler(wan, summaries):
+def test_the_op_for_training_passes_torchs_own_check(wan, summaries):
     passes, ops = pack_module("nodes.hook.current_pass"), pack_module("nodes.hook.compiled_op")
     common = (2, None, False, None, "attention_pytorch", 1, 3, "double", [9, 6, 10])
 
     def ask(_ours, options):
         op, q = torch.ops.radial_attention.attention_in_training.default, torch.randn(1, 540, 256)
         with passes.in_pass(options["radial_attention"], options):
-            # Its number is never the same: no comparison of two runs.
+            # The number it returns differs in each run, so two runs are not compared.
             tests = ("test_schema", "test_faketensor")
             return torch.library.opcheck(op, (ops.ON_THE_CPU, q, q, q, *common), test_utils=tests)
 
     assert set(ask_the_hook(wan, ask).values()) == {"SUCCESS"}
 
 
-def test_no_gradients_of_a_call_outside_of_a_pass():
+def test_no_gradients_for_a_call_outside_a_pass():
     q, on_the_cpu = torch.randn(1, 40, 64), pack_module("nodes.hook.compiled_op").ON_THE_CPU
     arguments = (2, None, False, None, "attention_pytorch", None, None, None, None)
     with pytest.raises(RuntimeError, match="can't train this compiled model"):
@@ -258,7 +258,7 @@ def test_no_gradients_of_a_call_outside_of_a_pass():
 
 @contextmanager
 def checkpoints(model, depth):
-    """As ComfyUI's Train LoRA makes them."""
+    """Gradient checkpoints as in ComfyUI's Train LoRA."""
     parts = nodes_train.find_modules_at_depth(model.model.diffusion_model, depth)
     for part in parts:
         nodes_train.patch(part)
@@ -270,14 +270,14 @@ def checkpoints(model, depth):
 
 
 def gradient(model):
-    """Of a weight of a MODEL, in one step of ComfyUI's training."""
+    """The gradient of one weight of a MODEL in one step of ComfyUI's training."""
     torch.manual_seed(0)
     latents, cond = torch.randn(1, 16, 9, 12, 20), torch.randn(1, 20, 16)
     weight = model.model.diffusion_model.patch_embedding.weight
     sampler = nodes_train.TrainSampler(
         torch.nn.functional.mse_loss,
         torch.optim.SGD([weight], lr=0.0),
-        grad_acc=2,  # so that the gradient of the only step stays
+        grad_acc=2,  # keeps the gradient of the only step
         total_steps=1,
         training_dtype=torch.float32,
     )
@@ -292,7 +292,7 @@ def gradient(model):
 
 
 @pytest.mark.parametrize("depth", [1, pytest.param(2, marks=pytest.mark.slow)])
-def test_checkpoints_leave_the_graph_and_gradients_are_right(
+def test_gradients_are_right_with_checkpoints_which_break_the_graph(
     wan, graphs, summaries, monkeypatch, depth
 ):
     monkeypatch.setattr(comfy.model_management, "in_training", True)
@@ -307,7 +307,7 @@ def test_checkpoints_leave_the_graph_and_gradients_are_right(
 
 
 @pytest.mark.slow
-def test_a_torch_without_gradients_in_ops_trains_outside_of_the_graph(
+def test_a_torch_without_gradients_in_ops_trains_outside_the_graph(
     one_block, graphs, summaries, monkeypatch
 ):
     monkeypatch.setattr(comfy.model_management, "in_training", True)
@@ -319,28 +319,29 @@ def test_a_torch_without_gradients_in_ops_trains_outside_of_the_graph(
 
 
 def test_training_is_one_graph(wan, graphs, summaries, monkeypatch):
-    """A step of ComfyUI's training, with dense and radial blocks: the same gradients."""
+    """A training step in ComfyUI, with dense and radial blocks, has the same gradients."""
     monkeypatch.setattr(comfy.model_management, "in_training", True)
     model = patch(wan, dense_blocks=1)
     eager = gradient(model)
     assert difference(gradient(compiled(model, graphs)), eager) < 1e-5
     assert (len(graphs), graph_breaks()) == (1, 0)
     assert difference(gradient(wan), eager) > 1e-3
-    eagerly, in_a_graph = summaries
-    assert eagerly["radial_calls"] == BLOCKS - 1 and eagerly["dense_calls"]["dense block"] == 1
-    assert in_a_graph == eagerly  # that a call ran again for its gradients does not count
-    assert not pack_module("nodes.hook.compiled_op")._calls  # let go of when the run ended
+    eager_summary, compiled_summary = summaries
+    assert eager_summary["radial_calls"] == BLOCKS - 1
+    assert eager_summary["dense_calls"]["dense block"] == 1
+    assert compiled_summary == eager_summary  # a call that runs again for gradients counts once
+    assert not pack_module("nodes.hook.compiled_op")._calls  # freed when the run ended
 
 
 def with_a_break(model):
-    """With a patch in each block that no graph can hold: the blocks share their graphs."""
+    """With a patch in each block that breaks the graph, so that the blocks share their graphs."""
     model = model.clone()
     model.set_model_attn1_patch(torch.compiler.disable(lambda arguments: arguments["x"]))
     return model
 
 
 @pytest.mark.parametrize("dense_blocks", [pytest.param(0, marks=pytest.mark.slow), 1])
-def test_blocks_are_told_apart_where_the_graph_breaks(wan, graphs, summaries, dense_blocks):
+def test_blocks_are_told_apart_after_a_graph_break(wan, graphs, summaries, dense_blocks):
     settings, broken = {"dense_steps": 1, "dense_blocks": dense_blocks}, with_a_break(wan)
     plain = sample(patch(broken, **settings), steps=2)
     model = compiled(patch(broken, **settings), graphs)
@@ -351,7 +352,7 @@ def test_blocks_are_told_apart_where_the_graph_breaks(wan, graphs, summaries, de
 
 
 @pytest.mark.slow
-def test_sizes_are_told_apart_where_the_graph_breaks(one_block, graphs, summaries):
+def test_sizes_are_told_apart_after_a_graph_break(one_block, graphs, summaries):
     """Both have 540 tokens."""
     wide, broken = {"frames": 5, "height": 12, "width": 36}, with_a_break(one_block)
     model = compiled(patch(broken), graphs)
@@ -361,7 +362,7 @@ def test_sizes_are_told_apart_where_the_graph_breaks(one_block, graphs, summarie
 
 
 @pytest.mark.slow
-def test_says_when_a_graph_from_before_the_node_ran(one_block, graphs, summaries, caplog):
+def test_a_graph_from_before_the_patch_is_reported(one_block, graphs, summaries, caplog):
     model = compiled(with_a_break(one_block), graphs)
     sample(model)
     caplog.set_level("WARNING", "radial_attention")
@@ -393,8 +394,8 @@ def test_every_layout_of_a_call(wan, graphs, summaries, skip_reshape, skip_outpu
     assert summaries[0]["radial_calls"] >= 2
 
 
-def test_the_op_is_one_to_the_compiler():
-    """Fake outputs like the real ones, no input changed: torch's own check."""
+def test_the_op_passes_torchs_own_check():
+    """Fake outputs like the real ones, and no input changed."""
     on_the_cpu = pack_module("nodes.hook.compiled_op").ON_THE_CPU
     q, k = torch.randn(2, 40, 64), torch.randn(2, 24, 64)
     common = (None, None, None, None)

@@ -1,4 +1,4 @@
-"""Every model of the zoo with torch.compile: of its blocks, and of all of it."""
+"""Every model of the zoo under torch.compile: only its blocks, and the whole model."""
 
 import pytest
 import torch
@@ -31,7 +31,8 @@ def compiled(model, keys):
     return model
 
 
-# Of each kind of block, and of way to tell blocks of a model; the others are slow.
+# Besides the typical ones, for each kind of block and each way to tell the blocks apart; the others
+# are slow.
 QUICK = ("wan vace, two contexts", "hunyuan padded prompt", "hunyuan 1.5 t2v")
 
 
@@ -47,9 +48,9 @@ def every_case():
 
 
 @pytest.mark.parametrize("case", every_case())
-def test_compiled_as_eager(case, summaries):
+def test_compiled_models_compute_the_same_as_eager_ones(case, summaries):
     model, inputs = case.model(), case.inputs()
-    settings = {"dense_blocks": len(case.calls) - 1}  # so that blocks must be told apart
+    settings = {"dense_blocks": len(case.calls) - 1}  # so that the index of a block matters
     expected = sample(patch(model, **settings), inputs, steps=1)
     (eager,) = summaries
     assert eager["radial_calls"]

@@ -1,4 +1,4 @@
-"""What the calls that stay dense run: ComfyUI's own, or the fastest exact kernel."""
+"""Which kernel runs the calls that stay dense: ComfyUI's own or the fastest exact one."""
 
 import gc
 import weakref
@@ -16,7 +16,7 @@ DENSE = {"dense_steps": 1, "dense_blocks": 1}
 
 @pytest.fixture
 def kernel(monkeypatch):
-    """A fast kernel, and the (shape, scale) of the calls it took."""
+    """Installs a fast kernel; the list has (shape, scale) of its calls."""
     calls = []
 
     def run(q, k, v, softmax_scale):
@@ -47,7 +47,7 @@ def passing_on(func, *arguments, **kwargs):
         ("fastest", True, "use_sage_attention", True),
     ],
 )
-def test_who_runs_the_dense_calls(
+def test_which_kernel_runs_the_dense_calls(
     wan, kernel, summaries, monkeypatch, choice, on_the_hook, option, taken
 ):
     if option is not None:
@@ -68,19 +68,19 @@ def test_who_runs_the_dense_calls(
     [{"frames": 1, "height": 64, "width": 64}, {"frames": 2, "height": 48, "width": 48}],
     ids=["single frame", "two frames"],
 )
-def test_calls_with_nothing_to_gain_by_the_pattern(wan, kernel, summaries, case):
+def test_calls_that_the_pattern_cannot_speed_up(wan, kernel, summaries, case):
     assert difference(sample(patch(wan), **case), sample(wan, **case)) < 1e-5
     assert summaries[0]["dense_backends"] == {"fast": BLOCKS * summaries[0]["model_calls"]}
 
 
-def test_where_nothing_beats_torch(wan, summaries):
+def test_without_a_faster_kernel_comfyuis_runs(wan, summaries):
     """As on a CPU."""
     everything = {"dense_steps": 9, "dense_attention": "fastest"}
     assert torch.equal(sample(patch(wan, **everything)), sample(wan))
     assert summaries[0]["dense_backends"] == {}
 
 
-def test_a_failing_kernel_only_hands_back_the_dense_calls(wan, kernel, summaries, monkeypatch):
+def test_a_failing_kernel_leaves_the_dense_calls_to_comfyui(wan, kernel, summaries, monkeypatch):
     asked = []
 
     def out_of_memory(*args):
@@ -97,10 +97,8 @@ def test_a_failing_kernel_only_hands_back_the_dense_calls(wan, kernel, summaries
     assert len(asked) == 2  # asked again in the next run
 
 
-def test_an_attention_in_the_place_of_comfyuis_is_the_users_choice(
-    wan, kernel, summaries, monkeypatch
-):
-    """As packs do that replace the function itself."""
+def test_a_replaced_attention_function_is_the_users_choice(wan, kernel, summaries, monkeypatch):
+    """Some packs replace the function itself."""
 
     @wrap_attn
     def attention_of_a_pack(*arguments, **kwargs):
@@ -114,7 +112,7 @@ def test_an_attention_in_the_place_of_comfyuis_is_the_users_choice(
 
 
 def test_a_run_leaves_nothing_to_the_garbage_collector(wan):
-    """What other nodes put into the options may lie on the GPU: it must go with the run."""
+    """Tensors that other nodes put into the options may be on the GPU: the run must free them."""
     theirs = torch.zeros(1)
     seen = weakref.ref(theirs)
     model = patch(wan)

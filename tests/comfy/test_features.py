@@ -1,4 +1,4 @@
-"""A name that ComfyUI moves costs the feature that needs it: the patch works, and says so."""
+"""A name that moved in ComfyUI only disables the feature that needs it, and the log says so."""
 
 import ast
 import json
@@ -12,9 +12,9 @@ from conftest import BLOCKS, ENVIRONMENT, PACK
 
 pytestmark = pytest.mark.oldest
 
-# What the patch lives on: the model patcher, the attention hook and the V3 API.
+# What the patch itself needs: the model patcher, the attention hook and the V3 API.
 NEEDED = ("comfy.patcher_extension", "comfy.ldm.modules.attention", "comfy_api.latest")
-OURS = {  # a file of the pack's -> the feature that is off without it
+OURS = {  # a module of the pack -> the feature that is off without it
     "nodes.training.prepare": "training",
     "nodes.hook.compiled": "torch.compile support",
     "nodes.hook.compiled_op": "torch.compile support",
@@ -25,8 +25,8 @@ OURS = {  # a file of the pack's -> the feature that is off without it
 }
 
 
-def of_comfyuis() -> list[str]:
-    """The modules of ComfyUI's that the pack imports, and the names that it takes from them."""
+def comfyui_names() -> list[str]:
+    """The modules of ComfyUI that the pack imports, and the names that it imports from them."""
     found = {"comfy.patcher_extension:WrapperExecutor"}
     for file in [*(PACK / "nodes").rglob("*.py"), *(PACK / "radial_core").rglob("*.py")]:
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
@@ -40,12 +40,12 @@ def of_comfyuis() -> list[str]:
     return [*sorted(name for name in found if not name.startswith(NEEDED)), *more]
 
 
-NAMES = [*of_comfyuis(), *OURS]
+NAMES = [*comfyui_names(), *OURS]
 
 
 @pytest.fixture(scope="module")
 def without(stand_ins):
-    """name -> what happened without it."""
+    """name -> the result without it."""
     model = stand_ins / "diffusion_models/wan2.1_t2v_1.3B_fp16.safetensors"
     script = Path(__file__).with_name("renamed.py")
     command = [sys.executable, "-P", script, ENVIRONMENT.comfyui, PACK, model, *NAMES]
@@ -58,7 +58,7 @@ def without(stand_ins):
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.parametrize("name", NAMES)
-def test_the_patch_needs_none_of_it(without, name):
+def test_the_patch_works_without_it(without, name):
     result = without[name]
     assert "error" not in result, result
     assert result["radial_calls"] == BLOCKS - 1, result
@@ -68,7 +68,7 @@ def test_the_patch_needs_none_of_it(without, name):
     else:
         assert "RadialAttentionPatch" in result["nodes"]
         assert sum(f"no {feature} with this version" in line for line in result["log"]) == (
-            feature != "fused blocks"  # which is asked for on a GPU only
+            feature != "fused blocks"  # which is only loaded on a GPU
         )
         if feature in ("training", "torch.compile support"):
             assert f"no {feature} here" in result["status"]

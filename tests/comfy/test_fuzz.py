@@ -1,7 +1,7 @@
-"""Broken prompts, posted to a real server: each is refused in words that say what is wrong.
+"""Broken prompts, posted to a real server: each is refused with a message that says what is wrong.
 
-Who refuses is ComfyUI, before anything runs, or the node, before it does anything. Inputs are those
-that the server says our nodes have, so what a node gets anew is covered as it comes.
+Either ComfyUI refuses it before anything runs, or the node before it does anything. The inputs come
+from the server's description of our nodes, so new ones are covered automatically.
 """
 
 import copy
@@ -20,25 +20,25 @@ LONG = "../" * 30_000
 
 pytestmark = pytest.mark.slow
 
-# No number, choice, or link, however it is read.
+# Not a number, choice or link, in any reading.
 BROKEN = [
     *("abc", "../../x", "NaN%", LONG, "\0", None),
     *([], [1], [1, 2, 3], {}, {"a": 1}, {"__value__": {}}, [[]] * 3),
     *(NAN, INFINITY, -INFINITY, 1e308, -1e308, 10**400, -(10**400), 2**63),
     *(["99", 0], ["1", 7], ["1", "0"], ["2", 0], [None, None], [{}, 0], [["1", 0], 0]),
 ]
-# What ComfyUI may make a number, a choice or words of.
+# Values that ComfyUI may convert to a number, a choice or a string.
 ODD = [True, False, "", "0", "1", " 2 ", "1e3", "nan", -1, 0, 1, 2, 0.5, -0.0, 1e-320, 64, 10_000]
 ODD += [{"__value__": 3}, {"__value__": None}, "25%", "all", "auto", "-1", "1, 2", "0.2", "１２"]
-# Where nothing is linked: a literal goes through ComfyUI as a MODEL or a LATENT.
+# Instead of a link: ComfyUI accepts a literal as a MODEL or a LATENT.
 LITERALS = [0, 1.5, True, "wan", "4", {"samples": 3}, {"samples": None}]
-# Wrapped like that a link goes around ComfyUI's checks. (To a node that is not in the graph it ends
-# ComfyUI's own worker, and no node can help that.)
+# A link that is wrapped like this bypasses ComfyUI's checks. (If its node is not in the graph, it
+# ends ComfyUI's own worker, which no node can prevent.)
 CLIP, CONDITIONING = "2", "6"
 LITERALS += [{"__value__": [CLIP, 0]}, {"__value__": [CONDITIONING, 0]}]
 
-# Inputs that take words: such that must be refused.
-BROKEN_WORDS = {
+# Strings that must be refused, for inputs that take strings.
+BROKEN_STRINGS = {
     ("RadialAttentionProbe", "steps"): [
         "abc",
         "../../x",
@@ -74,12 +74,12 @@ BROKEN_WORDS = {
 }
 
 IMAGE = {"width": 64, "height": 64, "batch_size": 1}
-# What Python says when nobody checked.
+# Python's messages where nobody checked the value.
 PYTHONS = re.compile(
     r"object has no|not subscriptable|unsupported operand|not supported between|not iterable|"
     r"NoneType|unexpected keyword|positional argument|out of range$|KeyError|unhashable|expected at"
 )
-# ComfyUI's own checks of where links go, some of them in Python's words. No node has a say in them.
+# ComfyUI's own checks of links, some with Python's messages. Nodes can't change these.
 COMFYUIS = re.compile(r"^Exception when validating (inner )?node: |^Dependency cycle detected: ")
 
 
@@ -89,7 +89,7 @@ def graph():
 
 
 def broken(graph: dict, node: str, name: str, value) -> dict:
-    """The part around a node, with a value where one of its inputs was."""
+    """The part of the graph around a node, with one of its inputs replaced by a value."""
     node_id, _ = OURS[node]
     part = around(graph, node_id) | {key: graph[key] for key in (CLIP, CONDITIONING)}
     part[node_id]["inputs"][name] = copy.deepcopy(value)
@@ -97,7 +97,7 @@ def broken(graph: dict, node: str, name: str, value) -> dict:
 
 
 def fault(outcome, node: str, name: str, must_fail: bool = True) -> str | None:
-    """What is wrong with how a broken prompt was refused; None if nothing is."""
+    """What is wrong with the way a broken prompt was refused; None if nothing is."""
     node_id, _ = OURS[node]
     if outcome.kind == "done":
         return "ran" if must_fail else None
@@ -130,7 +130,7 @@ def complaint(outcome, value, name, what) -> str:
     return f"{name} = {value!r:.60}: {what}; {outcome.kind} {outcome.error}: {outcome.message:.200}"
 
 
-def test_the_whole_graph_is_good_and_has_all_our_nodes(server, graph):
+def test_the_whole_graph_runs_and_has_all_our_nodes(server, graph):
     info = get(server, "/object_info")
     ours = {n for n, i in info.items() if i["python_module"] == "custom_nodes.radial-attention"}
     assert ours == set(our_nodes()) == {node["class_type"] for node in graph.values()} & set(OURS)
@@ -144,8 +144,8 @@ def test_broken_values(server, graph, node):
     for name in (*sockets, *widgets):
         kind = sockets.get(name) or widgets[name][0]
         values = BROKEN + (LITERALS if name in sockets else [])
-        if kind == "STRING":  # as which ComfyUI takes all but links
-            values = BROKEN_WORDS[node, name] + [v for v in BROKEN if isinstance(v, list)]
+        if kind == "STRING":  # ComfyUI converts everything but links to a string
+            values = BROKEN_STRINGS[node, name] + [v for v in BROKEN if isinstance(v, list)]
         for value in values:
             if value is None and name in may_be_nothing(node):
                 continue
@@ -157,13 +157,13 @@ def test_broken_values(server, graph, node):
 
 
 def may_be_nothing(node: str) -> set[str]:
-    """Inputs that may be left out; and measurements, which are None where there were none."""
+    """Inputs that may be left out, and measurements, which are None if nothing was measured."""
     return {*our_nodes()[node].INPUT_TYPES().get("optional", {}), "measurements"}
 
 
 @pytest.mark.parametrize("node", our_nodes())
-def test_what_a_wildcard_brings(server, graph, node):
-    """A switch of ComfyUI's may be linked to anything, and hands on whatever it gets."""
+def test_values_from_a_wildcard_link(server, graph, node):
+    """ComfyUI's switch can be linked to anything, and passes on whatever it gets."""
     node_id, _ = OURS[node]
     complaints = []
     for name in our_nodes()[node].INPUT_TYPES()["required"]:
@@ -190,8 +190,8 @@ def test_what_a_wildcard_brings(server, graph, node):
         ("RadialAttentionCompare", "samples", ["51", 0], ""),
     ],
 )
-def test_links_that_fit_to_what_makes_little_sense(server, graph, node, name, link, message):
-    """An image's latent, a model without patch or probe: words on the node, or a clear refusal."""
+def test_links_of_the_right_type_to_the_wrong_thing(server, graph, node, name, link, message):
+    """An image's latent, or a model without patch or probe: a text on the node or a clear error."""
     part = broken(graph, node, name, link)
     part |= {"8": graph["8"], "51": {"class_type": "EmptyLatentImage", "inputs": IMAGE}}
     outcome = ask(server, part)
@@ -200,7 +200,7 @@ def test_links_that_fit_to_what_makes_little_sense(server, graph, node, name, li
 
 
 @pytest.mark.parametrize("node", our_nodes())
-def test_inputs_that_are_missing(server, graph, node):
+def test_missing_inputs(server, graph, node):
     node_id, _ = OURS[node]
     for name in our_nodes()[node].INPUT_TYPES()["required"]:
         part = around(graph, node_id)
@@ -214,14 +214,14 @@ def test_inputs_that_are_missing(server, graph, node):
 
 
 @pytest.mark.parametrize("node", our_nodes())
-def test_inputs_that_it_does_not_have(server, graph, node):
+def test_unknown_inputs(server, graph, node):
     node_id, _ = OURS[node]
     part = around(graph, node_id)
     part[node_id]["inputs"] |= {"../../x": 1, "self": None, "cls": [], "kwargs": {}, "": "x"}
     assert ask(server, part).kind == "done"
 
 
-def test_seeded_nonsense(server, graph):
+def test_random_values(server, graph):
     """One to three values of any kind at once, in any of our nodes."""
     random_ = random.Random(5)
     complaints = []
@@ -235,7 +235,7 @@ def test_seeded_nonsense(server, graph):
             inputs[name] = copy.deepcopy(random_.choice(ODD + BROKEN + LITERALS))
         outcome = ask(server, part)
         faults = [fault(outcome, node, name, must_fail=False) for name in changed]
-        if all(faults):  # at least one of them is named
+        if all(faults):  # one of the changed inputs must be named
             values = {name: inputs[name] for name in changed}
             complaints.append(complaint(outcome, values, node, faults[0]))
     assert not complaints, "\n".join(complaints)
@@ -268,11 +268,11 @@ def test_seeded_nonsense(server, graph):
 )
 def test_malformed_graphs(server, graph, body):
     status, _ = post(server, "/prompt", body)
-    assert status in (400, 500)  # 500 is ComfyUI's own, for what is no graph at all
+    assert status in (400, 500)  # ComfyUI itself answers 500 if it is not a graph at all
     server.check()
 
 
-def test_a_graph_with_a_circle(server, graph):
+def test_a_graph_with_a_cycle(server, graph):
     part = around(graph, "4")
     part["4"]["inputs"]["model"] = ["5", 0]
     assert ask(server, part).kind == "refused"
@@ -296,13 +296,13 @@ def test_no_video_leaves_the_output_folder(server, prefix):
     assert not list(server.log.parent.rglob("escaped*")) and not list(Path("/tmp").glob("escaped*"))
 
 
-def test_after_all_that(server, graph):
+def test_the_server_still_works(server, graph):
     assert_the_next_one_works(server, graph)
     assert get(server, "/queue") == {"queue_running": [], "queue_pending": []}
 
 
 def assert_the_next_one_works(server, graph):
-    """It samples: with another seed nothing of it is in ComfyUI's cache."""
+    """It samples anew: with another seed ComfyUI's cache can't answer."""
     good = copy.deepcopy(graph)
     good[SAMPLER]["inputs"]["seed"] = random.getrandbits(40)
     outcome = ask(server, good)

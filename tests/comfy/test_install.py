@@ -1,4 +1,4 @@
-"""The pack as people install it: what the registry's package has, in a folder of any name."""
+"""The pack as people install it: the files of the registry's package, in a folder of any name."""
 
 import asyncio
 import json
@@ -28,7 +28,7 @@ FOLDERS = [
     "radial-attention",  # comfy node install, and ComfyUI-Manager from the registry
     "comfyui-radial-attention",  # git clone
     "comfyui-radial-attention-0.4.0",  # GitHub's archive
-    "Radial Attention (copy) é",  # whose files for the page ComfyUI can't serve, of any pack
+    "Radial Attention (copy) é",  # ComfyUI can't serve web files from a folder with such a name
 ]
 ARCHIVE = FOLDERS[2]
 LOAD = """
@@ -50,11 +50,11 @@ for folder in sys.argv[2:]:
 @pytest.fixture(scope="module", autouse=True)
 def a_git_repository():
     if not (PACK / ".git").exists():
-        pytest.skip("no git repository, which knows what is in the package")
+        pytest.skip("no git repository, which lists the files of the package")
 
 
-def test_its_requirements_change_nothing_in_a_comfyui():
-    """With no index to install from, pip succeeds only if all of them are there already."""
+def test_its_requirements_install_nothing_into_a_comfyui():
+    """Without a package index, pip only succeeds if all of them are already installed."""
     command = ["-m", "pip", "install", "--dry-run", "--no-index", "--quiet", "--report", "-"]
     command += ["--disable-pip-version-check", "-r", PACK / "requirements.txt"]
     done = subprocess.run([ENVIRONMENT.python, *command], capture_output=True, text=True)
@@ -62,7 +62,7 @@ def test_its_requirements_change_nothing_in_a_comfyui():
     assert json.loads(done.stdout)["install"] == []
 
 
-def test_every_comfyui_brings_what_it_requires():
+def test_every_comfyui_has_its_requirements():
     theirs = re.findall(r"^[\w-]+", (ENVIRONMENT.comfyui / "requirements.txt").read_text(), re.M)
     assert set((PACK / "requirements.txt").read_text().split()) <= set(theirs)
 
@@ -79,7 +79,7 @@ def test_comfyui_reads_our_metadata():
 
 
 def test_loads_from_a_folder_of_any_name_without_kernel_libraries(tmp_path):
-    """One after another in one ComfyUI, as when somebody has it twice: the last one counts."""
+    """One after another in the same ComfyUI, as if installed twice: the last one counts."""
     for name in FOLDERS:
         copy_package(tmp_path / name)
     folders = [tmp_path / name for name in FOLDERS]
@@ -92,7 +92,7 @@ def test_loads_from_a_folder_of_any_name_without_kernel_libraries(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_package_runs_from_a_folder_that_nobody_can_write_to(tmp_path, stand_ins, monkeypatch):
+def test_the_package_runs_from_a_read_only_folder(tmp_path, stand_ins, monkeypatch):
     theirs, name = tmp_path / "ComfyUI", ARCHIVE
     shutil.copytree(ENVIRONMENT.comfyui, theirs)
     pack = theirs / "custom_nodes" / name
@@ -102,12 +102,12 @@ def test_the_package_runs_from_a_folder_that_nobody_can_write_to(tmp_path, stand
     for folder, _, files in os.walk(pack, topdown=False):
         for path in (*(Path(folder, file) for file in files), Path(folder)):
             path.chmod(path.stat().st_mode & ~0o222)
-    before, there = snapshot(pack), files_in(theirs)
+    before, files_before = snapshot(pack), files_in(theirs)
     models = tmp_path / "models.yaml"
     folders = {path.name: path.name for path in stand_ins.iterdir() if path.is_dir()}
     models.write_text(json.dumps({"stand_ins": {"base_path": str(stand_ins), **folders}}))
     options = ["--cpu", "--extra-model-paths-config", models]
-    monkeypatch.setattr(headless_server, "PACK", pack)  # so it is there already
+    monkeypatch.setattr(headless_server, "PACK", pack)  # so that it counts as installed
     with users_server(Environment(ENVIRONMENT.python, theirs), options) as server:
         graph = set_inputs(load_graph("wan21_t2v"), SMALL)
         result = asyncio.run(run_graph(server.url, graph, tmp_path, server.check))
@@ -119,18 +119,18 @@ def test_the_package_runs_from_a_folder_that_nobody_can_write_to(tmp_path, stand
         assert get(server, f"/api/workflow_templates/{name}/wan21_t2v.json")["nodes"]
         page = f"{server.url}/extensions/{name}/docs/RadialAttentionPatch.md"
         assert "Radial" in headless_server._local.open(page).read().decode()
-    # Looked at, since the tests may run as root, who may write anywhere.
+    # Compared, because the tests may run as root, which can write anywhere.
     assert snapshot(pack) == before
-    new = {path.relative_to(theirs).parts[0] for path in files_in(theirs) - there}
+    new = {path.relative_to(theirs).parts[0] for path in files_in(theirs) - files_before}
     assert new <= {"output", "temp", "user"}  # ComfyUI's own
 
 
 def files_in(folder: Path) -> set[Path]:
-    """Without Python's own __pycache__."""
+    """All files, without Python's __pycache__."""
     files = (path for path in folder.rglob("*") if path.is_file())
     return {path for path in files if path.parent.name != "__pycache__"}
 
 
 def snapshot(folder: Path) -> dict:
-    """Path -> bytes."""
+    """Path -> its bytes."""
     return {path: path.read_bytes() for path in files_in(folder)}

@@ -1,4 +1,4 @@
-"""The node on every video model that ComfyUI has, each held against ComfyUI and the oracle."""
+"""The patch on every video model that ComfyUI has, compared with ComfyUI and the oracle."""
 
 import itertools
 import math
@@ -13,7 +13,7 @@ import zoo
 from conftest import difference, pack_module, patch, with_override, with_wrapper
 from zoo import sample
 
-WHY = {  # why calls stay dense that are no self-attention over the video
+WHY = {  # why the other calls stay dense, which are not self-attention over the video
     "text": "cross-attention",
     "image": "cross-attention",
     "audio": "cross-attention",
@@ -28,12 +28,16 @@ pytestmark = pytest.mark.usefixtures("any_density")
 
 @dataclass(frozen=True)
 class Specimen:
-    """seen: calls in `plain`: self-attention over the video by what is around it, and "other"."""
+    """A case that ran once without the patch.
+
+    plain: ComfyUI's own output. seen: its calls: self-attention over the video by the number of
+    tokens around it, and "other".
+    """
 
     case: zoo.Case
     model: object  # MODEL
     inputs: zoo.Inputs
-    plain: torch.Tensor  # what ComfyUI makes of them
+    plain: torch.Tensor
     seen: Counter
     passes: int
 
@@ -62,7 +66,7 @@ def specimen(request):
 
 
 def around_the_video(case, q, k, skip_reshape) -> tuple[int, int] | None:
-    """Tokens in front of the video and behind it, if the call is self-attention over it."""
+    """The tokens before and after the video's, if a call is self-attention over the video."""
     axis = 2 if skip_reshape else 1
     if q.shape[axis] != k.shape[axis]:
         return None
@@ -71,9 +75,9 @@ def around_the_video(case, q, k, skip_reshape) -> tuple[int, int] | None:
 
 
 def oracle(case, dense=lambda number, block: False):
-    """An override that lets the oracle do the self-attention over the video.
+    """An override in which the oracle computes the self-attention over the video.
 
-    dense(pass, block): whether a call stays as it is. Masked text is not in the sequence at all.
+    dense(pass, block): whether a call stays dense. Masked text is left out of the sequence.
     """
     core, reference = pack_module("radial_core"), pack_module("radial_core.reference")
     pattern = core.RadialPattern(0.2, 1, 64)
@@ -99,7 +103,7 @@ def oracle(case, dense=lambda number, block: False):
     return override
 
 
-def test_the_model_is_what_the_zoo_says(specimen):
+def test_the_zoo_describes_the_model(specimen):
     case, seen = specimen.case, specimen.seen.copy()
     assert type(specimen.model.model).__name__ == case.kind
     assert seen.pop("other", 0) == specimen.passes * sum(case.others.values())
@@ -107,50 +111,50 @@ def test_the_model_is_what_the_zoo_says(specimen):
     assert set(seen) == set(case.around)
 
 
-class Enough(Exception):
+class Stop(Exception):
     pass
 
 
 def first_values(specimen, change):
-    """v (b, tokens, h * d) of the first self-attention call; change: what to do to the latent."""
+    """v (b, tokens, h * d) of the first self-attention call. change: applied to the latent."""
     values = []
 
     def override(func, q, k, v, *args, skip_reshape=False, **kwargs):
         if around_the_video(specimen.case, q, k, skip_reshape):
             values.append(v.transpose(1, 2).flatten(2) if skip_reshape else v.clone())
-            raise Enough
+            raise Stop
         return func(q, k, v, *args, skip_reshape=skip_reshape, **kwargs)
 
     def wrapper(executor, x, *args, **kwargs):
         return executor(change(x.clone()), *args, **kwargs)
 
-    with pytest.raises(Enough):
+    with pytest.raises(Stop):
         sample(with_wrapper(with_override(specimen.model, override), wrapper), specimen.inputs)
     return values[0]
 
 
-@pytest.mark.slow  # it changes with ComfyUI alone
-def test_the_video_stands_where_the_zoo_says(specimen):
-    """Some patches of the latent, changed, change v of their own tokens and of no others."""
+@pytest.mark.slow  # it only changes with ComfyUI
+def test_the_zoo_describes_where_the_video_tokens_are(specimen):
+    """Changing some patches of the latent changes v of their own tokens and no others."""
     frames, height, width = specimen.case.grid
     patches = [(specimen.case.given, 0, 0), (1, height - 2, 1), (frames - 1, height - 1, width - 1)]
 
     def change(x):
         for frame, *place in patches:
             sides = (-(-n // grid) for n, grid in zip(x.shape[3:], (height, width), strict=True))
-            # The first row and column also pad the last ones, so what changes is not in them.
+            # The first row and column also pad the last ones, so they must not change.
             row, column = (i * p or p - 1 for i, p in zip(place, sides, strict=True))
             x[:, :, frame, row, column] += 1
         return x
 
     before, after = first_values(specimen, lambda x: x), first_values(specimen, change)
     rest = before.shape[1] - math.prod(specimen.case.grid)
-    (front,) = {front for front, behind in specimen.case.around if front + behind == rest}
+    (front,) = {before for before, after in specimen.case.around if before + after == rest}
     changed = (after - before).abs().amax(dim=(0, 2)).nonzero().flatten().tolist()
     assert changed == [front + (f * height + h) * width + w for f, h, w in patches]
 
 
-@pytest.mark.slow  # also where some is dropped: test_as_the_oracle
+@pytest.mark.slow  # test_equals_the_oracle also covers it, with dropped blocks
 def test_keeping_everything_changes_nothing(specimen, summaries):
     out = sample(patch(specimen.model, **EVERYTHING), specimen.inputs)
     assert difference(out, specimen.plain) < 1e-4
@@ -159,7 +163,7 @@ def test_keeping_everything_changes_nothing(specimen, summaries):
 
 
 @pytest.mark.oldest
-def test_as_the_oracle(specimen, summaries):
+def test_equals_the_oracle(specimen, summaries):
     out = sample(patch(specimen.model), specimen.inputs)
     truth = sample(with_override(specimen.model, oracle(specimen.case)), specimen.inputs)
     assert difference(truth, specimen.plain) > 1e-3
@@ -174,7 +178,7 @@ def test_as_the_oracle(specimen, summaries):
 
 @pytest.mark.oldest
 def test_dense_steps_and_blocks(specimen, summaries):
-    """HunyuanVideo's double blocks come before its single ones, VACE's go with the main ones."""
+    """HunyuanVideo's double blocks come before its single ones; VACE's belong to the main ones."""
     calls, passes = specimen.case.calls, specimen.passes // 2  # a step
     blocks = len(calls) - 1
     settings = {"dense_steps": 1, "dense_last_steps": 1, "dense_blocks": blocks}
@@ -197,7 +201,7 @@ def case_of(name: str):
 
 
 def by_two_experts(high, low, inputs):
-    """Two models, one schedule, as the template of Wan 2.2 has it."""
+    """Two models that share a schedule, as in the template of Wan 2.2."""
     started = sample(high, inputs, steps=4, start_step=0, last_step=2)
     rest = {"start_step": 2, "last_step": 4, "disable_noise": True, "force_full_denoise": True}
     return sample(low, inputs, steps=4, latent={"samples": started}, **rest)

@@ -1,4 +1,4 @@
-"""The node among other nodes: what goes radial, what stays dense and says so."""
+"""The patch among other nodes: what runs radial, and what stays dense and says why."""
 
 import json
 
@@ -61,7 +61,7 @@ def test_an_override_that_wraps_ours_during_the_pass(wan, summaries):
 
 
 def test_a_pass_within_a_pass(wan, summaries):
-    """A wrapper that runs the model anew with the options it got: our hook is on it already."""
+    """A wrapper runs the model again with the same options, which already have our hook."""
 
     def wrapper(executor, *args, **kwargs):
         if args[5].get("within"):
@@ -81,7 +81,7 @@ def test_patched_twice_the_later_settings_count(wan, summaries):
     assert len(summaries) == 2
 
 
-def test_leaves_the_model_it_was_given_alone(wan):
+def test_does_not_change_its_input_model(wan):
     before = sample(wan)
     patched = patch(wan)
     assert difference(sample(patched), before) > 1e-3
@@ -125,7 +125,7 @@ def test_interrupted_then_run_again(wan, summaries):
 
 
 def dense_forwards(wan, steps, **options):
-    """Which forward passes of a run were dense, by asking the hook at each one."""
+    """(sigma, whether it was dense) for each forward pass of a run."""
     settings = {k: options.pop(k) for k in ("dense_steps", "dense_last_steps") if k in options}
     model = patch(wan, **settings)
     seen = []
@@ -146,7 +146,7 @@ def dense_forwards(wan, steps, **options):
 @pytest.mark.parametrize(
     "sampler", ["euler", "heun", "dpm_2", "uni_pc", "dpmpp_2m", "dpmpp_sde", "res_multistep", "lcm"]
 )
-def test_dense_steps_under_every_kind_of_sampler(wan, sampler, summaries):
+def test_dense_steps_with_every_kind_of_sampler(wan, sampler, summaries):
     steps = 6
     seen = dense_forwards(wan, steps, sampler=sampler, dense_steps=2, dense_last_steps=1)
     sigmas = comfy.samplers.KSampler(wan, steps, wan.load_device, sampler, "simple").sigmas.tolist()
@@ -164,7 +164,7 @@ def test_dense_steps_of_a_sliced_schedule(wan, summaries):
     common = {"steps": 6, "dense_steps": 1, "dense_last_steps": 1}
     high = dense_forwards(wan, start_step=0, last_step=3, **common)
     low = dense_forwards(wan, start_step=3, last_step=6, force_full_denoise=True, **common)
-    assert [dense for _, dense in high] == [True, False, False]  # hands over: no last step
+    assert [dense for _, dense in high] == [True, False, False]  # not the schedule's last step
     assert [dense for _, dense in low] == [True, False, True]
 
 
@@ -199,8 +199,8 @@ def test_stays_dense_and_says_why_once(wan, case, reason, summaries, caplog):
     sample(model, **case)
     assert summaries[0]["radial_calls"] == 0
     assert any(why.startswith(reason) for why in reasons(summaries[0]))
-    said = [r.getMessage() for r in caplog.records if "dense here" in r.getMessage()]
-    assert sum(reason in line for line in said) == 1
+    logged = [r.getMessage() for r in caplog.records if "dense here" in r.getMessage()]
+    assert sum(reason in line for line in logged) == 1
 
 
 def test_eight_blocks_can_be_enough(wan, summaries):
@@ -261,7 +261,7 @@ def test_keys_with_other_heads_stay_dense(wan, summaries):
 
 
 def test_in_comfyuis_lora_training_every_call_is_radial(wan, summaries, monkeypatch):
-    """Its sampler puts image numbers where a schedule stands."""
+    """Its sampler has image numbers in place of the schedule."""
     from comfy_extras import nodes_train
 
     latents = torch.randn(3, 16, 9, 12, 20)
@@ -282,18 +282,18 @@ def test_in_comfyuis_lora_training_every_call_is_radial(wan, summaries, monkeypa
     assert reasons(summary) == {"dense block"}
 
 
-def test_another_model_runs_as_before(summaries):
-    """LTX Video, which is no model of this pack."""
+def test_an_unknown_model_runs_unchanged(summaries):
+    """LTX Video, which this pack does not support."""
     import comfy.ldm.lightricks.model as ltx
     import comfy.sd
-    from headless.standins.weights import OPERATIONS, randomised
+    from headless.standins.weights import OPERATIONS, random_weights
 
     import nodes
 
     config = {"attention_head_dim": 8, "caption_channels": 16, "num_layers": 1}
     net = ltx.LTXVModel(cross_attention_dim=256, **config, **OPERATIONS)
     metadata = {"config": json.dumps({"transformer": config})}
-    model = comfy.sd.load_diffusion_model_state_dict(randomised(net), metadata=metadata)
+    model = comfy.sd.load_diffusion_model_state_dict(random_weights(net), metadata=metadata)
 
     def run(model):
         generator = torch.Generator().manual_seed(7)
@@ -350,11 +350,11 @@ def test_options_it_cannot_read_do_not_spoil_the_render(wan, summaries):
         return executor(*args, **kwargs)
 
     model = wan.clone()
-    model.add_wrapper_with_key("apply_model", "test", wrapper)  # before ours, so it runs outside
+    model.add_wrapper_with_key("apply_model", "test", wrapper)  # added before ours: runs outside it
     assert torch.equal(sample(patch(model)), sample(wan))
 
 
-def test_a_page_that_is_gone_does_not_spoil_the_video(wan, monkeypatch, caplog):
+def test_a_closed_page_does_not_spoil_the_video(wan, monkeypatch, caplog):
     def closed(event, data):
         raise RuntimeError("Event loop is closed")
 
@@ -370,7 +370,7 @@ def test_a_named_backend_that_cannot_run_is_refused_before_sampling(wan, monkeyp
     monkeypatch.setattr(sdpa, "why_not", lambda *args: "install this and that")
     with pytest.raises(ValueError, match="install this and that"):
         patch(wan, backend="sdpa")
-    patch(wan, backend="auto")  # may still find another
+    patch(wan, backend="auto")  # can still use another backend
 
 
 @pytest.mark.parametrize(
@@ -391,11 +391,11 @@ def test_a_named_backend_that_cannot_run_is_refused_before_sampling(wan, monkeyp
         ({"backend": "magic"}, "backend must be one of auto, "),
     ],
 )
-def test_refuses_impossible_settings(wan, settings, message):
+def test_impossible_settings_are_refused(wan, settings, message):
     with pytest.raises(ValueError, match=message):
         patch(wan, **settings)
 
 
-def test_refuses_what_is_not_a_model():
+def test_an_input_that_is_no_model_is_refused():
     with pytest.raises(ValueError, match="model must come from a model loader, got 'wan'"):
         patch("wan")

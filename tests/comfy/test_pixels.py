@@ -1,4 +1,4 @@
-"""What a patched model computes, held against the unpatched one and the oracle's attention."""
+"""The output of a patched model, compared with the unpatched one and the oracle's attention."""
 
 from types import SimpleNamespace
 
@@ -21,10 +21,10 @@ def core():
 
 
 def with_oracle_attention(model, grid, pattern):
-    """The model with its self-attention computed by the oracle, without any of our hook.
+    """The model with its self-attention computed by the oracle, without our hook.
 
-    Token t of the video is place t % s of frame t // s: this is where the test's own idea of the
-    layout enters.
+    Token t of the video is position t % s of frame t // s: here the test states the layout
+    independently of the pack.
     """
     radial_core, reference = core()
     plan = radial_core.make_plan(pattern, radial_core.VideoLayout(*grid))
@@ -80,7 +80,7 @@ def test_cfg_in_two_batches(wan, summaries, monkeypatch):
 def test_image_to_video(summaries, any_density):
     """The same class as text to video, with image tokens in its cross-attention."""
     from comfy.ldm.wan.model import WanModel
-    from headless.standins.weights import OPERATIONS, randomised
+    from headless.standins.weights import OPERATIONS, random_weights
 
     net = WanModel(
         model_type="i2v",
@@ -92,7 +92,7 @@ def test_image_to_video(summaries, any_density):
         in_dim=36,
         **OPERATIONS,
     )
-    model = load(randomised(net), {"config": '{"transformer": {"text_dim": 16}}'})
+    model = load(random_weights(net), {"config": '{"transformer": {"text_dim": 16}}'})
     image = SimpleNamespace(penultimate_hidden_states=torch.randn(1, 257, 1280))
     case = {"condition": {"clip_vision_output": image}}
     everything = {"sink_frames": 1000, "decay": 4.0}
@@ -103,9 +103,9 @@ def test_image_to_video(summaries, any_density):
     assert all(s["radial_calls"] == 2 * s["model_calls"] for s in summaries)
 
 
-def test_what_a_token_sees_in_the_models_own_output(wan_weights):
-    """Change one patch of one frame: in a one-block model just those patches of the output may
-    change that see it. This ties the mask to the pixels, whatever the code thinks of the layout."""
+def test_the_mask_in_the_models_own_output(wan_weights):
+    """In a one-block model, changing one patch of one frame may only change the patches that attend
+    to it. This ties the mask to pixels, independently of the layout in the code."""
     model = with_blocks(1, *wan_weights)
     radial_core, _ = core()
     grid = frames, rows, columns = 9, 6, 10
@@ -127,5 +127,5 @@ def test_what_a_token_sees_in_the_models_own_output(wan_weights):
     )
     token = torch.arange(frames * rows * columns) // 64
     source = (frame * rows + row) * columns + column
-    sees = plan.block_mask()[token, source // 64]
-    assert torch.equal(moved, sees) and not sees.all()
+    attends = plan.block_mask()[token, source // 64]
+    assert torch.equal(moved, attends) and not attends.all()

@@ -1,4 +1,4 @@
-"""Radial Mask Preview: its picture against the block map, its figures against the plan."""
+"""Radial Mask Preview: its picture against the block map, and its figures against the plan."""
 
 import execution
 import folder_paths
@@ -29,12 +29,12 @@ DEFAULTS = {
 
 
 @pytest.fixture(autouse=True)
-def files_in_a_folder_that_goes(tmp_path, monkeypatch):
+def temporary_folder(tmp_path, monkeypatch):
     monkeypatch.setattr(folder_paths, "temp_directory", str(tmp_path))
 
 
 def preview(**inputs):
-    """image, figures, density, speedup; and what ComfyUI sends to the page for the node."""
+    """The outputs (image, figures, density, speedup), and what ComfyUI sends to the page."""
     node = nodes.NODE_CLASS_MAPPINGS["RadialMaskPreview"]
     out = node.execute(**{**DEFAULTS, **inputs})
     return *out.args, execution.get_output_from_returns([out], node)[1]
@@ -44,7 +44,7 @@ def figures(**inputs):
     return preview(**inputs)[1]
 
 
-def test_the_inputs_are_those_of_a_saved_graph():
+def test_saved_graphs_have_the_same_inputs():
     inputs = nodes.NODE_CLASS_MAPPINGS["RadialMaskPreview"].INPUT_TYPES()
     assert list(inputs["required"]) == list(DEFAULTS)
     assert list(inputs["optional"]) == ["model", "latent"]
@@ -55,7 +55,7 @@ def test_the_inputs_are_those_of_a_saved_graph():
     assert given == DEFAULTS
 
 
-def test_what_it_gives_and_shows():
+def test_the_outputs_and_what_the_node_shows():
     image, words, density, speedup, shown = preview()
     assert image.dtype == torch.float32 and image.shape[0] == 1 and image.shape[3] == 3
     assert 0 <= image.min() and image.max() <= 1
@@ -89,7 +89,7 @@ TYPICAL = [case for case in zoo.CASES if case.typical]
 
 
 @pytest.mark.parametrize("case", TYPICAL, ids=lambda case: case.name)
-def test_a_linked_model_and_latent_count_in_place_of_the_names(case):
+def test_a_linked_model_and_latent_replace_the_widgets(case):
     model, latent = case.model(), case.inputs().latent
     frames, rows, columns = case.grid
     words = figures(model_type="Wan 2.2 5B", model=model, latent=latent, dense_blocks=0)
@@ -110,14 +110,14 @@ def test_a_patched_models_settings_count():
     )
 
 
-def test_long_videos_have_settings_of_their_own():
+def test_long_videos_have_their_own_preset():
     words = figures(model_type="HunyuanVideo", width=1280, height=720, length=509)
     assert "the preset for HunyuanVideo: decay 1, 1 sink frame, 2 of 60 blocks dense" in words
     assert "461,056 tokens, 128 latent frames of 3,600 and 256 of text" in words
     assert "Kept: 11.8 % of the block map." in words
 
 
-def test_what_is_set_by_hand_and_what_not():
+def test_the_text_says_what_is_set_by_hand():
     assert "Settings by hand, the rest from the preset for Wan 2.1: decay 0.7," in figures(
         decay=0.7
     )
@@ -139,7 +139,7 @@ def test_more_decay_and_blocks_are_slower():
         ({"length": 9, "width": 256, "height": 256}, "too short: 100.0 % would be kept"),
     ],
 )
-def test_what_stays_dense_gains_nothing(size, why):
+def test_a_dense_video_gains_nothing(size, why):
     _, words, density, speedup, _ = preview(**size)
     assert (density, speedup) == (1, 1)
     assert f"It runs dense, {why}: nothing to gain." in words
@@ -174,8 +174,8 @@ def small_case(frames, height, width, prefix, suffix, decay, sink, size):
         small_case(7, 8, 8, 64, 64, 1.0, 7, 64),
     ],
 )
-def test_each_block_has_the_colour_of_what_it_is(pattern, layout):
-    """4 pixels a block: the kept ones are those of the plan; text and sink have their colours."""
+def test_each_block_has_the_right_colour(pattern, layout):
+    """At 4 pixels a block, the kept blocks are the plan's, and text and sink have their colours."""
     mask = core.make_plan(pattern, layout).block_mask().numpy()
     blocks, size = len(mask), pattern.block_size
     picture = drawing.block_map(mask_sample.sample(pattern, layout), pattern, layout, 4 * blocks)
@@ -201,7 +201,7 @@ def test_each_block_has_the_colour_of_what_it_is(pattern, layout):
 
 
 def test_bands_pale_with_every_doubling_of_the_distance():
-    """Whole-block frames of one block: pixel column d of row 0 is the frame at distance d."""
+    """With frames of one block each, pixel column d of row 0 is the frame at distance d."""
     pattern, layout = core.RadialPattern(4.0, 0), core.VideoLayout(17, 8, 16)
     mask = core.make_plan(pattern, layout).block_mask()[0]
     picture = drawing.block_map(mask_sample.sample(pattern, layout), pattern, layout, 17)
@@ -213,7 +213,7 @@ def test_bands_pale_with_every_doubling_of_the_distance():
 
 
 @pytest.mark.parametrize("frames", [128, 2500])
-def test_text_and_sink_are_seen_in_long_videos(frames):
+def test_text_and_sink_are_visible_in_long_videos(frames):
     pattern, layout = core.RadialPattern(1.0, 1), core.VideoLayout(frames, 45, 80, prefix=256)
     picture = drawing.block_map(mask_sample.sample(pattern, layout), pattern, layout, 300)
     row = [picture.getpixel((x, 150)) for x in range(7)]
@@ -241,19 +241,19 @@ def test_text_and_sink_are_seen_in_long_videos(frames):
         ({"latent": {"samples": torch.zeros(1, 16, 0, 8, 8)}}, "frames must be a whole number"),
     ],
 )
-def test_refuses_what_makes_no_sense(inputs, message):
+def test_impossible_inputs_are_refused(inputs, message):
     with pytest.raises(ValueError, match=message):
         preview(**inputs)
 
 
-def test_refuses_a_model_it_does_not_know(wan):
+def test_an_unknown_model_is_refused(wan):
     other = wan.clone()
     other.add_object_patch("diffusion_model", torch.nn.Linear(2, 2))
     with pytest.raises(ValueError, match="must be Wan, HunyuanVideo.* or .*, got torch.*Linear"):
         preview(model=other)
 
 
-def test_refuses_a_model_that_makes_pictures():
+def test_a_model_that_makes_images_is_refused():
     model, _ = zoo.hunyuan_image()
     with pytest.raises(ValueError, match="model must make videos, got one that makes pictures"):
         preview(model=model)

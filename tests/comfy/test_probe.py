@@ -1,4 +1,4 @@
-"""The probe in real runs: it changes nothing, and what it reads is what the oracle says."""
+"""The probe in real runs: it changes nothing, and its readings equal the oracle's."""
 
 import math
 
@@ -38,9 +38,10 @@ def case(request):
     return request.param
 
 
-def listening(model, case, heard):
-    """A model whose override, on the hook before ours, keeps q, k and v (b, s, h, d) of each
-    self-attention call over the video, without padding, and which prompts it was for."""
+def recording(model, case, calls):
+    """A model with an override before ours that records each self-attention call over the video:
+    its prompts, the text tokens before and after the video, and q, k, v (b, s, h, d) without
+    padding."""
 
     def override(func, q, k, v, heads, mask=None, skip_reshape=False, **kwargs):
         tokens = q.shape[2] if skip_reshape else q.shape[1]
@@ -50,17 +51,17 @@ def listening(model, case, heard):
                 x.transpose(1, 2) if skip_reshape else x.unflatten(2, (heads, -1))
                 for x in (q, k, v)
             ]
-            there = torch.ones(tokens) > 0 if mask is None else mask.flatten() == 0
-            before = around[0][0] - int((~there).sum())
+            unmasked = torch.ones(tokens) > 0 if mask is None else mask.flatten() == 0
+            before = around[0][0] - int((~unmasked).sum())
             prompts = kwargs["transformer_options"]["cond_or_uncond"]
-            heard.append((prompts, before, around[0][1], *(x[:, there].clone() for x in shaped)))
+            calls.append((prompts, before, around[0][1], *(x[:, unmasked].clone() for x in shaped)))
         return func(q, k, v, heads, mask=mask, skip_reshape=skip_reshape, **kwargs)
 
     return with_override(model, override)
 
 
 def truth(case, before, after, q, k, v, pattern):
-    """Error and coverage of a pattern for q, k, v (1, s, h, d), by the oracle, over the video."""
+    """The oracle's error and coverage of a pattern over the video. q, k, v: (1, s, h, d)."""
     core, reference = pack_module("radial_core"), pack_module("radial_core.reference")
     layout = core.VideoLayout(*case.grid, before, after)
     video = slice(before, before + math.prod(case.grid))
@@ -74,62 +75,62 @@ def truth(case, before, after, q, k, v, pattern):
     return ((ours - dense).norm() / dense.norm()).item(), coverage.item()
 
 
-def test_it_reads_what_the_oracle_says_and_changes_nothing(case):
-    model, inputs, heard = case.model(), case.inputs(), []
+def test_readings_equal_the_oracles_and_the_video_is_unchanged(case):
+    model, inputs, calls = case.model(), case.inputs(), []
     plain = zoo.sample(model, inputs)
-    # Blocks of 64, so that there is something to drop in a small video.
-    probed = probe(patch(listening(model, case, heard), dense_steps=99, decay=0.3), "1")
+    # Blocks of 64, so that even a small video has blocks to drop.
+    probed = probe(patch(recording(model, case, calls), dense_steps=99, decay=0.3), "1")
     assert torch.equal(zoo.sample(probed, inputs), plain)
     assert places(probed) == [(1, block) for block in range(len(case.calls))]
 
-    found, positive = measured(probed), pack_module("nodes.probing.hook").POSITIVE
-    of_step = heard[len(heard) // 2 :]
+    result, positive = measured(probed), pack_module("nodes.probing.hook").POSITIVE
+    of_step = calls[len(calls) // 2 :]
     of_positive = [call for call in of_step if positive in call[0]]
     assert len(of_positive) == len(case.calls)
-    assert found.size.blocks == len(case.calls)
-    for (prompts, before, after, *qkv), call in zip(of_positive, found.calls, strict=True):
+    assert result.size.blocks == len(case.calls)
+    for (prompts, before, after, *qkv), call in zip(of_positive, result.calls, strict=True):
         place = prompts.index(positive)
         one = [x.chunk(len(prompts))[place] for x in qkv]
-        for i in (0, found.current, len(found.patterns) - 1):
-            error, coverage = truth(case, before, after, *one, found.patterns[i])
+        for i in (0, result.current, len(result.patterns) - 1):
+            error, coverage = truth(case, before, after, *one, result.patterns[i])
             assert call.reading.error[i] == pytest.approx(error, rel=1e-4, abs=1e-6)
             assert call.reading.coverage[i] == pytest.approx(coverage, rel=1e-5)
-    assert 0.01 < found.error(0, 0)
-    assert found.layout.prefix == of_positive[0][1]
+    assert 0.01 < result.error(0, 0)
+    assert result.layout.prefix == of_positive[0][1]
 
 
 @pytest.mark.parametrize("memory", ["enough", "little"])
 def test_the_prompt_and_the_first_video_of_a_batch(wan, memory, monkeypatch):
-    """With little memory the negative prompt comes in a pass of its own, and first."""
+    """With little memory the negative prompt has its own pass, which comes first."""
     if memory == "little":
         monkeypatch.setattr(type(wan), "get_free_memory", lambda *args: 0)
-    heard = []
+    calls = []
     case = zoo.Case("wan", "WAN21_T2V", None, None, (9, 6, 10))
-    probed = probe(patch(listening(wan, case, heard), dense_steps=99))
+    probed = probe(patch(recording(wan, case, calls), dense_steps=99))
     out = sample(probed, batch=2, steps=1)
     assert torch.equal(out, sample(wan, batch=2, steps=1))
-    assert [call[0] for call in heard[::BLOCKS]] == ([[1, 0]] if memory == "enough" else [[1], [0]])
-    prompts, _, _, *qkv = heard[-1]  # the last block: prompts make no difference in the first
+    assert [call[0] for call in calls[::BLOCKS]] == ([[1, 0]] if memory == "enough" else [[1], [0]])
+    prompts, _, _, *qkv = calls[-1]  # of the last block: prompts don't matter in the first
     one = [x[2 * prompts.index(0) :][:1] for x in qkv]
-    found = measured(probed)
-    error, _ = truth(case, 0, 0, *one, found.patterns[0])
-    assert found.calls[-1].reading.error[0] == pytest.approx(error, rel=1e-4)
+    result = measured(probed)
+    error, _ = truth(case, 0, 0, *one, result.patterns[0])
+    assert result.calls[-1].reading.error[0] == pytest.approx(error, rel=1e-4)
 
 
-def test_on_either_side_of_radial_attention_patch(wan, summaries, any_density):
+def test_before_and_after_radial_attention_patch(wan, summaries, any_density):
     settings = {"decay": 0.25, "sink_frames": 3, "dense_blocks": 1}
     before = patch(probe(wan, "0, last"), **settings)
-    behind = probe(patch(wan, **settings), "0, last")
+    after = probe(patch(wan, **settings), "0, last")
     plain = sample(patch(wan, **settings))
-    for model in (before, behind):
+    for model in (before, after):
         assert torch.equal(sample(model), plain)
         assert places(model) == [(step, block) for step in (0, 1) for block in range(BLOCKS)]
-    assert measured(before) == measured(behind)
-    found = measured(before)
-    now = found.patterns[found.current]
+    assert measured(before) == measured(after)
+    result = measured(before)
+    now = result.patterns[result.current]
     assert (now.decay, now.sink_frames, now.block_size) == (0.25, 3, 64)
-    assert found.dense_blocks == 1 and found.settings_of == "Radial Attention Patch"
-    assert found.sinks == (0, 1, 2, 3) and 0.25 in found.decays
+    assert result.dense_blocks == 1 and result.settings_of == "Radial Attention Patch"
+    assert result.sinks == (0, 1, 2, 3) and 0.25 in result.decays
     assert [s["radial_calls"] for s in summaries] == [2 * (BLOCKS - 1)] * 3
 
 
@@ -137,11 +138,11 @@ def test_on_either_side_of_radial_attention_patch(wan, summaries, any_density):
 def test_without_the_patch_the_settings_are_the_preset(wan):
     model = probe(wan)
     sample(model)
-    found = measured(model)
-    now = found.patterns[found.current]
+    result = measured(model)
+    now = result.patterns[result.current]
     assert (now.decay, now.sink_frames, now.block_size) == (0.2, 1, 128)
-    assert (found.dense_blocks, found.settings_of) == (1, "the preset for Wan 2.1")
-    assert found.steps == 2 and found.size.blocks == BLOCKS
+    assert (result.dense_blocks, result.settings_of) == (1, "the preset for Wan 2.1")
+    assert result.steps == 2 and result.size.blocks == BLOCKS
 
 
 @pytest.mark.parametrize("sampler", ["euler", "heun"])
@@ -161,7 +162,7 @@ def test_the_latest_run_counts(wan):
     assert measured(model) == first
 
 
-def test_leaves_the_model_it_was_given_alone(wan):
+def test_does_not_change_its_input_model(wan):
     model = probe(wan)
     assert not wan.get_wrappers("apply_model", "radial_attention_probe")
     again = probe(model, "last")
@@ -171,7 +172,7 @@ def test_leaves_the_model_it_was_given_alone(wan):
 
 
 def test_a_pass_within_a_pass(wan):
-    """A wrapper that runs the model anew with the options it got."""
+    """A wrapper runs the model again with the same options."""
 
     def wrapper(executor, *args, **kwargs):
         if args[5].get("within"):
@@ -200,8 +201,8 @@ def test_another_override_gets_every_call(wan):
         assert len(places(model)) == BLOCKS
 
 
-def test_an_override_before_it_that_asks_the_hook_anew(wan):
-    """As Radial Attention Patch does in a pass within a pass, whose hook was this one."""
+def test_an_override_before_it_that_calls_the_hook_again(wan):
+    """As Radial Attention Patch does in a nested pass that has this hook."""
 
     def override(func, *args, **kwargs):
         hook = kwargs["transformer_options"][SLOT]
@@ -234,7 +235,7 @@ def test_under_torch_compile_nothing_is_measured(wan_weights):
         assert "torch.compile" in reason and passes == 1
 
 
-def test_models_it_does_not_know_are_not_measured():
+def test_unknown_models_are_not_measured():
     model, inputs = zoo.hunyuan_image()
     probed = probe(model)
     assert torch.equal(zoo.sample(probed, inputs), zoo.sample(model, inputs))
@@ -242,7 +243,7 @@ def test_models_it_does_not_know_are_not_measured():
 
 
 def test_a_masked_call_is_not_measured(wan):
-    """Masks that are more than padding."""
+    """With a mask that is more than padding."""
     mask = torch.zeros(1, 540)
     mask[:, 300:] = -1.0
 
@@ -295,7 +296,7 @@ def test_options_it_cannot_read_do_not_spoil_the_render(wan):
         ("12", 8, set()),
     ],
 )
-def test_steps_as_a_person_writes_them(text, steps, chosen):
+def test_steps_as_text(text, steps, chosen):
     chosen_steps = choice.Choice(choice.read_steps(text), None, 128)
     assert {i for i in range(steps) if chosen_steps.has_step(i, steps)} == chosen
 
@@ -304,7 +305,7 @@ def test_steps_as_a_person_writes_them(text, steps, chosen):
     "text, chosen",
     [("all", set(range(20))), ("0-3, 10", {0, 1, 2, 3, 10}), ("7", {7}), (" 2 - 2 ,", {2})],
 )
-def test_blocks_as_a_person_writes_them(text, chosen):
+def test_blocks_as_text(text, chosen):
     blocks = choice.Choice((0,), choice.read_blocks(text), 128)
     assert {i for i in range(20) if blocks.has_block(i)} == chosen
 
@@ -329,6 +330,6 @@ def test_blocks_as_a_person_writes_them(text, chosen):
         ({"model": "wan"}, "model must come from a model loader, got 'wan'"),
     ],
 )
-def test_refuses_what_it_cannot_read(wan, given, message):
+def test_unreadable_inputs_are_refused(wan, given, message):
     with pytest.raises(ValueError, match=message.replace("(", r"\(")):
         probe(**{"model": wan, **given})

@@ -1,4 +1,4 @@
-"""The quality lab's comparison: its masks run exactly, its metrics see what they should."""
+"""The quality lab's comparison: masks run exactly, and metrics detect what they should."""
 
 import json
 import sys
@@ -53,7 +53,7 @@ def test_a_map_that_keeps_everything_is_dense(lab):
 
 
 @pytest.mark.parametrize("schedule", [Schedule(), Schedule(1, 1, 1)], ids=["sparse", "some dense"])
-def test_radial_by_our_hook_is_radial_by_the_node(lab, schedule):
+def test_radial_by_the_labs_hook_equals_the_node(lab, schedule):
     row = replace(RADIAL, schedule=schedule)
     attention, density = lab.attention(row.mask)
     ours = masked.masked(lab.model, attention, lab.layout.tokens, schedule)
@@ -68,7 +68,7 @@ def draw_qkv(layout, seed=0):
     return torch.randn(3, 2, layout.tokens, 2, 16, generator=random).unbind(0)
 
 
-def test_every_way_to_run_a_map_is_exact_attention_under_it():
+def test_every_way_to_run_a_map_is_exact_masked_attention():
     layout = VideoLayout(4, 8, 16)
     q, k, v = draw_qkv(layout)
     kept = masks.spatial(layout, 3, 64)
@@ -86,7 +86,7 @@ def test_every_way_to_run_a_map_is_exact_attention_under_it():
         assert difference(out, expected) < 1e-5
 
 
-def test_a_map_in_another_order_is_exact_attention_between_the_tokens_that_it_means():
+def test_a_map_for_reordered_tokens_is_exact_masked_attention():
     layout = VideoLayout(4, 8, 16)
     q, k, v = draw_qkv(layout)
     order, kept = masks.tile_order(layout, 64), masks.tile_window(layout, 5, 64)
@@ -112,7 +112,7 @@ def test_the_oracle_keeps_most_attention_and_is_dense_when_it_keeps_everything(l
             assert mass[..., kept].sum() < most
 
 
-def test_the_loss_through_a_mask_is_the_models_own_when_it_keeps_everything(lab):
+def test_the_loss_with_a_mask_that_keeps_everything_is_the_models_own(lab):
     assert lab.masked_loss(EVERYTHING) == pytest.approx(lab.loss(lab.model), rel=1e-5)
     assert lab.masked_loss(RADIAL) != pytest.approx(lab.loss(lab.model), rel=1e-5)
 
@@ -141,21 +141,21 @@ def shifted(clip, pixels):
     [(blurred, (3, 5, 9)), (noisy, (0.02, 0.05, 0.2)), (shifted, (1, 2, 4))],
     ids=["blur", "noise", "shift"],
 )
-def test_every_distance_grows_with_what_is_wrong(clip, spoil, steps):
+def test_every_metric_gets_worse_with_the_damage(clip, spoil, steps):
     spoiled = [clip, *(spoil(clip, step) for step in steps)]
     lpips = [metrics.lpips_like(x, clip).mean().item() for x in spoiled]
     assert lpips[0] == 0 and lpips == sorted(set(lpips))
     for measure, same in ((metrics.psnr, 100), (metrics.ssim, 1)):
-        found = [measure(x, clip).mean().item() for x in spoiled]
-        assert found[0] == pytest.approx(same) and found == sorted(set(found), reverse=True)
+        values = [measure(x, clip).mean().item() for x in spoiled]
+        assert values[0] == pytest.approx(same) and values == sorted(set(values), reverse=True)
 
 
-def test_psnr_is_of_each_frame(clip):
+def test_psnr_is_computed_for_each_frame(clip):
     wrong = clip.clone()
     wrong[1, 2] += 0.1
-    found = metrics.psnr(wrong, clip)
-    assert found.shape == (2, 6) and found[1, 2].item() == pytest.approx(20, abs=0.01)
-    assert (found.flatten() > 99).sum() == 11
+    psnr = metrics.psnr(wrong, clip)
+    assert psnr.shape == (2, 6) and psnr[1, 2].item() == pytest.approx(20, abs=0.01)
+    assert (psnr.flatten() > 99).sum() == 11
 
 
 def test_a_video_that_jumps_is_less_consistent(clip):
@@ -168,14 +168,14 @@ def test_a_video_that_jumps_is_less_consistent(clip):
 
 @pytest.fixture
 def results(tmp_path, monkeypatch):
-    """A folder for what a script writes down."""
+    """A folder for the files that a script writes."""
     monkeypatch.setattr(record, "ROOT", tmp_path)
     monkeypatch.setattr(record, "RESULTS", tmp_path)
     monkeypatch.setattr(sys, "argv", [str(tmp_path / "compare.py")])
     return tmp_path
 
 
-def test_the_command_measures_every_method_and_keeps_what_it_had(checkpoint, results, capsys):
+def test_the_command_measures_every_method_and_keeps_earlier_rows(checkpoint, results, capsys):
     def run(*options):
         compare.main(
             ["--comfyui", str(ENVIRONMENT.comfyui), "--checkpoint", str(checkpoint), "--tiny"]

@@ -1,4 +1,4 @@
-"""The quality lab's length extension, small: Train LoRA tunes, the figures see what they should."""
+"""The quality lab's length extension at a small size: Train LoRA works, and figures are right."""
 
 import json
 import sys
@@ -40,7 +40,7 @@ def base(path):
 
 @newest_only("its Train LoRA trains the model that it is given, not a copy")
 @pytest.mark.parametrize("attention", [DENSE, RADIAL], ids=["dense", "radial"])
-def test_tuning_lowers_the_loss_of_what_it_is_tuned_on(base, attention):
+def test_tuning_lowers_the_loss_on_its_clips(base, attention):
     longer = SIZE.longer(4)
     clips = extend_tune.training_clips(longer, 1, CPU)
     held_out = flow.validation(longer, 1, 2)
@@ -60,7 +60,7 @@ def test_tuning_lowers_the_loss_of_what_it_is_tuned_on(base, attention):
     assert sum(after) < 0.98 * sum(before)
 
 
-def test_radial_and_dense_sample_as_they_are_named(base):
+def test_radial_and_dense_run_the_right_kernels(base):
     latent = SIZE.longer(4).latent
     videos = {}
     for attention, kernel in ((DENSE, "ComfyUI's dense"), (RADIAL, "sdpa")):
@@ -70,7 +70,7 @@ def test_radial_and_dense_sample_as_they_are_named(base):
     assert difference(videos[True], videos[False]) > 1e-4
 
 
-def test_what_ran_is_held_against_what_should_have(base):
+def test_the_wrong_kernel_is_an_error(base):
     model = RADIAL.on(base)
     lab_model.sample(model, [1], SIZE.longer(4).latent, steps=1)
     with pytest.raises(RuntimeError, match="radial is False"):
@@ -93,7 +93,7 @@ def test_real_clips_are_like_real_clips(real):
     assert itself["motion"] == itself["sharpness"] == 1
 
 
-def test_clips_that_get_worse_are_seen_to_and_when(real):
+def test_damage_is_detected_in_the_right_quarter(real):
     clips = real.clips(0)
     still = clips.clone()
     still[:, 4:] = still[:, 4:5]
@@ -116,7 +116,7 @@ def test_frechet_distance_of_gaussians():
     assert extend_stats.frechet(crowd, crowd) == pytest.approx(0, abs=1e-9)
 
 
-def test_clips_to_tune_on_are_of_their_own_and_as_comfyui_keeps_them():
+def test_the_clips_to_tune_on_differ_and_are_in_comfyuis_format():
     clips = extend_tune.training_clips(SIZE, 9, CPU)
     assert clips.shape == (9, 16, *SIZE.latent) and clips.dtype == torch.bfloat16
     import codec

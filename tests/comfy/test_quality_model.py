@@ -1,4 +1,4 @@
-"""The quality lab's video, codec, model and training, small, in the real ComfyUI."""
+"""The quality lab's video, codec, model and training, at a small size in the real ComfyUI."""
 
 import comfy.supported_models
 import pytest
@@ -32,7 +32,7 @@ def patcher(path):
     return model.load(path, torch.float32)
 
 
-def test_a_clip_does_not_depend_on_how_many_frames_are_asked_for():
+def test_a_clip_does_not_depend_on_its_number_of_frames():
     short, long = (video.clips(3, 2, frames, 32, 64) for frames in (4, 12))
     assert short.shape == (2, 4, 32, 64, 3)
     assert torch.equal(short, long[:, :4])
@@ -54,41 +54,41 @@ def test_the_codec_keeps_a_clip():
     assert (codec.decode(latents) - clips).square().mean() < 1e-4 * 2  # 37 dB
 
 
-def test_the_codec_gives_back_every_latent_of_a_picture_within_its_range():
+def test_the_codec_restores_latents_of_pictures_in_range():
     random = torch.Generator().manual_seed(2)
-    latents = 0.02 * torch.randn(1, 16, 2, 3, 5, generator=random)  # about grey: nothing is clamped
+    latents = 0.02 * torch.randn(1, 16, 2, 3, 5, generator=random)  # near grey: nothing is clamped
     torch.testing.assert_close(codec.encode(codec.decode(latents)), latents, atol=1e-5, rtol=0)
     torch.testing.assert_close(codec.from_comfy(codec.to_comfy(latents)), latents)
 
 
 @pytest.mark.parametrize("shape", [(2, 32, 64, 3), (1, 2, 30, 64, 3)], ids=["no frames", "30 rows"])
-def test_the_codec_says_which_pixels_it_takes(shape):
+def test_the_codec_refuses_other_shapes(shape):
     with pytest.raises(ValueError, match="expected pixels"):
         codec.encode(torch.zeros(shape))
 
 
-def test_comfyui_takes_the_checkpoint_for_wan_and_samples_its_schedule(patcher):
+def test_comfyui_loads_the_checkpoint_as_wan_with_its_schedule(patcher):
     assert type(patcher.model.model_config) is comfy.supported_models.WAN21_T2V
-    assert patcher.cached_patcher_init is not None  # what TrainLoraNode copies a model by
+    assert patcher.cached_patcher_init is not None  # by which TrainLoraNode copies a model
     t = torch.tensor([0.1, 0.5, 1.0])
     sampling = patcher.get_model_object("model_sampling")
     torch.testing.assert_close(sampling.sigma(1000 * t), flow.sigmas(t))
 
 
-def test_no_checkpoint_says_what_makes_one(tmp_path):
+def test_a_missing_checkpoint_says_how_to_make_one(tmp_path):
     with pytest.raises(FileNotFoundError, match="train.py"):
         model.load(tmp_path / "none.safetensors")
 
 
-def test_a_seed_is_a_video_whatever_the_batch(patcher):
-    alone = model.sample(patcher, [2], SMALL.latent, steps=3)
+def test_a_seeds_video_does_not_depend_on_the_batch(patcher):
+    single = model.sample(patcher, [2], SMALL.latent, steps=3)
     both = model.sample(patcher, [1, 2], SMALL.latent, steps=3)
-    torch.testing.assert_close(both[1:], alone, atol=1e-4, rtol=0)
+    torch.testing.assert_close(both[1:], single, atol=1e-4, rtol=0)
     assert (both[0] - both[1]).abs().mean() > 0.1
     assert codec.decode(both).shape == (2, *SMALL.pixels, 3)
 
 
-def test_longer_than_it_was_made_for(patcher):
+def test_sampling_longer_than_the_trained_length(patcher):
     size = SMALL.longer(4)
     assert size.frames == 12
     assert model.sample(patcher, [1], size.latent, steps=1).shape == (1, 16, 12, 8, 12)
@@ -101,21 +101,21 @@ def test_training_and_comfyui_agree_on_the_loss(path, patcher):
     with flow.training():
         trained = held_out(net)
     assert trained == pytest.approx(held_out.through_comfy(patcher), rel=1e-3)
-    # The head matters, or the two would agree whatever the model says.
+    # Changing the head changes the loss; otherwise the two would agree for any model.
     with torch.no_grad():
         net.head.head.weight.zero_()
     assert abs(held_out(net)[0] - trained[0]) > 0.01
 
 
-def test_what_a_linear_guess_loses():
+def test_the_loss_of_a_linear_guess():
     held_out = flow.validation(SMALL, count=3, levels=3)
     spread = held_out.clean.var(dim=(0, 2, 3, 4), keepdim=True)
     for level, expected in zip(held_out.levels, held_out.linear(), strict=True):
         x = level * held_out.noise + (1 - level) * held_out.clean
         slope = (level - (1 - level) * spread) / (level**2 + (1 - level) ** 2 * spread)
-        wrong = held_out.noise - held_out.clean - slope * x
-        wrong = wrong - wrong.mean(dim=(0, 2, 3, 4), keepdim=True)
-        assert wrong.square().mean().item() == pytest.approx(expected, rel=0.1)
+        error = held_out.noise - held_out.clean - slope * x
+        error = error - error.mean(dim=(0, 2, 3, 4), keepdim=True)
+        assert error.square().mean().item() == pytest.approx(expected, rel=0.1)
 
 
 def test_a_batch_spreads_over_the_schedule():
@@ -125,7 +125,7 @@ def test_a_batch_spreads_over_the_schedule():
     assert (5 * t).long().tolist() == [0, 1, 2, 3, 4]
 
 
-def test_the_recipe_warms_up_and_ends_at_nothing():
+def test_the_recipe_warms_up_and_falls_to_zero():
     recipe = learn.LAB
     assert recipe.pace(0, 0.0) == pytest.approx(1 / recipe.warm_up)
     assert recipe.pace(10_000, recipe.falls) == pytest.approx(1)
@@ -133,7 +133,7 @@ def test_the_recipe_warms_up_and_ends_at_nothing():
     assert recipe.stage(0.0)[0] < recipe.stage(0.999)[0] == model.LAB.frames
 
 
-def test_a_step_of_muon_is_torchs():
+def test_a_step_of_muon_equals_torchs():
     random = torch.Generator().manual_seed(5)
     shapes = ((8, 24), (24, 8), (16, 16), (16, 16))
     start = [torch.randn(shape, generator=random) for shape in shapes]
@@ -152,8 +152,8 @@ def test_a_step_of_muon_is_torchs():
         assert (x - y).norm() < 0.04 * (y - before).norm()  # bfloat16
 
 
-def test_all_blocks_are_one_graph():
-    """Or compiling would take a good part of the 8 minutes."""
+def test_all_blocks_share_one_graph():
+    """Otherwise compiling would take a large part of the 8 minutes."""
     torch._dynamo.reset()
     learner = learn.Learner(SMALL, learn.TINY, 0, CPU)
     for block in learner.net.blocks:
@@ -183,25 +183,25 @@ def test_a_training_run_gives_a_model_and_its_figures():
     assert figures["tokens"] == 3 * 4 * 6
 
 
-def test_attention_by_distance_is_that_of_a_loop():
+def test_attention_by_distance_equals_a_simple_computation():
     random = torch.Generator().manual_seed(4)
     grid = (3, 2, 3)
     q, k = (torch.randn(2, 2, 18, 8, generator=random) for _ in range(2))
     sums = decay.Sums(grid, CPU)
     sums.add(q, k)
-    seen = (q @ k.mT * 8**-0.5).softmax(-1).mean(dim=(0, 1))
+    weights = (q @ k.mT * 8**-0.5).softmax(-1).mean(dim=(0, 1))
     frame, row, column = torch.cartesian_prod(*(torch.arange(n) for n in grid)).t()
     apart = (frame[:, None] - frame).abs()
     away = ((row[:, None] - row).square() + (column[:, None] - column).square()).sqrt().round()
     found = sums.means()
     for d in range(3):
-        expected = seen[apart == d].mean()
+        expected = weights[apart == d].mean()
         torch.testing.assert_close(found["frames"][d].float(), expected)
         torch.testing.assert_close(
-            found["same_place"][d].float(), seen[(apart == d) & (away == 0)].mean()
+            found["same_place"][d].float(), weights[(apart == d) & (away == 0)].mean()
         )
         torch.testing.assert_close(
-            found["places"][d].float(), seen[(apart == 0) & (away == d)].mean()
+            found["places"][d].float(), weights[(apart == 0) & (away == d)].mean()
         )
 
 
@@ -216,7 +216,7 @@ def test_decay_is_measured_in_every_layer(patcher):
     assert len(found["layers"]) == SMALL.layers
     for kinds in (found["all"], *found["layers"]):
         assert len(kinds["frames"]["mean"]) == SMALL.frames
-        # All the probability of a query is in its distances.
+        # The distances of a query share all of its probability.
         assert 1 / 100 < kinds["frames"]["mean"][0] * SMALL.frames * SMALL.frame_tokens < 100
 
 

@@ -1,4 +1,4 @@
-"""What the patch node keeps of a run: each step and block, why it was dense, and seconds."""
+"""The record of a run: what each step and block ran as, why it was dense, and seconds."""
 
 import threading
 import time
@@ -34,7 +34,7 @@ def only_run(model):
 
 
 def cells(run):
-    """(step, block) -> {what it ran as: calls}."""
+    """(step, block) -> {what it ran as -> calls}."""
     found = {}
     for step in run["steps"]:
         for entry in step["blocks"]:
@@ -47,17 +47,17 @@ def cells(run):
     return found
 
 
-def catalog_entry(step, block, steps, dense_steps=0, dense_last_steps=0, dense_blocks=0):
+def expected_kind(step, block, steps, dense_steps=0, dense_last_steps=0, dense_blocks=0):
     if step < dense_steps or step >= steps - dense_last_steps:
         return "dense step"
     return "dense block" if block < dense_blocks else "radial"
 
 
 def expected(calls_of_steps, blocks=(1,) * BLOCKS, **settings):
-    """calls_of_steps: of the model, in each step. blocks: self-attention calls in each."""
+    """The expected cells. calls_of_steps: model calls of each step. blocks: calls of each block."""
     steps = len(calls_of_steps)
     return {
-        (step, block): {catalog_entry(step, block, steps, **settings): calls * times}
+        (step, block): {expected_kind(step, block, steps, **settings): calls * times}
         for step, calls in enumerate(calls_of_steps)
         for block, times in enumerate(blocks)
     }
@@ -83,7 +83,7 @@ def test_samplers_that_call_the_model_twice_a_step(wan, summaries):
 
 
 def test_two_passes_a_step(wan, summaries, monkeypatch):
-    """As with little memory: cond, then uncond."""
+    """As when memory is short: cond, then uncond."""
     monkeypatch.setattr(type(wan), "get_free_memory", lambda *args: 0)
     model = patch(wan, **SETTINGS)
     sample(model, steps=4)
@@ -92,7 +92,7 @@ def test_two_passes_a_step(wan, summaries, monkeypatch):
     assert [step["model_calls"] for step in run["steps"]] == [2] * 4
 
 
-# Double and single blocks, padded prompts, several calls in a block, blocks that aren't announced.
+# Double and single blocks, padded prompts, several calls in a block, blocks without an index.
 VIDEO_MODELS = ("hunyuan padded prompts with holes", "wan vace, two contexts", "wan s2v", "mochi")
 CASES = [case for case in zoo.CASES if case.name in VIDEO_MODELS]
 
@@ -110,12 +110,12 @@ def test_other_kinds_of_model(case, summaries, any_density):
     assert cells(only_run(model)) == expected(each_step, case.calls, **SETTINGS)
 
 
-def test_two_samplers_in_a_row(wan, summaries):
+def test_two_samplers_one_after_the_other(wan, summaries):
     model = patch(wan, dense_steps=1, dense_last_steps=1)
     sample(model, steps=5, start_step=0, last_step=2)
     sample(model, steps=5, start_step=2, last_step=5, force_full_denoise=True)
     first, second = runs_of(model)
-    assert cells(first) == expected([1, 1], dense_steps=1)  # hands over: no last step
+    assert cells(first) == expected([1, 1], dense_steps=1)  # not the schedule's last step
     assert cells(second) == expected([1, 1, 1], dense_steps=1, dense_last_steps=1)
 
 
@@ -133,15 +133,15 @@ def test_the_last_runs_are_kept(wan, summaries):
         ({"frames": 2, "height": 48, "width": 48}, "100% of the blocks would be kept"),
     ],
 )
-def test_reasons_that_hold_everywhere(wan, case, reason, summaries):
+def test_reasons_that_apply_everywhere(wan, case, reason, summaries):
     model = patch(wan)
     sample(model, **case)
     assert cells(only_run(model)) == {(s, b): {reason: 1} for s in range(2) for b in range(BLOCKS)}
     assert reason in summaries[0]["status"]
 
 
-def test_a_call_that_may_be_either(wan, summaries):
-    """540 tokens of video and 540 of prompt: both calls of a block say so, and where they are."""
+def test_a_call_that_may_be_self_or_cross_attention(wan, summaries):
+    """540 tokens of video and 540 of prompt: both calls of a block are recorded at their block."""
     model = patch(wan)
     sample(model, text_tokens=540, steps=1)
     found = cells(only_run(model))
@@ -150,7 +150,7 @@ def test_a_call_that_may_be_either(wan, summaries):
 
 
 def test_a_model_of_another_kind(summaries):
-    """It has no calls of ours: its steps are dense, blocks unknown."""
+    """An image model has no calls of ours, so its steps are dense and its blocks unknown."""
     model, inputs = zoo.hunyuan_image()
     model = patch(model)
     zoo.sample(model, inputs, steps=2)
@@ -162,7 +162,7 @@ def test_a_model_of_another_kind(summaries):
 
 
 @pytest.mark.parametrize("step, block", [(0, 0), (1, 2), (2, 1)])
-def test_a_kernel_that_fails_on_the_way(wan, summaries, monkeypatch, step, block):
+def test_a_kernel_that_fails_during_the_run(wan, summaries, monkeypatch, step, block):
     compute, turn = pack_module("nodes.hook.compute"), []
     works = compute.attend
 
@@ -207,7 +207,7 @@ def test_under_torch_compile(wan, summaries, monkeypatch):
 
 
 def test_seconds(wan, summaries):
-    """Those of the calls are in those of the model, and these in the time that all of it took."""
+    """Seconds of calls add up to less than those of the model, and those to less than wall time."""
 
     def slow(func, q, k, *args, **kwargs):  # the dense calls
         if q.shape == k.shape:
@@ -247,7 +247,7 @@ def test_a_pass_within_a_pass_is_timed_once(wan, summaries):
     assert 0.1 < only_run(model)["totals"]["seconds"] < time.perf_counter() - start
 
 
-def test_clocks_that_fail_cost_only_the_times(wan, summaries, monkeypatch, caplog):
+def test_a_failing_clock_only_costs_the_times(wan, summaries, monkeypatch, caplog):
     stopwatch = pack_module("nodes.run.stopwatch")
 
     def fails(*args):
@@ -263,7 +263,7 @@ def test_clocks_that_fail_cost_only_the_times(wan, summaries, monkeypatch, caplo
     assert caplog.text.count("No more times of this run") == 1
 
 
-def test_a_record_that_fails_costs_only_itself(wan, summaries, monkeypatch, caplog):
+def test_a_failing_record_only_costs_itself(wan, summaries, monkeypatch, caplog):
     def fails(*args):
         raise RuntimeError("no room")
 
@@ -274,7 +274,7 @@ def test_a_record_that_fails_costs_only_itself(wan, summaries, monkeypatch, capl
 
 
 @newest_only("it has no clones for other devices")
-def test_two_devices_write_into_one_record(stand_ins, summaries, monkeypatch):
+def test_two_devices_share_one_record(stand_ins, summaries, monkeypatch):
     import comfy.model_management
     import comfy.sd
     from comfy.multigpu import create_multigpu_deepclones

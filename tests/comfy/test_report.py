@@ -1,4 +1,4 @@
-"""Radial Attention Report: what it shows of a run, and that no video is lost for it."""
+"""Radial Attention Report: what it shows of a run, and that it never costs the video."""
 
 import asyncio
 import json
@@ -18,7 +18,7 @@ DENSE_STEP, DENSE_BLOCK = (74, 98, 150), (148, 126, 190)
 
 
 def report(samples, *models):
-    """samples, image, text, json, and what the page gets."""
+    """The outputs image, text and json, and what the page gets."""
     node = nodes.NODE_CLASS_MAPPINGS["RadialAttentionReport"]
     latent = {"samples": samples, "noise_mask": None}
     out = node.execute(latent, *models)
@@ -36,8 +36,8 @@ def test_the_report_of_a_run(wan, summaries):
     assert image.dtype == torch.float32 and image.shape[0] == 1 and image.shape[3] == 3
     assert image.shape[2] == 960 and image.shape[1] > 500 and 0 <= image.min() < image.max() <= 1
     assert {DENSE_STEP, DENSE_BLOCK} < colours(image)
-    assert text.startswith("Radial 33 %: 2 of 4 steps.\n")
-    assert "Dense: first step and last step; first block." in text
+    facts = "33 %", "2 of 4 steps", "first step and last step", "first block"
+    assert all(fact in text for fact in facts)
     (run,) = data["runs"]
     assert data["version"] == 1 and len(run["steps"]) == 4
     assert run["latent"][1:] == [16, 9, 12, 20]
@@ -46,8 +46,8 @@ def test_the_report_of_a_run(wan, summaries):
     assert ui["text"] == (text,) and len(ui["images"]) == 1
 
 
-def test_the_map_is_where_it_belongs(wan, summaries):
-    """The colour in the middle of each step and block."""
+def test_each_step_and_block_has_the_right_colour(wan, summaries):
+    """Checks the colour in the middle of each cell."""
     drawing = pack_module("nodes.drawing.report")
     model = patch(wan, **SETTINGS)
     image = report(sample(model, steps=4), model)[0]
@@ -64,7 +64,7 @@ def test_the_map_is_where_it_belongs(wan, summaries):
 
 
 def test_two_models(summaries):
-    """The experts of Wan 2.2, in the order that they are linked."""
+    """The two experts of Wan 2.2, in the order of the links."""
     case = next(case for case in zoo.CASES if case.name == "wan 2.2 i2v a14b")
     high, low, inputs = patch(case.model(), dense_steps=1), patch(case.model(seed=1)), case.inputs()
     started = zoo.sample(high, inputs, steps=4, start_step=0, last_step=3)
@@ -76,7 +76,7 @@ def test_two_models(summaries):
     assert both.shape[1] > report(out, high)[0].shape[1] + 300
 
 
-def test_the_run_of_this_size_is_meant(wan, summaries):
+def test_the_run_with_the_samples_size_is_reported(wan, summaries):
     model = patch(wan)
     small = sample(model, steps=3)
     large = sample(model, frames=5, height=20, width=24, steps=2)
@@ -91,20 +91,20 @@ def test_a_model_of_another_kind(summaries):
     model, inputs = zoo.hunyuan_image()
     model = patch(model)
     image, text, _, _ = report(zoo.sample(model, inputs, steps=2), model)
-    assert "Nothing radial in 2 steps." in text and "Dense: not a video." in text
+    assert "othing radial in 2 steps" in text and "not a video" in text
     assert image.shape[2] == 960
 
 
 @pytest.mark.parametrize(
-    "before, said",
+    "before, reason",
     [
         (lambda wan: wan, "did not go through Radial Attention Patch"),
         (patch, "nothing has sampled with it yet"),
     ],
 )
-def test_without_a_run_it_says_why(wan, before, said):
+def test_without_a_run_it_says_why(wan, before, reason):
     image, text, _, ui = report(torch.zeros(1, 16, 9, 12, 20), before(wan))
-    assert said in text and said in ui["text"][0]
+    assert reason in text and reason in ui["text"][0]
     assert image.ndim == 4 and image.shape[3] == 3
 
 
@@ -132,17 +132,17 @@ def test_any_number_of_steps_and_blocks_can_be_drawn(steps, blocks):
     reasons = pack_module("nodes.run.reasons")
     block_0, other = reasons.Why(reasons.Reason.DENSE_BLOCK), reasons.Reason.ARGUMENTS
     for number in range(steps):
-        where = model.forward(number, torch.zeros(1, 16, 9, 12, 20))
+        index = model.forward(number, torch.zeros(1, 16, 9, 12, 20))
         for block in range(blocks):
             why = reasons.Why(other, block % 7) if number == 0 else None
             why = block_0 if block == 0 else why
-            model.end_call(record.CallEntry(None, where, block, why, "sdpa", (1, 540), 0.3))
+            model.end_call(record.CallEntry(None, index, block, why, "sdpa", (1, 540), 0.3))
     picture = pack_module("nodes.drawing.report").draw([("a title", model.read())])
     assert picture.width == 960 and picture.height < 1200
 
 
 def test_the_patch_node_knows_its_id(wan, summaries):
-    """As the server runs it; outside a server it has none."""
+    """Run as in a server; outside a server it has no id."""
     node = nodes.NODE_CLASS_MAPPINGS["RadialAttentionPatch"]
     inside = node.PREPARE_CLASS_CLONE({"hidden_inputs": {io.Hidden.unique_id: "5:3"}})
     model = inside.execute(wan, 0, 0, 0, 1, 0.2, 64, "auto").args[0]
@@ -152,12 +152,12 @@ def test_the_patch_node_knows_its_id(wan, summaries):
     assert all(summary["status"].startswith("radial 100 %") for summary in summaries)
 
 
-def test_in_a_server_a_report_that_is_added_later_finds_the_run(server, tmp_path, monkeypatch):
-    """The sampler is in ComfyUI's cache by then."""
+def test_a_report_that_is_added_later_finds_the_run(server, tmp_path, monkeypatch):
+    """In a server: by then the sampler's output is in ComfyUI's cache."""
     small = {"width": 128, "height": 128, "length": 33, "steps": 3, "block_size": 64}
     graph = set_inputs(load_graph("wan21_t2v"), small)
     sampler = next(k for k, node in graph.items() if node["class_type"] == "KSampler")
-    for video in ("10", "11", "12"):  # what decodes it and writes it
+    for video in ("10", "11", "12"):  # the nodes that decode and save it
         del graph[video]
     graph["49"] = {"class_type": "PreviewAny", "inputs": {"source": [sampler, 0]}}
     outputs = {}

@@ -1,4 +1,4 @@
-"""workflows/run.py as a person runs it."""
+"""workflows/run.py, run as a command."""
 
 import asyncio
 import contextlib
@@ -26,7 +26,7 @@ RUN = PACK / "workflows/run.py"
 QUICK = [f"--set={s}" for s in ("width=128", "height=128", "length=65", "steps=2", "dense_steps=0")]
 
 
-PATIENCE = 120  # seconds, for what should come
+PATIENCE = 120  # seconds to wait for something
 
 
 def run(*arguments, cwd):
@@ -35,7 +35,7 @@ def run(*arguments, cwd):
 
 
 def start(*arguments, **options):
-    """run.py in a session of its own; it hears Ctrl-C even if these tests run in the background."""
+    """run.py in its own session, where Ctrl-C works even if these tests run in the background."""
     return subprocess.Popen(
         [sys.executable, RUN, *arguments],
         start_new_session=True,
@@ -48,13 +48,13 @@ def servers_of(process):
     """The ComfyUI servers that a run.py has started."""
     found = []
     for child in psutil.Process(process.pid).children(recursive=True):
-        with contextlib.suppress(psutil.Error):  # it may end while we look
+        with contextlib.suppress(psutil.Error):  # it may end in the meantime
             if "--port" in child.cmdline():
                 found.append(child)
     return found
 
 
-def test_with_nothing_else_on_the_machine(tmp_path):
+def test_without_a_comfyui_on_the_machine(tmp_path):
     done = run("wan21_t2v", *QUICK, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "tiny random weights" in done.stdout
@@ -66,15 +66,15 @@ def test_with_nothing_else_on_the_machine(tmp_path):
 
 
 @pytest.mark.slow
-def test_what_nodes_say_is_printed(tmp_path):
+def test_the_nodes_texts_are_printed(tmp_path):
     done = run("wan21_long", *QUICK, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    said = done.stdout.partition("\nRadial Attention Report:\n  ")[2]
-    assert "2 steps" in said.partition("\nRadial attention: 2 steps")[0]
+    printed = done.stdout.partition("\nRadial Attention Report:\n  ")[2]
+    assert "2 steps" in printed.partition("\nRadial attention: 2 steps")[0]
 
 
 @pytest.mark.slow
-def test_a_comfyui_of_the_users_own(tmp_path, environment, stand_ins):
+def test_with_the_users_own_comfyui(tmp_path, environment, stand_ins):
     theirs = tmp_path / "ComfyUI"
     shutil.copytree(environment.comfyui, theirs)
     shutil.copytree(stand_ins, theirs / "models", dirs_exist_ok=True)
@@ -87,7 +87,7 @@ def test_a_comfyui_of_the_users_own(tmp_path, environment, stand_ins):
     assert "Output: " in done.stdout and "calls radial" in done.stdout
 
 
-def test_a_server_that_is_running(tmp_path, environment, stand_ins):
+def test_with_a_running_server(tmp_path, environment, stand_ins):
     with standin_server(environment, stand_ins) as server:
         done = run("wan21_t2v", *QUICK, "--server", server.url, cwd=tmp_path)
         assert done.returncode == 0, done.stderr
@@ -101,7 +101,7 @@ def test_a_server_that_is_running(tmp_path, environment, stand_ins):
     "number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)]
 )
 @pytest.mark.parametrize("moment", ["Starting ComfyUI", "/500"])
-def test_stopped_it_leaves_no_server(tmp_path, moment, number):
+def test_when_stopped_it_leaves_no_server(tmp_path, moment, number):
     log = tmp_path / "log"
     with open(log, "wb") as out:
         process = start(
@@ -123,7 +123,7 @@ def test_stopped_it_leaves_no_server(tmp_path, moment, number):
 
 @pytest.mark.skipif(os.name == "nt", reason="signals")
 @pytest.mark.parametrize("times", [4, pytest.param(20, marks=pytest.mark.slow)])
-def test_stopped_at_the_very_moment_of_starting_it_leaves_no_server(tmp_path, times):
+def test_when_stopped_while_it_starts_it_leaves_no_server(tmp_path, times):
     """Signals a few milliseconds apart, around the start of the server's process."""
     sleeper = tmp_path / "ComfyUI"
     sleeper.mkdir()
@@ -164,7 +164,7 @@ def test_a_server_that_dies_is_reported_with_the_end_of_its_log(tmp_path, enviro
 
 
 @pytest.mark.slow
-def test_a_server_that_dies_in_the_middle(tmp_path, environment, stand_ins):
+def test_a_server_that_dies_while_sampling(tmp_path, environment, stand_ins):
     graph = set_inputs(load_graph("wan21_t2v"), {"steps": 500, "width": 128, "height": 128})
 
     def kill_when_it_samples(server):
@@ -178,8 +178,8 @@ def test_a_server_that_dies_in_the_middle(tmp_path, environment, stand_ins):
 
 
 @pytest.mark.slow
-def test_a_port_that_is_taken_meanwhile(environment, stand_ins, monkeypatch):
-    """Somebody else answers on the port that was free: not taken for ours, and the next one is."""
+def test_a_port_that_is_taken_in_the_meantime(environment, stand_ins, monkeypatch):
+    """Another server answers on the port that was free: it is not used, and the next port is."""
     with http.server.ThreadingHTTPServer(
         ("127.0.0.1", 0), http.server.SimpleHTTPRequestHandler
     ) as other:
@@ -192,7 +192,7 @@ def test_a_port_that_is_taken_meanwhile(environment, stand_ins, monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_proxy_is_not_asked_for_this_machine(environment, stand_ins, monkeypatch):
+def test_a_proxy_is_not_used_for_this_machine(environment, stand_ins, monkeypatch):
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
     monkeypatch.delenv("no_proxy", raising=False)
     monkeypatch.setattr(headless.server, "START_SECONDS", 60)
@@ -200,7 +200,7 @@ def test_a_proxy_is_not_asked_for_this_machine(environment, stand_ins, monkeypat
         server.check()
 
 
-def test_stand_ins_make_small_what_is_a_plain_value_and_not_set():
+def test_stand_ins_shrink_plain_values_that_are_not_set():
     graph = load_graph("wan21_t2v")
     assert stand_in_size(graph, {}) == {"8.width": 128, "8.height": 64, "9.steps": 8}
     graph["8"]["inputs"]["width"] = ["7", 0]  # a link
@@ -211,7 +211,7 @@ def test_stand_ins_make_small_what_is_a_plain_value_and_not_set():
     assert "9.steps" not in stand_in_size(graph, {})
 
 
-def test_two_samplers_made_small_hand_over_at_the_same_part_of_the_schedule():
+def test_two_shrunk_samplers_switch_at_the_same_share_of_the_schedule():
     graph = load_graph("wan22_t2v")
     samplers = [n for n in graph if graph[n]["class_type"] == "KSamplerAdvanced"]
     assert not any(
@@ -263,7 +263,7 @@ def test_two_samplers_made_small_hand_over_at_the_same_part_of_the_schedule():
         ),
     ],
 )
-def test_a_graph_that_is_none_gets_one_clear_line(tmp_path, text, message):
+def test_a_broken_graph_gets_one_clear_line(tmp_path, text, message):
     path = tmp_path / "graph.json"
     path.write_text(text)
     with pytest.raises(SystemExit) as stopped:
@@ -281,8 +281,8 @@ def test_a_graph_in_another_encoding(tmp_path):
 
 def test_the_help_names_every_workflow(tmp_path):
     done = run("--help", cwd=tmp_path)
-    words = done.stdout.replace("\n", " ").split()
-    assert len(names()) >= 12 and set(names()) <= {word.strip(",") for word in words}
+    listed = done.stdout.replace("\n", " ").split()
+    assert len(names()) >= 12 and set(names()) <= {name.strip(",") for name in listed}
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""A graph as a version of the pack saved it runs, with the settings it had.
+"""Graphs saved by earlier versions of the pack run with the settings that they had.
 
 tests/saved/VERSION has the pack's first workflow in both formats. The page opens the ui.json in
 tests/browser. From the first release on, a version that changes an input adds a folder.
@@ -15,7 +15,7 @@ from headless.graph import load_graph, set_inputs
 SAVED = sorted((PACK / "tests/saved").iterdir())
 SMALL = {"width": 128, "height": 128, "length": 65, "steps": 12}
 PATCH = "4"
-AUTHORS = {  # of Wan 2.1 at a trained length: a quarter of the steps
+PRESET = {  # of Wan 2.1 at a trained length: a quarter of the steps is dense
     "dense_steps": SMALL["steps"] // 4,
     "dense_last_steps": 1,
     "dense_blocks": 1,
@@ -23,7 +23,7 @@ AUTHORS = {  # of Wan 2.1 at a trained length: a quarter of the steps
     "decay": 0.2,
     "block_size": 128,
 }
-RAN_WITH = {"0.5.0": AUTHORS}
+SETTINGS = {"0.5.0": PRESET}
 
 
 @pytest.mark.parametrize("folder", SAVED, ids=lambda folder: folder.name)
@@ -31,7 +31,7 @@ def test_runs_as_it_was_saved(server, folder, tmp_path):
     graph = set_inputs(load_graph(str(folder / "api.json")), SMALL)
     result = asyncio.run(run_graph(server.url, graph, tmp_path, server.check))
     (summary,) = result.summaries
-    settings = RAN_WITH[folder.name]
+    settings = SETTINGS[folder.name]
     assert summary["settings"] == settings
     dense_steps = settings["dense_steps"] + settings["dense_last_steps"]
     assert summary["dense_calls"]["dense step"] == 3 * dense_steps
@@ -41,7 +41,7 @@ def test_runs_as_it_was_saved(server, folder, tmp_path):
 
 @pytest.mark.parametrize("folder", SAVED, ids=lambda folder: folder.name)
 def test_both_formats_have_the_same_values(folder):
-    """What the page reads by place is what the API has by name."""
+    """The page reads values by position, the API by name."""
     ui = json.loads((folder / "ui.json").read_text())
     (node,) = (node for node in ui["nodes"] if str(node["id"]) == PATCH)
     inputs = json.loads((folder / "api.json").read_text())[PATCH]["inputs"]

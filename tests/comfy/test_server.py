@@ -47,7 +47,7 @@ def test_the_workflow_makes_a_video(server, tmp_path):
 
 def test_the_same_seed_makes_the_same_video_and_radial_matters(server, tmp_path):
     def sampled(folder, **settings):
-        """A run that is not from the server's cache. It forgets that when it next looks."""
+        """A run that is not answered from the server's cache, which takes a moment to clear."""
         forget = json.dumps({"unload_models": True, "free_memory": True}).encode()
         headers = {"Content-Type": "application/json"}
         for _ in range(PATIENCE):
@@ -56,7 +56,7 @@ def test_the_same_seed_makes_the_same_video_and_radial_matters(server, tmp_path)
             if result.summaries:
                 return result
             time.sleep(1)
-        raise AssertionError("it always answers from its cache")
+        raise AssertionError("the server always answers from its cache")
 
     def frames(name, **settings):
         result = sampled(tmp_path / name, **settings)
@@ -85,7 +85,7 @@ def test_a_new_seed_reuses_the_patched_model(server, tmp_path):
         ({"4.backend": "magic"}, "not in list"),
     ],
 )
-def test_refuses_impossible_settings_before_anything_runs(server, tmp_path, settings, message):
+def test_impossible_settings_are_refused_before_anything_runs(server, tmp_path, settings, message):
     with pytest.raises(GraphFailed, match=f"Radial Attention Patch.*{message}"):
         run(server, tmp_path, **settings)
 
@@ -97,20 +97,20 @@ def test_refuses_impossible_settings_before_anything_runs(server, tmp_path, sett
         ("model", "wan", "model must come from a model loader, got 'wan'"),
     ],
 )
-def test_refuses_in_the_node_what_comfyui_lets_through(server, tmp_path, name, value, message):
+def test_the_node_refuses_what_comfyui_accepts(server, tmp_path, name, value, message):
     graph = set_inputs(load_graph("wan21_t2v"), SMALL)
     graph["4"]["inputs"][name] = value
     with pytest.raises(GraphFailed, match=message):
         asyncio.run(run_graph(server.url, graph, tmp_path, server.check))
 
 
-def test_a_graph_saved_before_the_node_had_all_its_inputs(server, tmp_path):
+def test_a_graph_saved_before_an_input_was_added(server, tmp_path):
     graph = set_inputs(load_graph("wan21_t2v"), SMALL)
     del graph["4"]["inputs"]["dense_attention"]
     asyncio.run(run_graph(server.url, graph, tmp_path, server.check))
 
 
-def test_the_page_gets_the_node_its_help_and_the_template(server):
+def test_the_page_gets_the_node_with_help_and_templates(server):
     info = json.loads(get(server, "/object_info/RadialAttentionPatch"))["RadialAttentionPatch"]
     assert info["display_name"] == "Radial Attention Patch" and info["output"] == ["MODEL"]
     inputs = info["input"]["required"]
@@ -124,7 +124,7 @@ def test_the_page_gets_the_node_its_help_and_the_template(server):
         "block_size",
         "backend",
     ]
-    # not there in graphs saved earlier
+    # missing in graphs saved by earlier versions
     assert list(info["input"]["optional"]) == ["dense_attention"]
     inputs |= info["input"]["optional"]
     assert all(options.get("tooltip") for _, options in inputs.values())

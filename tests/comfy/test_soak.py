@@ -1,5 +1,6 @@
-"""Two hundred prompts of changing sizes and settings, some cancelled and some failing: memory,
-threads, open files and our own objects stay as they were.
+"""Two hundred prompts with changing sizes and settings, some cancelled and some failing.
+
+Memory, threads, open files and our own objects must not grow.
 """
 
 import random
@@ -17,7 +18,7 @@ from whole_graph import OURS, SAMPLER, around, whole_graph
 pytestmark = [newest_only("once is enough"), pytest.mark.slow]
 
 PROMPTS = 200
-MOST_GROWTH = 12 * 2**20  # bytes, of medians: they stay within 1 MiB
+MOST_GROWTH = 12 * 2**20  # bytes, between medians, which usually stay within 1 MiB
 SIZES = [(64, 64, 17), (64, 96, 33), (96, 96, 21), (128, 64, 33), (64, 128, 49), (112, 80, 25)]
 COUNTING = """
 import gc
@@ -45,8 +46,8 @@ async def counts(request):
 
 @pytest.fixture
 def server(environment, stand_ins, tmp_path, monkeypatch):
-    """With a pack beside ours that counts what is alive in the server."""
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # so small that two are slower
+    """A server with a second pack that counts the objects in the server."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # the models are so small that two are slower
     (tmp_path / "counting").mkdir()
     (tmp_path / "counting/__init__.py").write_text(COUNTING)
     paths = tmp_path / "paths.yaml"
@@ -57,11 +58,11 @@ def server(environment, stand_ins, tmp_path, monkeypatch):
 
 
 def prompts():
-    """(what is done to it, graph): nearly all of them are let alone."""
+    """(fate, graph): seven of ten graphs run undisturbed."""
     random_ = random.Random(7)
     for i in range(PROMPTS):
         graph = whole_graph()
-        if i % 2:  # of the other half, only what the sampler needs
+        if i % 2:  # half of them have only what the sampler needs
             graph = around(graph, SAMPLER)
         width, height, length = random_.choice(SIZES)
         graph["8"]["inputs"] |= {"width": width, "height": height, "length": length}
@@ -79,7 +80,7 @@ def prompts():
             graph[SAMPLER]["inputs"]["steps"] = 500
         if fate == "refused":
             graph["4"]["inputs"]["decay"] = -1
-        if fate == "failed":  # before the sampler, or behind it
+        if fate == "failed":  # before the sampler or after it
             node, name = random_.choice([("4", "decay"), ("24", "error")])
             graph[node]["inputs"][name] = float("nan")
         yield fate, graph
@@ -106,9 +107,9 @@ def test_two_hundred_prompts(server):
         outcome = run(server, fate, graph)
         assert outcome.kind == fate, (i, outcome)
         if i % 10 == 9:
-            post(server, "/history", {"clear": True})  # which is ComfyUI's, and grows
+            post(server, "/history", {"clear": True})  # ComfyUI's own, which grows
             counts.append(get(server, "/counts") | {"files": process.num_fds()})
-        if graph.keys() == whole and fate == "done":  # of others, the caches have less
+        if graph.keys() == whole and fate == "done":  # others leave less in the caches
             memory.append(process.memory_info().rss)
     assert get(server, "/queue") == {"queue_running": [], "queue_pending": []}
     third = len(memory) // 3
@@ -119,11 +120,11 @@ def test_two_hundred_prompts(server):
         assert late[kind] <= early[kind] + 8, (kind, early, late)
     for kind, number in late["ours"].items():
         assert number <= early["ours"].get(kind, 0) + 8, (kind, early, late)
-    assert_pictures_alone(server.log.parent / "temp")
+    assert_only_pictures(server.log.parent / "temp")
 
 
-def assert_pictures_alone(folder: Path):
-    """What our nodes show on themselves goes where ComfyUI's previews go, which it empties."""
+def assert_only_pictures(folder: Path):
+    """Our nodes only write pictures, to the folder of previews that ComfyUI empties."""
     files = [path for path in folder.rglob("*") if path.is_file()]
     assert {path.suffix for path in files} <= {".png"}
     assert len(files) <= PROMPTS * len(OURS)

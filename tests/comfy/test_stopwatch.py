@@ -1,4 +1,4 @@
-"""The clock of a GPU never waits. Its events are stand-ins here, which end when a test says so."""
+"""The stopwatch never waits for a GPU. Its events are fakes here that end when a test says so."""
 
 import pytest
 import torch
@@ -8,7 +8,7 @@ GPU, OTHER_GPU = torch.device("cuda", 0), torch.device("cuda", 1)
 
 
 class Gpu:
-    """What torch.cuda has of events: `done` is how far the device is, in seconds."""
+    """A fake of torch.cuda's events. asked, done: seconds of work queued and finished."""
 
     def __init__(self):
         self.asked, self.done, self.events, self.waits, self.capturing = 0.0, 0.0, 0, 0, False
@@ -70,7 +70,7 @@ def span(watch, gpu, key, seconds, device=GPU):
     watch.stop(mark, key)
 
 
-def test_reads_what_is_over_and_waits_for_nothing(gpu, watch, times):
+def test_reads_finished_events_without_waiting(gpu, watch, times):
     for key in "abc":
         span(watch, gpu, key, 0.5)
     watch.collect()
@@ -82,7 +82,7 @@ def test_reads_what_is_over_and_waits_for_nothing(gpu, watch, times):
     assert times[2:] == [("c", 0.5)] and gpu.waits > 0
 
 
-def test_calls_within_a_pass(gpu, watch, times):
+def test_calls_inside_a_pass(gpu, watch, times):
     outer = watch.start(GPU)
     span(watch, gpu, "call", 0.25)
     gpu.work(0.5)
@@ -92,7 +92,7 @@ def test_calls_within_a_pass(gpu, watch, times):
     assert times == [("call", 0.25), ("pass", 0.75)]
 
 
-def test_events_are_used_again(gpu, watch, times):
+def test_events_are_reused(gpu, watch, times):
     for _ in range(1000):
         span(watch, gpu, "a", 0.001)
         gpu.done = gpu.asked
@@ -100,19 +100,19 @@ def test_events_are_used_again(gpu, watch, times):
     assert len(times) == 1000 and gpu.events == 2
 
 
-def test_each_device_has_its_own(gpu, watch, times):
+def test_each_device_has_its_own_events(gpu, watch, times):
     span(watch, gpu, "far behind", 0.1, OTHER_GPU)
     gpu.work(-0.1)
     span(watch, gpu, "a", 0.05)
     gpu.done = 0.05
     watch.collect()
     assert times == [("a", 0.05)]
-    span(watch, gpu, "b", 0.1, OTHER_GPU)  # no event of the first device's comes here
+    span(watch, gpu, "b", 0.1, OTHER_GPU)  # not with an event of the first device
     watch.collect(wait=True)
     assert [key for key, _ in times] == ["a", "far behind", "b"]
 
 
-def test_while_a_graph_is_captured_no_event_is_touched(gpu, watch, times):
+def test_no_event_is_touched_while_a_graph_is_captured(gpu, watch, times):
     span(watch, gpu, "before", 0.1)
     gpu.capturing = True
     span(watch, gpu, "captured", 0.1)
@@ -122,7 +122,7 @@ def test_while_a_graph_is_captured_no_event_is_touched(gpu, watch, times):
     assert [key for key, _ in times] == ["before"]
 
 
-def test_a_broken_event_is_the_last(gpu, watch, times, caplog, monkeypatch):
+def test_timing_stops_after_a_failing_event(gpu, watch, times, caplog, monkeypatch):
     def fails(event, stream):
         raise RuntimeError("CUDA error: an illegal memory access was encountered")
 
@@ -134,7 +134,7 @@ def test_a_broken_event_is_the_last(gpu, watch, times, caplog, monkeypatch):
     assert caplog.text.count("illegal memory access") == 1 and times == []
 
 
-def test_devices_that_are_not_timed(watch, times):
+def test_other_devices_are_not_timed(watch, times):
     assert watch.start(torch.device("meta")) is None
     watch.stop(None, "a")
     watch.collect(wait=True)

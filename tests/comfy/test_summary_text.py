@@ -1,4 +1,4 @@
-"""What is said of a run, and what it saved: the figures and the reasons, in whatever words."""
+"""The texts about a run have the right figures and reasons, and the saving is right."""
 
 import pytest
 from conftest import pack_module
@@ -12,7 +12,7 @@ def why(text):
 
 
 def run_of(*steps, blocks=4, failures=(), **more):
-    """steps: of each, what its blocks ran as: a string for all of them, or one for each."""
+    """A run's data. steps: what the blocks of each step ran as, one string for all or one each."""
     entries, dense, radial = [], {}, 0
     for number, kinds in enumerate(steps):
         kinds = [kinds] * blocks if isinstance(kinds, str) else kinds
@@ -89,19 +89,19 @@ MIXED = ["dense block", "radial", "radial", "radial"]
     ],
 )
 def test_the_status_line(run, facts):
-    said = pack_module("nodes.run.summary_text").status(run)
-    assert [fact for fact in facts if fact not in said] == [] and "\n" not in said
+    text = pack_module("nodes.run.summary_text").status(run)
+    assert [fact for fact in facts if fact not in text] == [] and "\n" not in text
 
 
-def test_the_report_says_whether_the_saving_is_measured():
-    words = pack_module("nodes.run.summary_text")
+def test_the_report_tells_measured_from_estimated_savings():
+    summary_text = pack_module("nodes.run.summary_text")
     saving = {"seconds": 369.2, "speedup": 1.561, "how": "measured"}
-    text = words.report(run_of("dense step", MIXED, saving=saving))
+    text = summary_text.report(run_of("dense step", MIXED, saving=saving))
     for fact in ("4 s in the model", "50%", "369 s", "1.56 times", "measured"):
         assert fact in text
-    text = words.report(run_of("radial", saving={**saving, "how": "estimated"}))
+    text = summary_text.report(run_of("radial", saving={**saving, "how": "estimated"}))
     assert "estimated" in text and "measured" not in text
-    text = words.report(run_of("radial", saving={**saving, "seconds": -2.0}))
+    text = summary_text.report(run_of("radial", saving={**saving, "seconds": -2.0}))
     assert "2 s more" in text
 
 
@@ -111,19 +111,19 @@ def test_a_report_without_times():
     assert "No times" in pack_module("nodes.run.summary_text").report(run)
 
 
-def test_a_run_that_never_came_to_us():
-    words = pack_module("nodes.run.summary_text")
+def test_a_run_that_never_called_the_hook():
+    summary_text = pack_module("nodes.run.summary_text")
     for compiled in (False, True):
         run = run_of(compiled=compiled)
-        for said in (words.status(run), words.report(run), words.summary(run)):
-            assert "no call reached this node" in said and ("torch.compile" in said) == compiled
+        for text in (summary_text.status(run), summary_text.report(run), summary_text.summary(run)):
+            assert "no call reached this node" in text and ("torch.compile" in text) == compiled
 
 
-def test_what_is_missing_and_steps_without_blocks_are_said():
-    words = pack_module("nodes.run.summary_text")
+def test_missing_features_and_steps_without_blocks_are_named():
+    summary_text = pack_module("nodes.run.summary_text")
     run = run_of("radial", [], [], missing_features={"training": "ImportError: moved"})
-    for said in (words.status(run), words.report(run), words.summary(run)):
-        assert "o training here" in said and "last 2 steps" in said
+    for text in (summary_text.status(run), summary_text.report(run), summary_text.summary(run)):
+        assert "o training here" in text and "last 2 steps" in text
 
 
 SIZE = (2, 100)
@@ -132,7 +132,7 @@ SIZE = (2, 100)
 @pytest.mark.parametrize(
     "calls, seconds, how",
     [
-        # medians: the first call of each compiles
+        # medians, because the first calls compile
         ({(*SIZE, None): [9, 3, 3], (*SIZE, 0.25): [7, 1, 1, 1]}, 4 * 2, "measured"),
         ({(*SIZE, 0.25): [1, 1]}, 2 * 3, "estimated"),
         ({(*SIZE, None): [3], (*SIZE, 0.5): [1], (1, 50, 0.5): [1]}, 2 + 1, "estimated"),

@@ -1,4 +1,4 @@
-"""ComfyUI's own training nodes on patched models: Train LoRA, Save LoRA, and what loads them."""
+"""ComfyUI's own training nodes on patched models: Train LoRA, Save LoRA and the loaders."""
 
 import comfy.sample
 import comfy.samplers
@@ -31,7 +31,7 @@ DENSE_BLOCKS = 1
 
 @pytest.fixture(scope="module")
 def hunyuan_file(tmp_path_factory):
-    """For ComfyUI's loader, so that Train LoRA can load it once more."""
+    """A file for ComfyUI's loader, from which Train LoRA can load the model again."""
     path = tmp_path_factory.mktemp("models") / "hunyuan.safetensors"
     weights = hunyuan.hunyuan_video().model.diffusion_model.state_dict()
     save_file({name: x.contiguous() for name, x in weights.items()}, path)
@@ -40,7 +40,7 @@ def hunyuan_file(tmp_path_factory):
 
 @pytest.fixture
 def models(stand_ins, hunyuan_file):
-    """Model by name, loaded anew: one that was trained in is not used again."""
+    """load(name): a newly loaded model, since a trained one is not used again."""
 
     def load(name):
         if name == "wan":
@@ -59,9 +59,9 @@ PROMPTS = {
     "hunyuan": hunyuan.text,
     "hunyuan padded": lambda: hunyuan.masked(26, [3, *range(20, 26)]),
 }
-# Of a pass: self-attention calls over the video, of which DENSE_BLOCKS are dense.
+# Self-attention calls over the video in a pass, of which DENSE_BLOCKS are dense.
 CALLS = {"wan": 3, "hunyuan": 4}
-# The families besides, by a case of each.
+# The other families, by a case of each.
 OTHERS = {c.name: c for c in zoo.CASES if c.typical and not c.name.startswith(tuple(CALLS))}
 PROMPTS |= {name: lambda case=case: case.inputs().positive for name, case in OTHERS.items()}
 CALLS |= {name: sum(case.calls) for name, case in OTHERS.items()}
@@ -81,27 +81,27 @@ WAYS = {
 
 
 @pytest.mark.parametrize("prompt_name", PROMPTS)
-def test_gradients_are_the_same_however_it_is_trained(models, summaries, prompt_name):
-    """Checkpointing runs calls again in the backward pass: they must be what they were, radial or
-    dense, and are not counted again."""
+def test_gradients_are_the_same_in_every_training_mode(models, summaries, prompt_name):
+    """Checkpointing repeats calls in the backward pass. They must be radial or dense as before, and
+    are not counted again."""
     name = prompt_name if prompt_name in CALLS else prompt_name.split()[0]
     clips = torch.randn_like(OTHERS[name].inputs().latent["samples"]) if name in OTHERS else clip()
-    seen = {}
+    gradients_of = {}
     for way, values in {"plain": {}, **WAYS}.items():
         model = layers(patch(models(name), dense_blocks=DENSE_BLOCKS))
-        seen[way] = gradients(train(model, PROMPTS[prompt_name](), clips, **values)[0])
+        gradients_of[way] = gradients(train(model, PROMPTS[prompt_name](), clips, **values)[0])
         summary = summaries[-1]
         assert summary["radial_calls"] == CALLS[name] - DENSE_BLOCKS, way
         assert summary["dense_calls"]["dense block"] == DENSE_BLOCKS, way
         others = {"dense block", "cross-attention", "outside the transformer blocks"}
         assert summary["dense_calls"].keys() <= others, way
-    assert seen["plain"].any()
-    for way, gradient in seen.items():
-        assert difference(gradient, seen["plain"]) < 1e-5, way
+    assert gradients_of["plain"].any()
+    for way, gradient in gradients_of.items():
+        assert difference(gradient, gradients_of["plain"]) < 1e-5, way
 
 
 @pytest.mark.parametrize("name", ["wan", "hunyuan"])
-def test_bfloat16_costs_no_more_than_with_full_attention(models, summaries, name):
+def test_bfloat16_costs_no_more_precision_than_with_dense_attention(models, summaries, name):
     values = {"gradient_checkpointing": True, "checkpoint_depth": 2}
 
     def error(make):
@@ -118,7 +118,7 @@ def test_bfloat16_costs_no_more_than_with_full_attention(models, summaries, name
 
 @pytest.mark.parametrize("name", ["wan", "hunyuan"])
 def test_batches_and_accumulated_steps(models, summaries, name):
-    """ComfyUI runs a batch of n with each of its n prompts: n x n videos."""
+    """ComfyUI runs a batch of n videos with each of its n prompts: n x n videos."""
     values = {"batch_size": 2, "grad_accumulation_steps": 2, "gradient_checkpointing": True}
     lora, losses = train(patch(models(name)), PROMPTS[name](), clip(3), **values)
     assert len(losses) == 2 and gradients(lora).any()
@@ -126,7 +126,7 @@ def test_batches_and_accumulated_steps(models, summaries, name):
     assert summary["radial_calls"] == CALLS[name] * summary["model_calls"] >= 2 * CALLS[name]
 
 
-def test_gradients_of_wan_are_those_of_exact_masked_attention(models):
+def test_wans_gradients_equal_those_of_exact_masked_attention(models):
     truth, grids = oracle(models("wan"))
     exact, radial, dense = (
         gradients(train(layers(model), prompt())[0])
@@ -138,7 +138,7 @@ def test_gradients_of_wan_are_those_of_exact_masked_attention(models):
 
 
 def test_gradients_of_a_padded_prompt_are_exact(models, summaries, any_density):
-    """With all blocks kept, those of ComfyUI's masked attention; else those of the reference."""
+    """With all blocks kept they equal those of ComfyUI's masked attention, else the reference's."""
 
     def gradient(model):
         return gradients(train(layers(model), PROMPTS["hunyuan padded"]())[0])
@@ -151,8 +151,8 @@ def test_gradients_of_a_padded_prompt_are_exact(models, summaries, any_density):
     assert difference(dense, exact) > 0.01
 
 
-def test_a_kernel_that_fails_in_training_leaves_gradients_right(models, summaries, monkeypatch):
-    """In the third block: those before it are radial again when they are recomputed."""
+def test_gradients_are_right_if_a_kernel_fails_in_training(models, summaries, monkeypatch):
+    """It fails in the third block; the ones before it are radial again when recomputed."""
     compute, calls = pack_module("nodes.hook.compute"), []
     attend = compute.attend
 
@@ -172,8 +172,8 @@ def test_a_kernel_that_fails_in_training_leaves_gradients_right(models, summarie
     assert difference(failing, once_more) < 1e-5
 
 
-def test_autocast_makes_of_tensors_what_it_does_for_torchs_own_attention(wan):
-    """Norms may be float32 under it, and values bfloat16."""
+def test_autocast_casts_as_for_torchs_own_attention(wan):
+    """Under autocast norms may return float32 while values are bfloat16."""
 
     def ask(ours, options):
         generator = torch.Generator().manual_seed(0)
@@ -188,7 +188,7 @@ def test_autocast_makes_of_tensors_what_it_does_for_torchs_own_attention(wan):
 
 
 class Loss(comfy.samplers.Sampler):
-    """No sampler: the error of a model's clean video, at some noise levels and with one noise."""
+    """Used as a sampler, it measures the error of a model's clean video at some noise levels."""
 
     def sample(self, model_wrap, sigmas, extra_args, callback, noise, latent_image=None, *_, **__):
         sampling, losses = model_wrap.inner_model.model_sampling, []
@@ -210,7 +210,7 @@ def validation_loss(model, clips, positive):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["wan", "hunyuan"])
 def test_the_loss_falls(models, summaries, name):
-    """On the clip that it was trained on, by q, k, v and o alone; noise and levels are others."""
+    """On the clip that it was trained on, only by q, k, v and o, with other noise and levels."""
     model, clips, positive = patch(models(name)), clip(), PROMPTS[name]()
     before = validation_loss(model, clips, positive)
     lora, losses = train(
@@ -263,5 +263,5 @@ def run(model, positive):
 def test_the_loss_graph(models, monkeypatch, tmp_path):
     monkeypatch.setattr(folder_paths, "temp_directory", str(tmp_path))
     _, losses = train(patch(models("wan")), prompt(), steps=3, learning_rate=1e-3)
-    shown = LossGraphNode.execute({"loss": losses}, "loss")
-    assert len(shown.ui.as_dict()["images"]) == 1
+    output = LossGraphNode.execute({"loss": losses}, "loss")
+    assert len(output.ui.as_dict()["images"]) == 1

@@ -1,4 +1,4 @@
-"""benchmarks/training.py: the step that it times is the training step, and its sums are right."""
+"""benchmarks/training.py: it times the real training step, and its estimates are right."""
 
 import sys
 from pathlib import Path
@@ -19,8 +19,8 @@ RANK = 4
 
 @pytest.fixture(autouse=True)
 def autocast_as_on_a_gpu(monkeypatch):
-    """There, unlike here, norms run in float32: HunyuanVideo's blocks can be trained, and Wan's q
-    and k come to attention in float32."""
+    """On a GPU, norms run in float32: HunyuanVideo's blocks can be trained, and Wan's q and k are
+    float32 in attention."""
     for name in ("layer_norm", "rms_norm"):
         norm = getattr(torch.nn.functional, name)
 
@@ -45,13 +45,13 @@ def model(case):
 
 
 def gradients(patcher, parameters, case, dense_blocks=None):
-    """Gradients of a step's adapters by name, and what the step took."""
+    """The gradients of a step's adapters by name, and the step's figures."""
     from training_step import Watch, checkpointed, optimizer_of, train
 
-    found = {}
+    result = {}
 
     def note(*_):
-        found.update((name, x.grad.clone()) for name, x in parameters.items())
+        result.update((name, x.grad.clone()) for name, x in parameters.items())
 
     optimizer = optimizer_of(parameters)
     optimizer.param_groups[0]["lr"] = 0.0
@@ -61,11 +61,11 @@ def gradients(patcher, parameters, case, dense_blocks=None):
     with checkpointed(net, case.blocks, watch):
         run = train(patcher, optimizer, case.model, case.latent, watch)
     assert not any("forward" in vars(module) for module in net.modules())
-    return found, run["steps"][0]
+    return result, run["steps"][0]
 
 
-def of_all(found):
-    return torch.cat([x.float().flatten() for x in found.values()])
+def of_all(result):
+    return torch.cat([x.float().flatten() for x in result.values()])
 
 
 def test_with_every_block_kept_the_gradients_are_the_dense_ones(model, case, any_density):
@@ -76,8 +76,8 @@ def test_with_every_block_kept_the_gradients_are_the_dense_ones(model, case, any
     plain, step = gradients(patcher, parameters, case)
     kernel = dense_kernels(CPU)["sdpa"]
     for other in (patch(patcher, **EVERYTHING, block_size=128), dense(patcher, kernel)):
-        found, same = gradients(other, parameters, case)
-        assert difference(of_all(found), of_all(plain)) < 0.02
+        result, same = gradients(other, parameters, case)
+        assert difference(of_all(result), of_all(plain)) < 0.02
         assert abs(same["loss"] - step["loss"]) < 1e-3 * step["loss"]
 
 
@@ -86,13 +86,13 @@ def test_the_radial_step_trains_every_layer(model, case):
 
     patcher, parameters = model
     radial_model = by_recipe(patcher)
-    found, step = gradients(radial_model, parameters, case)
+    result, step = gradients(radial_model, parameters, case)
     plain, _ = gradients(patcher, parameters, case)
     down = [name for name in parameters if "lora_down" in name]
-    assert len(found) == 2 * len(down) == len(parameters)
-    assert all(x.isfinite().all() for x in found.values())
-    assert all(found[name].any() for name in down)  # zero at the start: the others have none yet
-    assert difference(of_all(found), of_all(plain)) > 0.02  # the mask matters
+    assert len(result) == 2 * len(down) == len(parameters)
+    assert all(x.isfinite().all() for x in result.values())
+    assert all(result[name].any() for name in down)  # the others have no gradient in the first step
+    assert difference(of_all(result), of_all(plain)) > 0.02  # the mask matters
     override = override_of(radial_model)
     radial_calls = override.runs[-1].read()["totals"]["radial_calls"]
     assert radial_calls == sum(case.blocks.values())
@@ -101,7 +101,7 @@ def test_the_radial_step_trains_every_layer(model, case):
 
 
 def test_checkpoints_change_no_gradient(model, case, monkeypatch):
-    """HunyuanVideo's blocks write into what a checkpoint keeps, if they are let."""
+    """HunyuanVideo's blocks would overwrite what a checkpoint keeps, unless they run on copies."""
     from comfy_extras import nodes_train
 
     patcher, parameters = model
@@ -125,16 +125,16 @@ def test_the_whole_model_from_few_blocks():
 
     half = {"outside_s": 1.0, "optimizer_s": 0.5, "block_s": {}}
     half["block_s"] = {"double_blocks": [[0.5, 1.5]], "single_blocks": [[0.25, 0.75]]}
-    case = TINY["hunyuan"]  # 3 and 3 blocks, of which one each is run
+    case = TINY["hunyuan"]  # 3 blocks of each kind, of which one each is run
     assert whole(case, WAY, WAY, 0) == 1 + 6 * 0.5 / 2 + 3 * 4 + 3 * 2
     assert whole(case, WAY, half, 2) == 1 + 6 * 0.5 / 2 + 2 * 4 + 2 + 3 * 1
     assert whole(case, WAY, half, 4) == 1 + 6 * 0.5 / 2 + 3 * 4 + 2 + 2 * 1
 
 
-def test_put_together_from_a_shorter_one():
-    """Attention as measured at each length, all else as the tokens."""
+def test_a_step_estimated_from_a_shorter_one():
+    """Attention is measured at each length; everything else grows with the tokens."""
     from training_cases import TINY
-    from training_whole import put_together
+    from training_whole import estimated_from_shorter
 
     case = TINY["wan-2x"]
     way = {"outside_s": 1.0, "optimizer_s": 0.5, "block_s": {"blocks": [[1.0, 3.0]]}}
@@ -145,8 +145,8 @@ def test_put_together_from_a_shorter_one():
         "ways": {"dense": way, "radial": way},
     }
     long = {name: 4 * ms for name, ms in ALONE.items()}
-    found = put_together(case, {"dense": long, "radial": ALONE}, shorter)
-    assert found["dense"]["outside_s"] == 2.0
-    assert found["dense"]["block_s"]["blocks"][0] == pytest.approx([2 * 0.9 + 0.4, 2 * 2.6 + 1.6])
-    assert found["radial"]["block_s"]["blocks"][0] == pytest.approx([2 * 0.9 + 0.1, 2 * 2.6 + 0.4])
-    assert found["dense"]["peak_gib"] == 10 + 2 * 20
+    result = estimated_from_shorter(case, {"dense": long, "radial": ALONE}, shorter)
+    assert result["dense"]["outside_s"] == 2.0
+    assert result["dense"]["block_s"]["blocks"][0] == pytest.approx([2 * 0.9 + 0.4, 2 * 2.6 + 1.6])
+    assert result["radial"]["block_s"]["blocks"][0] == pytest.approx([2 * 0.9 + 0.1, 2 * 2.6 + 0.4])
+    assert result["dense"]["peak_gib"] == 10 + 2 * 20

@@ -1,4 +1,4 @@
-"""The workflows that ship: each runs on stand-ins, and its two files are whole and say the same."""
+"""The workflows of the pack: each runs on stand-ins, and its two files hold the same graph."""
 
 import asyncio
 import json
@@ -16,11 +16,10 @@ from safetensors.torch import load_file
 
 WORKFLOWS = PACK / "workflows"
 NAMES = sorted(path.stem for path in WORKFLOWS.glob("*.json"))
-TITLE = 30  # pixels of a node above its position
+TITLE = 30  # pixels: a node's title bar is above its position
 
-# Steps of each sampler with radial attention, and its radial calls: steps x blocks (x passes, where
-# the two prompts are not as long as one another). The stand-ins have 3 blocks, HunyuanVideo 4 and
-# Mochi 2.
+# Steps of each sampler with radial attention, and its radial calls: steps x blocks (x passes, if
+# the two prompts differ in length). The stand-ins have 3 blocks, HunyuanVideo 4 and Mochi 2.
 RUNS = {
     "wan21_t2v": [(8, 5 * 2)],
     "wan21_long": [(8, 5 * 1)],
@@ -36,7 +35,7 @@ RUNS = {
     "settings_search": [(8, 5 * 2)],
     "train_length_lora": [(8, 8 * 1), (8, 5 * 1)],
 }
-SPOKEN = {
+NODES_WITH_TEXT = {
     "wan21_long": {"Radial Attention Report"},
     "hunyuan_long": {"Radial Attention Report"},
     "dense_vs_radial": {"Radial Attention Report", "Radial Mask Preview"},
@@ -53,7 +52,7 @@ def info(server):
 
 
 def run(server, tmp_path, name, **settings):
-    """The result, the graph as it ran, and what the server's log says of it."""
+    """The result, the graph that ran, and the server's log of it."""
     graph = load_graph(name)
     graph = set_inputs(graph, {**stand_in_size(graph, settings), **settings})
     before = server.log.stat().st_size
@@ -74,7 +73,7 @@ def nodes_of(ui):
     return [node for node in ui["nodes"] if node["type"] != "MarkdownNote"]
 
 
-def test_there_are_those_of_the_readme():
+def test_both_formats_of_every_workflow_exist():
     assert sorted(RUNS) == NAMES == names()
 
 
@@ -82,7 +81,7 @@ def test_there_are_those_of_the_readme():
 def test_it_runs(server, tmp_path, name):
     result, graph, log = run(server, tmp_path, name)
     assert [(s["steps"], s["radial_calls"]) for s in result.summaries] == RUNS[name]
-    assert {title for title, text in result.texts if text} == SPOKEN.get(name, set())
+    assert {title for title, text in result.texts if text} == NODES_WITH_TEXT.get(name, set())
     for trouble in ("lora key not loaded", "missing", "Missing", "unexpected", "failed"):
         assert trouble not in log
 
@@ -110,7 +109,7 @@ def test_the_loras_change_the_video(server, tmp_path):
 
 @pytest.mark.slow
 @newest_only("no node that loads videos from a folder")
-def test_training_makes_a_lora_of_q_k_v_and_o_that_changes_the_video(server, tmp_path):
+def test_training_makes_a_lora_that_changes_the_video(server, tmp_path):
     def trained(folder, **settings):
         (tmp_path / folder).mkdir()
         settings = {"steps": 8, "length": 81, "rank": 8, "learning_rate": 0.05, **settings}
@@ -136,9 +135,9 @@ def test_training_makes_a_lora_of_q_k_v_and_o_that_changes_the_video(server, tmp
 
 
 def losses(log):
-    """The loss of each step that Train LoRA's bar has shown."""
-    shown = re.findall(r"Training LoRA: .*? (\d+)/(\d+) .*?loss=([\d.]+)\]", log)
-    return [*{step: float(loss) for step, steps, loss in shown if step != steps}.values()]
+    """The loss of each step, from Train LoRA's progress bar in the log."""
+    progress = re.findall(r"Training LoRA: .*? (\d+)/(\d+) .*?loss=([\d.]+)\]", log)
+    return [*{step: float(loss) for step, steps, loss in progress if step != steps}.values()]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -159,18 +158,18 @@ def test_the_links_fit(name):
 
 @newest_only("its CreateVideo has no bit_depth")
 @pytest.mark.parametrize("name", NAMES)
-def test_the_page_and_the_api_have_the_same_graph(info, name):
-    """The UI JSON, turned into an API graph by the node definitions, is the API JSON."""
+def test_both_formats_have_the_same_graph(info, name):
+    """The UI JSON, converted by the node definitions, equals the API JSON."""
     ui, api = ui_of(name), load_graph(name)
     source = {link[0]: [str(link[1]), link[2]] for link in ui["links"]}
     assert {str(node["id"]) for node in nodes_of(ui)} == set(api)
     for node in nodes_of(ui):
-        there = api[str(node["id"])]
+        api_node = api[str(node["id"])]
         inputs = dict(widgets_of(node, info[node["type"]]["input"]))
         inputs |= {i["name"]: source[i["link"]] for i in node["inputs"] if i["link"] is not None}
-        assert node["type"] == there["class_type"] and inputs == there["inputs"], node["type"]
+        assert node["type"] == api_node["class_type"] and inputs == api_node["inputs"], node["type"]
         title = node.get("title") or info[node["type"]]["display_name"] or node["type"]
-        assert there["_meta"] == {"title": title}
+        assert api_node["_meta"] == {"title": title}
 
 
 def widgets_of(node, definition):
@@ -196,18 +195,18 @@ def is_widget(spec):
 
 @newest_only("its CreateVideo has no bit_depth")
 @pytest.mark.parametrize("name", NAMES)
-def test_the_values_are_those_that_the_nodes_take(info, name):
+def test_the_nodes_accept_the_values(info, name):
     for node in load_graph(name).values():
         kind = info[node["class_type"]]
-        assert not kind.get("api_node"), "takes network"
+        assert not kind.get("api_node"), "it needs the network"
         specs = {**kind["input"]["required"], **kind["input"].get("optional", {})}
         assert set(kind["input"]["required"]) <= set(node["inputs"]) <= set(specs)
         for name, value in node["inputs"].items():
             if not isinstance(value, list):
-                assert_taken(value, *specs[name])
+                assert_accepted(value, *specs[name])
 
 
-def assert_taken(value, kind, options=None):
+def assert_accepted(value, kind, options=None):
     options = options or {}
     choices = kind if isinstance(kind, list) else options.get("options")
     if choices:
@@ -220,7 +219,7 @@ def assert_taken(value, kind, options=None):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_it_says_where_its_files_come_from(stand_ins, name):
+def test_its_note_links_all_model_files(stand_ins, name):
     ui = ui_of(name)
     (note,) = (n for n in ui["nodes"] if n.get("title") == "Model files")
     for node in nodes_of(ui):

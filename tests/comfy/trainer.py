@@ -1,4 +1,4 @@
-"""ComfyUI's Train LoRA on a tiny model, and our nodes beside it."""
+"""ComfyUI's Train LoRA on a tiny model, with our training nodes."""
 
 import warnings
 
@@ -15,7 +15,7 @@ TRAINING = {
     "grad_accumulation_steps": 1,
     "learning_rate": 1.0,
     "rank": 2,
-    "optimizer": "SGD",  # after one step what began as zero is the gradient
+    "optimizer": "SGD",  # after one step, weights that started at zero are the gradient
     "loss_function": "MSE",
     "seed": 1,
     "training_dtype": "fp32",
@@ -32,13 +32,13 @@ TRAINING = {
 
 
 def train(model, positive, clips=None, **values):
-    """Train LoRA: the LORA_MODEL and the losses. The same seeds each time."""
+    """Run Train LoRA with fixed seeds. Returns the LORA_MODEL and the losses."""
     values = {**TRAINING, **values}
     if VERSION != NEWEST.version:
         del values["quantized_backward"]
     inputs = {name: [value] for name, value in values.items()}
     latents = {"samples": clip() if clips is None else clips}
-    torch.manual_seed(5)  # of the adapters, and the noise levels
+    torch.manual_seed(5)  # for the adapters and the noise levels
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "In CPU autocast, but the target dtype is not supported")
         out = TrainLoraNode.execute(model=[model], latents=[latents], positive=[positive], **inputs)
@@ -59,12 +59,12 @@ def trim(lora):
 
 
 def gradients(lora):
-    """Of what began as zero, in one row."""
+    """The weights that started at zero, flattened: their gradient after one step of SGD."""
     ends = ("lora_down.weight", ".diff", ".diff_b")
     return torch.cat([x.flatten() for name, x in sorted(lora.items()) if name.endswith(ends)])
 
 
 def wan_model(stand_ins):
-    """The stand-in Wan 2.1 T2V from its file: Train LoRA loads that once more."""
+    """The stand-in Wan 2.1 T2V from its file, which Train LoRA loads again."""
     path = stand_ins / "diffusion_models/wan2.1_t2v_1.3B_fp16.safetensors"
     return comfy.sd.load_diffusion_model(str(path))

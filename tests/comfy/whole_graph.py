@@ -1,4 +1,4 @@
-"""One graph with every node of ours in it, tiny: for tests of the API."""
+"""A tiny graph with all of our nodes, for tests of the API."""
 
 import copy
 
@@ -10,8 +10,8 @@ import nodes
 
 SMALL = {"width": 64, "height": 64, "length": 33, "steps": 2}
 SAMPLER, OUTPUT = "9", "30"
-# Each node of ours: its id in the graph, and what its sockets are linked to. They run in this
-# order; the sampler takes the model of the last one that makes one.
+# Each of our nodes: its id in the graph, and the links of its sockets. They run in this order, and
+# the sampler gets the model of the last one that outputs one.
 OURS = {
     "RadialTrainLayers": ("25", {"model": ["1", 0]}),
     "RadialAttentionPatch": ("4", {"model": ["25", 0]}),
@@ -22,13 +22,13 @@ OURS = {
     "RadialSettingsSearch": ("24", {"measurements": ["23", 3]}),
     "RadialTrimLora": ("26", {"lora": ["27", 0]}),
 }
-# ComfyUI's node that makes a LORA_MODEL: what it gets but for defaults.
+# ComfyUI's node that makes a LORA_MODEL, and its inputs besides defaults.
 TRAIN = "27"
 TRAINING = {"latents": ["8", 0], "positive": ["6", 0], "model": ["25", 0], "steps": 1, "rank": 1}
 
 
 def our_nodes() -> dict:
-    """Node id -> class, of all that the pack adds to ComfyUI."""
+    """Node id -> class, for all nodes that the pack adds to ComfyUI."""
     pack = pack_module("nodes").__name__
     return {
         name: node
@@ -38,7 +38,7 @@ def our_nodes() -> dict:
 
 
 def sockets_and_widgets(node) -> tuple[dict, dict]:
-    """Inputs of a node: name -> type of those to link, name -> (type, options) of the others."""
+    """Inputs of a node: name -> type for sockets, name -> (type, options) for widgets."""
     inputs = node.INPUT_TYPES()
     inputs = {**inputs.get("required", {}), **inputs.get("optional", {})}
     widgets = {
@@ -59,7 +59,7 @@ def default_of(options: dict):
 
 
 def whole_graph() -> dict:
-    """The first workflow, up to the latent, with the others of our nodes around its sampler."""
+    """The first workflow up to the latent, with all of our nodes around its sampler."""
     graph = set_inputs(load_graph("wan21_t2v"), SMALL)
     for video in ("10", "11", "12"):
         del graph[video]
@@ -75,7 +75,7 @@ def whole_graph() -> dict:
 
 
 def around(graph: dict, node_id: str) -> dict:
-    """The part of a graph that matters to one node: up to the sampler, or else up to the node."""
+    """The part of a graph that one node needs: up to the sampler if it is before it."""
     part = _needs(graph, OUTPUT)
     if node_id not in part:
         part = _needs(graph, node_id)

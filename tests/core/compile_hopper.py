@@ -1,4 +1,4 @@
-"""Compiles radial_core/kernels/hopper.py for an H100 and prints its resources and its assembly."""
+"""Compiles radial_core/kernels/hopper.py for an H100 and prints its resource usage and assembly."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""cuDNN's attention, asked for without a flag that other threads see. Played by torch's math."""
+"""cuDNN's attention, called without a flag that other threads would see. A fake computes it."""
 
 import threading
 from types import SimpleNamespace
@@ -20,20 +20,20 @@ def flags():
 
 @pytest.fixture
 def gpu():
-    """The operator as a GPU has it, here: what it was asked for, and the flags meanwhile."""
-    seen = SimpleNamespace(asked=[], flags=[], gradients=[])
+    """Registers a fake of the GPU's operator, and records its calls and the flags during them."""
+    recorded = SimpleNamespace(calls=[], flags=[], gradients=[])
 
     def forward(q, k, v, bias, keeps_lse, *rest, scale=None):
-        seen.asked.append(((q, k, v), bias, keeps_lse, rest))
-        elsewhere = threading.Thread(target=lambda: seen.flags.append(flags()))
-        elsewhere.start()
-        elsewhere.join()
+        recorded.calls.append(((q, k, v), bias, keeps_lse, rest))
+        other_thread = threading.Thread(target=lambda: recorded.flags.append(flags()))
+        other_thread.start()
+        other_thread.join()
         scores, none = q @ k.transpose(-1, -2) * scale, torch.empty(0)
         out, lse = scores.softmax(-1) @ v, scores.logsumexp(-1, keepdim=True)
         return out, lse, none, none, q.shape[2], k.shape[2], none, none, none
 
     def backward(weight, q, k, v, out, lse, *rest, scale=None):
-        seen.gradients.append(weight.transpose(1, 2).is_contiguous())
+        recorded.gradients.append(weight.transpose(1, 2).is_contiguous())
         share = (q @ k.transpose(-1, -2) * scale - lse).exp()
         inner = share * (weight @ v.transpose(-1, -2) - (weight * out).sum(-1, keepdim=True))
         by_q, by_k = inner @ k * scale, inner.transpose(-1, -2) @ q * scale
@@ -42,7 +42,7 @@ def gpu():
     library = torch.library.Library("aten", "IMPL", "CPU")
     library.impl(OPERATOR, forward)
     library.impl(f"{OPERATOR}_backward", backward)
-    yield seen
+    yield recorded
     library._destroy()
 
 
@@ -57,21 +57,23 @@ def truth(q, k, v):
 
 
 @pytest.mark.parametrize("grad", [False, True])
-def test_sets_no_flag_and_has_the_lse_where_gradients_need_it(gpu, grad):
+def test_sets_no_flag_and_returns_the_lse_if_gradients_need_it(gpu, grad):
     before, qkv = flags(), draw(grad)
     out = cudnn.dense(*qkv, 0.3)
     assert torch.allclose(out, truth(*qkv), atol=1e-6)
-    assert [call[1:] for call in gpu.asked] == [(None, grad, ())]
+    assert [call[1:] for call in gpu.calls] == [(None, grad, ())]
     assert gpu.flags == [before] and flags() == before
     if grad:
         weight = torch.randn_like(out)
-        found = torch.autograd.grad(out, qkv, weight)
+        gradients = torch.autograd.grad(out, qkv, weight)
         expected = torch.autograd.grad(truth(*qkv), qkv, weight)
-        assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(found, expected, strict=True))
+        assert all(
+            torch.allclose(a, b, atol=1e-6) for a, b in zip(gradients, expected, strict=True)
+        )
 
 
-def test_its_gradient_always_lies_in_memory_in_the_same_way(gpu):
-    """As torch takes a graph of cuDNN's backward for that of any other gradient."""
+def test_its_gradient_always_has_the_same_memory_layout(gpu):
+    """Because torch reuses a graph of cuDNN's backward for gradients of any layout."""
     for change in (
         torch.Tensor.contiguous,
         lambda x: x.transpose(1, 2).contiguous().transpose(1, 2),
@@ -79,30 +81,30 @@ def test_its_gradient_always_lies_in_memory_in_the_same_way(gpu):
         qkv = draw(True)
         out = cudnn.dense(*(change(x) for x in qkv), 0.3)
         for weight in (torch.randn(out.shape), torch.randn(2, 3, 21, 16).transpose(1, 2)):
-            found = torch.autograd.grad(out, qkv, weight, retain_graph=True)
+            gradients = torch.autograd.grad(out, qkv, weight, retain_graph=True)
             expected = torch.autograd.grad(truth(*qkv), qkv, weight)
-            for a, b in zip(found, expected, strict=True):
+            for a, b in zip(gradients, expected, strict=True):
                 assert torch.allclose(a, b, atol=1e-6)
     assert gpu.gradients == [True] * 4
 
 
-def test_copies_only_what_it_can_not_read(gpu):
+def test_copies_only_tensors_that_it_can_not_read(gpu):
     q, k, v = draw(False)
     scattered = torch.stack([q, q], dim=-1)[..., 0]
     out = cudnn.dense(scattered, k, v, 0.3)
     assert torch.allclose(out, truth(q, k, v), atol=1e-6)
-    read_q, read_k, _ = gpu.asked[0][0]
+    read_q, read_k, _ = gpu.calls[0][0]
     assert read_q.stride(-1) == 1 and read_k.data_ptr() == k.data_ptr()
 
 
-def test_a_torch_without_it_is_a_reason(monkeypatch):
+def test_a_torch_without_the_operator_is_declined(monkeypatch):
     call = Call(torch.device("cuda", 0), torch.bfloat16, 128, 128)
     assert cudnn.why_not_dense(call) is None
     monkeypatch.setattr(cudnn, "DENSE_OPERATOR", "_an_operator_of_tomorrow")
     assert cudnn.why_not_dense(call) == "this torch has no cuDNN attention"
 
 
-def test_it_is_not_deterministic(monkeypatch):
+def test_deterministic_algorithms_decline_it(monkeypatch):
     call = Call(torch.device("cuda", 0), torch.bfloat16, 128, 128)
     monkeypatch.setattr(torch, "are_deterministic_algorithms_enabled", lambda: True)
     assert cudnn.why_not_dense(call) == "cuDNN's attention is not deterministic"

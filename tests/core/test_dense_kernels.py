@@ -1,4 +1,4 @@
-"""The fastest exact dense kernel: who is taken, and what becomes of one that fails."""
+"""The fastest exact dense kernel: which one is chosen, and what happens when one fails."""
 
 import pytest
 import torch
@@ -32,7 +32,7 @@ def kernels(monkeypatch):
     made = {"fast": Kernel(), "second": Kernel()}
     forget()
     register(monkeypatch, **made)
-    # How exact the real proof is: tests/core/test_dispatch.py.
+    # tests/core/test_dispatch.py tests the real proof.
     monkeypatch.setattr(proof, "LAYOUT", VideoLayout(3, 5, 9, prefix=7, suffix=5))
     yield made
     forget()
@@ -51,27 +51,27 @@ def check(expected, **options):
     assert name == expected and torch.allclose(out, truth.transpose(1, 2), atol=1e-6)
 
 
-def test_on_a_cpu_torchs_own_is_the_best():
+def test_on_a_cpu_torchs_own_attention_runs():
     assert fastest_dense(*draw()) is None
     check("sdpa")
 
 
-def test_takes_the_first_that_can(kernels):
+def test_runs_the_first_kernel_that_can(kernels):
     check("fast", softmax_scale=0.3)
     kernels["fast"].reason = "not installed"
     dense._choices.clear()
     check("second")
 
 
-def test_one_that_is_wrong_is_never_used(kernels):
+def test_a_wrong_kernel_is_never_used(kernels):
     kernels["fast"].factor = 1.1
     check("second")
     calls = kernels["fast"].calls
     check("second")
-    assert kernels["fast"].calls == calls == 1  # of its proof
+    assert kernels["fast"].calls == calls == 1  # its proof
 
 
-def test_one_that_fails_is_asked_no_more(kernels):
+def test_a_failing_kernel_is_not_called_again(kernels):
     check("fast")
     kernels["fast"].error = RuntimeError("broke")
     check("sdpa")
@@ -79,7 +79,7 @@ def test_one_that_fails_is_asked_no_more(kernels):
 
 
 @pytest.mark.parametrize("at", ["the proof", "a call"])
-def test_one_without_memory_is_asked_again(kernels, at):
+def test_a_kernel_without_memory_is_called_again(kernels, at):
     if at == "a call":
         check("fast")
     kernels["fast"].error = torch.cuda.OutOfMemoryError("CUDA out of memory")
@@ -88,7 +88,7 @@ def test_one_without_memory_is_asked_again(kernels, at):
     check("fast")
 
 
-def test_keys_of_another_length_stay_with_torch(kernels):
+def test_keys_of_another_length_run_in_torch(kernels):
     q, k, v = draw()
     assert fastest_dense(q, k[:, :40], v[:, :40]) is None
     assert dense_attention(q, k[:, :40], v[:, :40])[0].shape == q.shape

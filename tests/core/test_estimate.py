@@ -1,4 +1,4 @@
-"""The estimate against what was measured on an H100."""
+"""The estimate against measurements on an H100."""
 
 import json
 from pathlib import Path
@@ -12,7 +12,7 @@ WITHIN = 0.15
 
 
 def size(blocks, channels, linear_weights):
-    """linear_weights: of a block, in units of channels squared."""
+    """linear_weights: the weights of a block, in units of channels squared."""
     return ModelSize(blocks, channels // 128, 128, 2 * blocks * linear_weights * channels**2)
 
 
@@ -46,36 +46,36 @@ def test_every_measured_model_is_estimated():
 
 @pytest.mark.parametrize("case", MEASURED, ids=lambda case: case["name"])
 def test_a_whole_pass(case):
-    found = estimate(SIZES[case["name"]], case["tokens"], case["density"], case["dense_blocks"])
+    estimated = estimate(SIZES[case["name"]], case["tokens"], case["density"], case["dense_blocks"])
     fastest = case["dense_fastest_s"] / case["radial_s"]
     default = case["dense_s"] / case["radial_s"]
-    assert found.step_speedup == pytest.approx(fastest, rel=WITHIN)
-    assert found.step_speedup_over_default == pytest.approx(default, rel=WITHIN)
+    assert estimated.step_speedup == pytest.approx(fastest, rel=WITHIN)
+    assert estimated.step_speedup_over_default == pytest.approx(default, rel=WITHIN)
 
 
 @pytest.mark.parametrize("case", cases("attention-h100"), ids=lambda case: case["name"])
-def test_attention_alone(case):
+def test_a_single_attention_call(case):
     ms = {row["backend"]: row["ms"] for row in case["rows"]}
     one_block = ModelSize(1, case["heads"], 128, linear_flops=0)
-    found = estimate(one_block, case["tokens"], case["density"])
+    estimated = estimate(one_block, case["tokens"], case["density"])
     measured = ms["dense-flash_attention"] / ms["auto"]
-    assert found.attention_speedup == pytest.approx(measured, rel=WITHIN)
+    assert estimated.attention_speedup == pytest.approx(measured, rel=WITHIN)
 
 
 @pytest.mark.parametrize(
     "case", [c for c in cases("crossover-h100") if c["tokens"] > 4096], ids=lambda c: c["tokens"]
 )
 def test_attention_of_short_videos(case):
-    found = estimate(ModelSize(1, 12, 128, 0), case["tokens"], case["density"])
-    assert found.attention_speedup == pytest.approx(case["speedup"], rel=WITHIN)
+    estimated = estimate(ModelSize(1, 12, 128, 0), case["tokens"], case["density"])
+    assert estimated.attention_speedup == pytest.approx(case["speedup"], rel=WITHIN)
 
 
-def test_dense_blocks_cost_what_full_attention_does():
-    none, some, all_ = (estimate(WAN_14B, 75_600, 0.25, n) for n in (0, 10, 40))
+def test_dense_blocks_cost_as_much_as_dense_attention():
+    none, a_quarter, all_ = (estimate(WAN_14B, 75_600, 0.25, n) for n in (0, 10, 40))
     assert none.kept_work == 0.25
-    assert some.kept_work == pytest.approx(10 / 40 + 30 / 40 * 0.25)
-    assert none.attention_speedup > some.attention_speedup > all_.attention_speedup == 1
-    assert none.step_speedup > some.step_speedup > all_.step_speedup == 1
+    assert a_quarter.kept_work == pytest.approx(10 / 40 + 30 / 40 * 0.25)
+    assert none.attention_speedup > a_quarter.attention_speedup > all_.attention_speedup == 1
+    assert none.step_speedup > a_quarter.step_speedup > all_.step_speedup == 1
     assert estimate(WAN_14B, 75_600, 0.25, 1000) == all_
 
 

@@ -1,4 +1,4 @@
-"""How often flex compiles: once a shape, however many plans come and go."""
+"""How often flex compiles: once for each shape, however many plans there are."""
 
 from functools import partial
 
@@ -10,7 +10,7 @@ from radial_core.backends import flex
 from radial_core.plan import PLANS_KEPT, _cached_plan
 
 VIDEO = (9, 4, 8)
-LENGTHS = range(40, 41 + PLANS_KEPT)  # of prompts: more than plans are kept
+LENGTHS = range(40, 41 + PLANS_KEPT)  # of prompts: more than the plans that are cached
 
 
 @pytest.fixture(autouse=True)
@@ -41,14 +41,14 @@ def kernel(plan, scale=0.1, lse=False, grad=True, **kind):
     return flex._kernel(plan, scale, lse, grad, False, q, k, v)
 
 
-def test_each_length_of_prompt_is_compiled_once(compiled):
+def test_each_prompt_length_is_compiled_once(compiled):
     first = [kernel(plan_of(prompt)) for prompt in LENGTHS]
     for _ in range(2):
         assert [kernel(plan_of(prompt)) for prompt in LENGTHS] == first
     assert len(compiled) == len(LENGTHS) == len(set(first))
 
 
-def test_another_plan_of_the_same_shape_takes_the_same_kernel(compiled):
+def test_another_plan_of_the_same_shape_uses_the_same_kernel(compiled):
     plans = [plan_of(64, video=video) for video in (VIDEO, (9, 8, 4))]
     assert len({kernel(plan) for plan in plans}) == len(compiled) == 1
 
@@ -65,26 +65,26 @@ def test_another_plan_of_the_same_shape_takes_the_same_kernel(compiled):
     ],
     ids=lambda other: next(iter(other)),
 )
-def test_what_is_compiled_for_something_else_is_another_kernel(compiled, other):
+def test_other_arguments_compile_another_kernel(compiled, other):
     assert kernel(plan_of()) is not kernel(plan_of(), **other)
     assert kernel(plan_of()) is kernel(plan_of()) and len(compiled) == 2
 
 
-def test_tables_of_another_width_are_another_kernel(compiled):
+def test_tables_of_another_width_compile_another_kernel(compiled):
     narrow, wide = of_two_widths()
     assert narrow.tokens == wide.tokens and narrow.table[1].shape != wide.table[1].shape
     assert kernel(narrow) is not kernel(wide)
 
 
-def test_a_process_does_not_keep_all_kernels_for_ever(compiled):
+def test_the_number_of_kernels_is_bounded(compiled):
     plan = plan_of()
     for i in range(flex.KERNELS_KEPT + 10):
         kernel(plan, scale=i)
     assert flex._kernel_for.cache_info().currsize == flex.KERNELS_KEPT
 
 
-def test_torch_itself_compiles_once_for_each(monkeypatch):
-    """Its guards let no function be compiled again for another plan."""
+def test_torch_compiles_once_for_each_kernel(monkeypatch):
+    """Its guards must not recompile a function for another plan."""
     graphs = []
 
     def backend(graph, _):

@@ -7,7 +7,7 @@ from radial_core import fused
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_each_is_what_torch_computes(seed):
+def test_each_operation_equals_torchs(seed):
     checked = []
     for name, out, truth in fused._cases(torch.device("cpu"), torch.float32, seed):
         assert out.shape == truth.shape
@@ -16,7 +16,7 @@ def test_each_is_what_torch_computes(seed):
     assert len(checked) == 5
 
 
-def test_one_that_computes_something_else_is_found(monkeypatch):
+def test_a_wrong_operation_is_detected(monkeypatch):
     right = fused.add_gated
     monkeypatch.setattr(fused, "add_gated", lambda x, y, gate: right(x, y, -gate))
     wrong = fused._first_wrong(torch.device("cpu"), torch.float32)
@@ -42,7 +42,7 @@ def test_into_a_part_of_a_sequence():
     assert torch.allclose(whole, torch.cat(truth, dim=1), atol=1e-6)
 
 
-def test_what_they_leave_alone():
+def test_which_tensors_they_decline():
     x = torch.zeros(1, 2, 4)
     assert fused.why_not(x.half()) == "gradients"
     with torch.inference_mode():
@@ -51,7 +51,7 @@ def test_what_they_leave_alone():
         assert fused.why_not(x.half()).startswith("cpu is no NVIDIA GPU")
 
 
-def test_a_kernel_that_fails_is_said_once_and_torch_computes(monkeypatch, caplog):
+def test_a_failing_kernel_is_logged_once_and_torch_computes(monkeypatch, caplog):
     monkeypatch.setattr(fused, "_verdicts", {})
     monkeypatch.setattr(fused, "on_device", None)
     for name, out, truth in fused._cases(torch.device("cpu"), torch.float32):
@@ -60,7 +60,7 @@ def test_a_kernel_that_fails_is_said_once_and_torch_computes(monkeypatch, caplog
     assert "failed: TypeError" in fused._verdicts[torch.device("cpu"), torch.float32]
 
 
-def test_memory_that_ran_out_is_not_a_failure(monkeypatch):
+def test_out_of_memory_is_not_a_failure(monkeypatch):
     monkeypatch.setattr(fused, "_verdicts", {})
     monkeypatch.setattr(fused, "capability", lambda device: (9, 0))
 
@@ -75,7 +75,7 @@ def test_memory_that_ran_out_is_not_a_failure(monkeypatch):
 
 @pytest.fixture
 def gpu(monkeypatch):
-    """As on a GPU: the verdict for its float16, asked with fresh memories."""
+    """As on a GPU, with nothing remembered: returns a function that asks for float16."""
     for name in ("_verdicts", "_failed_runs"):
         monkeypatch.setattr(fused, name, type(getattr(fused, name))())
     for name in ("_failed", "_said"):
@@ -89,7 +89,7 @@ def gpu(monkeypatch):
     return why_not
 
 
-def test_what_failed_is_tried_again_in_the_next_run(gpu, monkeypatch, caplog):
+def test_a_failed_proof_is_tried_again_in_the_next_run(gpu, monkeypatch, caplog):
     def broken(*arguments):
         tries.append(1)
         raise RuntimeError("device busy")

@@ -1,4 +1,4 @@
-"""How the Hopper kernel reads tensors as they lie in memory; torch plays the copy engine."""
+"""How the Hopper kernel reads tensors of any memory layout; torch stands in for the copy engine."""
 
 import pytest
 import torch
@@ -25,7 +25,7 @@ def tokens_of_a_longer_one(x):
     return torch.cat([x, torch.full_like(x[:, :40], torch.nan)], dim=1)[:, : x.shape[1]]
 
 
-def behind_other_tokens(x):
+def after_other_tokens(x):
     return torch.cat([x[:, :8], x], dim=1)[:, 8:]
 
 
@@ -34,7 +34,7 @@ def batch_innermost(x):
 
 
 def read(x, matrix, box, row, column):
-    """A box of a matrix, as the copy engine reads it: zero outside."""
+    """A box of a matrix, as read by the copy engine: zero outside."""
     rows, columns = matrix.shape
     tile = torch.zeros(box, dtype=x.dtype)
     flat = torch.as_strided(x, matrix.shape, matrix.strides)
@@ -52,7 +52,7 @@ def read(x, matrix, box, row, column):
         heads_first,
         third_of_qkv,
         tokens_of_a_longer_one,
-        behind_other_tokens,
+        after_other_tokens,
         batch_innermost,
     ],
     ids=lambda f: f.__name__,
@@ -61,7 +61,7 @@ def test_reads_each_block_or_refuses(change, batch, tokens, heads):
     x = change(qkv(batch, tokens, heads))
     loads = hopper_launch.loads(x, x, x, BLOCK)
     if loads is None:
-        assert change in (tokens_of_a_longer_one, behind_other_tokens, batch_innermost)
+        assert change in (tokens_of_a_longer_one, after_other_tokens, batch_innermost)
         return
     (by_batch, by_head, columns) = loads.matrices[1].steps
     assert loads.steps == (by_batch, by_head, columns) * 3
@@ -70,21 +70,21 @@ def test_reads_each_block_or_refuses(change, batch, tokens, heads):
             for first in range(0, tokens, BLOCK):
                 row = b * by_batch + h * by_head + first
                 tile = read(x, loads.matrices[1], loads.boxes[1], row, h * columns)
-                here = min(BLOCK, tokens - first)
-                assert torch.equal(tile[:here], x[b, first : first + here, h])
-                assert tile.isfinite().all()  # what lies behind is masked, but NaN would spread
+                count = min(BLOCK, tokens - first)
+                assert torch.equal(tile[:count], x[b, first : first + count, h])
+                assert tile.isfinite().all()  # what follows is masked, but NaN would spread
 
 
 @pytest.mark.parametrize("change", [lambda x: x, heads_first, third_of_qkv])
 @pytest.mark.parametrize("batch, heads", [(1, 1), (1, 3), (2, 1), (2, 3)])
-def test_takes_what_models_pass(change, batch, heads):
+def test_accepts_the_layouts_of_models(change, batch, heads):
     x = change(qkv(batch, 300, heads))
     assert hopper_launch.loads(x, x, x, BLOCK) is not None
 
 
-def test_refuses_what_the_copy_engine_cannot_read():
+def test_refuses_layouts_that_the_copy_engine_cannot_read():
     x = qkv(1, 256, 2)
-    odd = torch.cat([x[..., :1], x], dim=-1)[..., 1:]  # rows of 65 places
+    odd = torch.cat([x[..., :1], x], dim=-1)[..., 1:]  # rows of 65 elements
     skipping = torch.stack([x, x], dim=-1)[..., 0]
     unaligned = torch.cat([x.flatten(), x.flatten()])[4 : 4 + x.numel()].view(x.shape)
     for wrong in (odd, skipping, unaligned):

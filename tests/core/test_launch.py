@@ -1,10 +1,10 @@
-"""What launches remember of the shapes that they saw."""
+"""What `launch` remembers about shapes."""
 
 from radial_core.kernels import launch
 
 
 class Kernel:
-    """As Triton has it: compiles, launches, and returns what launches by itself."""
+    """Like Triton's: the first call compiles and returns a launcher."""
 
     def __init__(self):
         self.compiled = self.launched = 0
@@ -20,7 +20,7 @@ class Kernel:
         return first
 
 
-def test_a_shape_is_found_once_and_not_kept_for_ever(monkeypatch):
+def test_a_shape_is_compiled_once_and_the_number_is_bounded(monkeypatch):
     monkeypatch.setattr(launch, "_compiled", {})
     kernel, grid = Kernel(), (1, 1, 1)
     for _ in range(3):

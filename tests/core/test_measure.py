@@ -1,4 +1,4 @@
-"""Coverage and error of real calls, held against the oracle row by row."""
+"""Coverage and error of real calls, compared with the oracle row by row."""
 
 import pytest
 import torch
@@ -23,19 +23,19 @@ def patterns_of(block_size, decays=(0.1, 0.5, 1.0), sinks=(0, 1)):
 
 
 def local_call(layout, heads=2, head_dim=16, dtype=torch.float64, seed=0):
-    """q, k, v (s, h, d) whose attention falls off in time, each head at its own pace."""
+    """q, k, v (s, h, d) whose attention falls off in time, at a different rate for each head."""
     generator = torch.Generator().manual_seed(seed)
     q, k, v = torch.randn(3, layout.tokens, heads, head_dim, generator=generator).double().unbind()
     time = torch.arange(layout.tokens).double()[:, None] / layout.tokens_per_frame
-    pace = 0.3 + torch.arange(heads) / heads
+    rate = 0.3 + torch.arange(heads) / heads
     for x in (q, k):
-        x[..., 0] = 4 * torch.cos(time * pace)
-        x[..., 1] = 4 * torch.sin(time * pace)
+        x[..., 0] = 4 * torch.cos(time * rate)
+        x[..., 1] = 4 * torch.sin(time * rate)
     return q.to(dtype), k.to(dtype), v.to(dtype)
 
 
 def truth(q, k, v, layout, pattern, scale=None):
-    """error, coverage of each head, and the mass at each distance, from the oracle."""
+    """The oracle's error, coverage of each head, and mass at each distance."""
     plan = make_plan(pattern, layout)
     everything = make_plan(RadialPattern(4.0, layout.frames, pattern.block_size), layout)
     assert everything.density == 1
@@ -76,7 +76,7 @@ def test_every_row_against_the_oracle(layout, block_size):
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
-def test_short_numbers_are_summed_in_float32(dtype):
+def test_half_precision_is_summed_in_float32(dtype):
     layout, patterns = LAYOUTS["prefix and suffix"], patterns_of(64)
     q, k, v = local_call(layout, dtype=dtype)
     reading = measure(q, k, v, choose_rows(layout, patterns, ALL))
@@ -98,7 +98,7 @@ def test_a_scale_and_strides():
 
 @pytest.mark.parametrize("scratch", [1, 60_000, 300_000])
 def test_chunks_of_keys_change_nothing(scratch):
-    """Scores in the hundreds: each chunk may bring a new largest one."""
+    """With scores in the hundreds, any chunk may have a new maximum."""
     layout, patterns = LAYOUTS["prefix and suffix"], patterns_of(64)
     q, k, v = local_call(layout)
     rows = choose_rows(layout, patterns, 50)
@@ -108,7 +108,7 @@ def test_chunks_of_keys_change_nothing(scratch):
 
 
 def test_large_scores_are_finite():
-    """All that a mask keeps may underflow; the rest of the rows count."""
+    """Everything that a mask keeps of a row may underflow; the other rows count."""
     layout, patterns = LAYOUTS["straddling frames"], patterns_of(64)
     q, k, v = local_call(layout, dtype=torch.float32)
     reading = measure(1000 * q, k, v, choose_rows(layout, patterns, ALL))
@@ -141,18 +141,19 @@ def test_kept_blocks_are_those_of_the_plan():
                 assert torch.equal(rows.kept[:, i], mask[rows.tokens // size])
 
 
-def test_rows_are_spread_over_the_video_the_same_each_time():
+def test_rows_are_spread_over_the_video_and_always_the_same():
     layout = VideoLayout(21, 45, 80, prefix=256, suffix=10)
     rows = choose_rows(layout, patterns_of(128), 128)
     assert torch.equal(rows.tokens, choose_rows(layout, patterns_of(128), 128).tokens)
-    place = rows.tokens - layout.prefix
-    assert (place.diff() > 0).all() and place.min() >= 0 and place.max() < layout.video_tokens
-    assert (place // 3600).bincount(minlength=21).min() >= 5
-    column = place % 80
-    assert column.min() < 8 and column.max() > 72  # the edges of the picture, too
+    position = rows.tokens - layout.prefix
+    assert (position.diff() > 0).all()
+    assert position.min() >= 0 and position.max() < layout.video_tokens
+    assert (position // 3600).bincount(minlength=21).min() >= 5
+    column = position % 80
+    assert column.min() < 8 and column.max() > 72  # the edges of the picture too
 
 
-def test_the_users_seed_is_left_alone():
+def test_the_users_random_state_is_unchanged():
     layout = LAYOUTS["straddling frames"]
     q, k, v = local_call(layout)
     torch.manual_seed(5)

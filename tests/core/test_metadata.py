@@ -1,4 +1,4 @@
-"""What pyproject.toml promises is what CI runs, and what the ComfyUI Registry takes.
+"""pyproject.toml agrees with what CI runs and with the rules of the ComfyUI Registry.
 
 The registry's rules: docs.comfy.org/registry/specifications and comfy_cli/registry/config_parser.py
 of comfy-cli, both as of August 2026.
@@ -49,15 +49,15 @@ def test_the_version_is_the_newest_in_the_changelog():
     assert numbers == in_order
 
 
-def test_what_is_said_of_the_pack():
+def test_the_description_and_license():
     assert 20 < len(PROJECT["description"]) <= 200 and "\n" not in PROJECT["description"]
     assert PROJECT["license"] == {"file": "LICENSE"}
     assert "Apache License" in (ROOT / "LICENSE").read_text()[:300]
     assert PROJECT["requires-python"] == ">=3.10"  # ComfyUI's own
 
 
-def test_the_classifiers_are_those_that_the_registry_reads():
-    """One that it does not know makes it drop all of its kind."""
+def test_the_registry_knows_the_classifiers():
+    """An unknown one makes it drop all others of that kind."""
     systems = {c for c in PROJECT["classifiers"] if c.startswith("Operating System")}
     assert systems == {"Operating System :: OS Independent"}
     accelerators = {c for c in PROJECT["classifiers"] if c.startswith("Environment")}
@@ -68,7 +68,7 @@ def test_the_addresses():
     urls = PROJECT["urls"]
     assert re.fullmatch(r"https://github\.com/[\w-]+/[\w.-]+", urls["Repository"])
     assert all(url.startswith(urls["Repository"]) for url in urls.values())
-    assert {"Repository", "Documentation", "Issues"} <= set(urls)  # those that the registry shows
+    assert {"Repository", "Documentation", "Issues"} <= set(urls)  # the registry shows these
 
 
 @pytest.mark.parametrize("key, shape", [("Icon", (1, 1)), ("Banner", (21, 9))])
@@ -85,7 +85,7 @@ def test_the_pictures(key, shape):
 
 
 def test_requirements_are_the_dependencies_and_pin_nothing():
-    """A pin would change what is there already in somebody's ComfyUI."""
+    """A pin would change packages that are already installed in a user's ComfyUI."""
     wanted = (ROOT / "requirements.txt").read_text().split()
     assert wanted == PROJECT["dependencies"]
     assert all(re.fullmatch(r"[a-z0-9-]+", name) for name in wanted)
@@ -98,11 +98,11 @@ def test_the_package_has_what_runs_and_nothing_else():
         pytest.skip("no git repository")
     top = {file.parts[0] for file in files}
     folders = {"docs", "nodes", "radial_core", "workflows"}
-    words = {"README.md", "CHANGELOG.md", "LICENSE", "pyproject.toml", "requirements.txt"}
-    assert top == {*folders, *words, "__init__.py"}
+    documents = {"README.md", "CHANGELOG.md", "LICENSE", "pyproject.toml", "requirements.txt"}
+    assert top == {*folders, *documents, "__init__.py"}
     assert sum((ROOT / file).stat().st_size for file in files) < MOST_MEGABYTES * 1e6
-    kinds = {file.suffix for file in files}
-    assert kinds <= {".py", ".md", ".json", ".png", ".jpg", ".js", ".toml", ".txt", ""}
+    suffixes = {file.suffix for file in files}
+    assert suffixes <= {".py", ".md", ".json", ".png", ".jpg", ".js", ".toml", ".txt", ""}
 
 
 PYPROJECT = 'name = "radial-attention"\nversion = "1.2.0"\n'

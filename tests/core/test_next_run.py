@@ -1,4 +1,4 @@
-"""What failed in one run is tried again in the next, and what fails in each stays off.
+"""What fails in one run is tried again in the next, and what fails in every run stays off.
 
 Plans are freed.
 """
@@ -30,7 +30,7 @@ FULL = torch.OutOfMemoryError("CUDA out of memory")
 
 
 class Kernel:
-    """Exact, but raises `error` if there is one. factor: 1.1 makes it wrong."""
+    """An exact kernel that raises `error` if it is set. factor: 1.1 makes it wrong."""
 
     ACCURACY = EXACT
 
@@ -63,7 +63,7 @@ def new_process(monkeypatch):
 
 @pytest.fixture(params=["radial", "dense"])
 def machine(request, monkeypatch):
-    """Kernels "a" and "b", and a function that makes a call and says which one it ran on."""
+    """Kernels "a" and "b", and a function that makes a call and returns the name of its kernel."""
     made = {"a": Kernel(), "b": Kernel()}
     register(monkeypatch, **made)
 
@@ -77,13 +77,13 @@ def machine(request, monkeypatch):
 
 
 def run_of(machine, calls=3):
-    """The kernels of a sampler run's calls."""
+    """The names of the kernels of a run's calls."""
     names = [machine.call() for _ in range(calls)]
     next_run()
     return names
 
 
-def test_what_failed_in_a_call_is_used_again_in_the_next_run(machine):
+def test_a_kernel_that_failed_in_a_call_is_used_again_in_the_next_run(machine):
     assert run_of(machine) == ["a"] * 3
     machine.a.error = BROKEN
     first, *rest = run_of(machine)
@@ -92,7 +92,7 @@ def test_what_failed_in_a_call_is_used_again_in_the_next_run(machine):
     assert run_of(machine) == ["a"] * 3
 
 
-def test_what_failed_in_its_proof_is_proven_again_in_the_next_run(machine):
+def test_a_kernel_that_failed_in_its_proof_is_proven_again_in_the_next_run(machine):
     machine.a.error = BROKEN
     assert run_of(machine) == ["b"] * 3 and machine.a.calls == 1
     machine.a.error = None
@@ -100,7 +100,7 @@ def test_what_failed_in_its_proof_is_proven_again_in_the_next_run(machine):
 
 
 @pytest.mark.parametrize("proven", [True, False])
-def test_what_fails_in_each_run_stays_off(machine, caplog, proven):
+def test_a_kernel_that_fails_in_every_run_stays_off(machine, caplog, proven):
     if proven:
         machine.call()
     machine.a.calls, machine.a.error = 0, BROKEN
@@ -108,14 +108,14 @@ def test_what_fails_in_each_run_stays_off(machine, caplog, proven):
         for _ in range(MOST_RUNS + 2):
             run_of(machine)
     assert machine.a.calls == MOST_RUNS
-    said = [r.getMessage() for r in caplog.records if str(BROKEN) in r.getMessage()]
-    assert len(said) == 2  # the failure itself, and that it stays off
-    assert f"in {MOST_RUNS} runs in a row: it stays off until a restart" in said[1]
+    messages = [r.getMessage() for r in caplog.records if str(BROKEN) in r.getMessage()]
+    assert len(messages) == 2  # the failure itself, and that it stays off
+    assert f"in {MOST_RUNS} runs in a row: it stays off until a restart" in messages[1]
     machine.a.error = None
     assert run_of(machine) == ["b"] * 3
 
 
-def test_failures_far_apart_do_not_add_up(machine):
+def test_separate_failures_do_not_add_up(machine):
     for _ in range(MOST_RUNS + 2):
         assert run_of(machine) == ["a"] * 3
         machine.a.error = BROKEN
@@ -123,14 +123,14 @@ def test_failures_far_apart_do_not_add_up(machine):
         machine.a.error = None
 
 
-def test_wrong_numbers_are_a_verdict_for_the_process(machine):
+def test_a_wrong_kernel_stays_off_for_the_process(machine):
     machine.a.factor = 1.1
     assert run_of(machine) == ["b"] * 3 and machine.a.calls == 1
     machine.a.factor = 1.0
     assert run_of(machine) == ["b"] * 3 and machine.a.calls == 1
 
 
-def test_a_full_gpu_says_nothing_of_the_runs_to_come(machine, caplog):
+def test_a_full_gpu_does_not_affect_later_runs(machine, caplog):
     machine.a.error = FULL
     with caplog.at_level(logging.INFO, "radial_attention"):
         for _ in range(MOST_RUNS + 2):

@@ -18,7 +18,7 @@ def test_a_bool_mask_keeps_what_is_true():
     assert absent_tokens(torch.tensor([True, False, True]), 3) == (1,)
 
 
-def test_a_mask_that_takes_nothing():
+def test_a_mask_that_masks_nothing():
     assert absent_tokens(torch.zeros(1, 1, 5), 5) == ()
 
 
@@ -34,7 +34,7 @@ def test_a_mask_that_takes_nothing():
         torch.tensor(0.0),
     ],
 )
-def test_what_is_no_padding(mask):
+def test_other_masks_are_not_padding(mask):
     assert absent_tokens(mask, 3) is None
 
 
@@ -54,7 +54,7 @@ def test_closing_up_and_opening_up(heads_first, absent, grad):
     assert not out[:, list(absent)].any()
 
 
-def test_tensors_come_back_even_if_the_call_fails():
+def test_tensors_are_restored_even_if_the_call_fails():
     x = torch.randn(1, 9, 1, 2)
     before = x.clone()
     with pytest.raises(RuntimeError), without_padding([x], 4, (1,)):
@@ -62,7 +62,7 @@ def test_tensors_come_back_even_if_the_call_fails():
     assert torch.equal(x, before)
 
 
-def test_gradients_reach_what_is_there():
+def test_gradients_reach_the_present_tokens():
     x = torch.randn(1, 9, 1, 2, requires_grad=True)
     with without_padding([x], 4, (1,)) as (y,):
         with_padding(y * 2, 4, (1,)).sum().backward()

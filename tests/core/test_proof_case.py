@@ -1,4 +1,4 @@
-"""The case that a backend proves itself on: it takes little memory, and has all that goes wrong."""
+"""The case on which backends are proven: it needs little memory and covers the hard cases."""
 
 from itertools import accumulate
 
@@ -13,28 +13,28 @@ from radial_core.call import Call
 from radial_core.proof import LAYOUT
 from radial_core.reference import reference_attention
 
-MOST_MIB = 64  # it is computed in the middle of a pass, where memory is short
+MOST_MIB = 64  # it runs during a pass, when memory is short
 
 
 def peak_mib(do):
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as found:
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         do()
-    events = found.profiler.kineto_results.events()
+    events = profiler.profiler.kineto_results.events()
     steps = (event.nbytes() for event in events if event.name() == "[memory]")
     return max(accumulate(steps)) / 2**20
 
 
-def test_it_takes_little_memory():
+def test_it_needs_little_memory():
     call = Call(torch.device("cpu"), torch.bfloat16, 128, 128)
     assert peak_mib(lambda: proof.fault_of(sdpa.run, call, EXACT)) < MOST_MIB
 
 
 @pytest.mark.parametrize("block_size", [64, 128])
-def test_it_has_all_that_goes_wrong(block_size):
+def test_it_covers_the_hard_cases(block_size):
     begin, end = LAYOUT.prefix, LAYOUT.prefix + LAYOUT.video_tokens
     for place in (begin, end, LAYOUT.tokens, LAYOUT.tokens_per_frame):
         assert place % block_size
-    assert LAYOUT.tokens % 8  # nor does the tail fill a vector
+    assert LAYOUT.tokens % 8  # the tail does not fill a vector either
     plan = make_plan(RadialPattern(proof.DECAY, 1, block_size), LAYOUT)
     assert plan.density < 0.8 and plan.blocks > 8
     kept = plan.block_mask().int()

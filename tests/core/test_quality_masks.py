@@ -1,4 +1,4 @@
-"""The masks of the quality lab: that each keeps what it says, and as much as it says."""
+"""The quality lab's masks: each keeps the right blocks, and the right number of them."""
 
 import sys
 from pathlib import Path
@@ -25,21 +25,23 @@ def test_released_is_radial_where_frames_are_whole_blocks(size, decay, sink):
     assert torch.equal(released, masks.radial(LAB, decay, sink, size))
 
 
-def test_released_loses_a_tokens_own_place_where_frames_straddle_blocks():
+def test_released_loses_a_tokens_own_position_where_frames_straddle_blocks():
     layout = VideoLayout(16, 15, 32)
     kept = masks.released(layout, 0.2, 1, 128)
-    place, s = torch.arange(layout.tokens_per_frame), layout.tokens_per_frame
+    position, s = torch.arange(layout.tokens_per_frame), layout.tokens_per_frame
     lost = {"released": 0, "radial": 0}
     for name, mask in (("released", kept), ("radial", masks.radial(layout, 0.2, 1, 128))):
         for i in range(16):
             for j in (0, max(i - 1, 0), max(i - 2, 0)):  # the sink, and distances never thinned
-                lost[name] += int((~mask[(i * s + place) // 128, (j * s + place) // 128]).sum())
+                lost[name] += int(
+                    (~mask[(i * s + position) // 128, (j * s + position) // 128]).sum()
+                )
     assert lost["released"] > 0 and lost["radial"] == 0
 
 
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("name", [*grid.STATIC, "tile"])
-def test_a_mask_keeps_as_many_blocks_in_each_row_and_its_own(name, size):
+def test_a_mask_keeps_the_same_number_of_blocks_in_each_row_with_the_diagonal(name, size):
     for keep in (1, 7, LAB.tokens // size):
         kept = grid.Mask(name, size, keep, sink_frames=0).block_map(LAB)
         assert (kept.sum(dim=1) == keep).all() and kept.diagonal().all()
@@ -52,12 +54,12 @@ def test_a_sink_is_kept_first(name):
     assert kept.diagonal()[8:].all()
 
 
-def test_a_spatial_mask_is_whole_frames_and_a_temporal_one_places_in_all_frames():
+def test_spatial_masks_keep_frames_and_temporal_ones_positions():
     block = torch.arange(64)
-    frame, place = block // 4, block % 4
+    frame, position = block // 4, block % 4
     spatial, temporal = masks.spatial(LAB, 4, 128), masks.temporal(LAB, 16, 128)
     assert torch.equal(spatial, frame[:, None] == frame)
-    assert torch.equal(temporal, place[:, None] == place)
+    assert torch.equal(temporal, position[:, None] == position)
     middle = masks.spatial(LAB, 12, 128)[30]
     assert torch.equal(middle, (frame - frame[30]).abs() <= 1)
 
@@ -71,7 +73,7 @@ def test_a_block_of_the_tile_order_is_a_tile(size):
     assert (extent == torch.tensor(masks.TILES[size])).all()
 
 
-def test_a_tile_window_is_a_box_that_goes_on_inwards_at_an_edge():
+def test_a_tile_window_is_a_box_that_extends_inwards_at_an_edge():
     kept = masks.tile_window(LAB, 27, 128)  # of 4 x 4 x 4 tiles
     tile = torch.arange(64)
     at = torch.stack([tile // 16, tile // 4 % 4, tile % 4], dim=1)
@@ -107,7 +109,7 @@ def test_most_mass_keeps_more_than_any_other_choice():
         assert ((mass * kept).sum(dim=-1) >= (mass * other).sum(dim=-1)).all()
 
 
-def test_all_masks_of_the_grid_have_a_radial_ones_budget():
+def test_all_masks_of_the_grid_have_the_budget_of_a_radial_one():
     rows = grid.main_rows(LAB, 30) + grid.variations(LAB, 30)
     radial = [
         masks.radial(LAB, decay, 1, size).sum(dim=1).float().mean() for decay, size in grid.BUDGETS
@@ -118,7 +120,7 @@ def test_all_masks_of_the_grid_have_a_radial_ones_budget():
     assert len({str(row) for row in rows}) == len(rows)
 
 
-def test_what_sol_keeps_falls_with_its_threshold_down_to_the_diagonal():
+def test_sol_keeps_less_with_a_higher_threshold_down_to_the_diagonal():
     q, k = torch.randn(2, 1, 640, 2, 128, generator=torch.Generator().manual_seed(0)).unbind(0)
     extra = sol.EXTRA_TOKENS / 640
     shares = [sol.density(q, k, tau) - extra for tau in (-100, 0.5, 1.3, 100)]

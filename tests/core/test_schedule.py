@@ -17,7 +17,7 @@ def test_first_and_last_steps():
     assert dense_steps(Schedule(9, 9), SIGMAS) == [True] * 4
 
 
-def test_a_slice_that_hands_over_has_no_last_steps():
+def test_a_slice_that_ends_early_has_no_last_steps():
     high, low = SIGMAS[:3], SIGMAS[2:]
     assert dense_steps(Schedule(1, 1), high) == [True, False]
     assert dense_steps(Schedule(0, 1), low) == [False, True]
@@ -45,7 +45,7 @@ def test_no_schedule_is_radial(sigmas, sigma):
         (0.9, 1),
         (0.8999, 1),
         (0.75, 2),
-        (0.001, 3),  # what uni_pc takes for zero
+        (0.001, 3),  # which uni_pc uses for zero
         (0.0, 3),
     ],
 )
@@ -64,6 +64,6 @@ def test_blocks():
 
 @pytest.mark.parametrize("name", ["dense_steps", "dense_last_steps", "dense_blocks"])
 @pytest.mark.parametrize("value", [-1, 1.5, True])
-def test_refuses_impossible_settings(name, value):
+def test_impossible_settings_are_refused(name, value):
     with pytest.raises(ValueError, match=f"{name} must be a whole number from 0 up, got"):
         Schedule(**{name: value})

@@ -1,4 +1,4 @@
-"""Measurements that were made up, so that the right settings are known."""
+"""The search on made-up measurements, for which the right settings are known."""
 
 import json
 import math
@@ -29,7 +29,7 @@ SIZE = ModelSize(blocks=BLOCKS, heads=12, head_dim=128, linear_flops=3e8)
 
 
 def made_up(error, steps=(3, 6), blocks=range(BLOCKS)):
-    """error(pattern, step, block)."""
+    """Measurements with error(pattern, step, block)."""
     calls = []
     for step in steps:
         for block in blocks:
@@ -59,7 +59,7 @@ def test_the_error_of_a_setting_is_the_rms_over_blocks_and_steps():
     assert m.by_step(0)[6] / m.by_step(0)[3] == pytest.approx(2)
 
 
-def test_blocks_that_were_not_measured_lie_between_their_neighbours():
+def test_unmeasured_blocks_are_interpolated():
     def error(pattern, step, block):
         return math.sqrt(block + 1)
 
@@ -89,7 +89,7 @@ def test_every_pattern_with_up_to_half_of_the_blocks_dense():
 @pytest.mark.parametrize("best", range(len(PATTERNS)), ids=str)
 @pytest.mark.parametrize("dense", [0, 2])
 def test_finds_the_only_setting_within_an_error(best, dense):
-    """One pattern is good, once the first blocks, which are bad in all, are dense."""
+    """One pattern is good if the first blocks, which are bad in all patterns, are dense."""
 
     def error(pattern, step, block):
         return 0.01 if pattern == PATTERNS[best] and block >= dense else 0.6
@@ -123,7 +123,7 @@ def test_of_equally_fast_settings_the_more_exact_and_of_those_the_fewer_dense_bl
     assert largest_speedup([one, *others], 1)[0] == others[1]
 
 
-def test_out_of_reach_it_takes_the_best_there_is():
+def test_an_unreachable_target_gives_the_best_setting():
     settings = all_settings(made_up(smooth))
     chosen, reached = largest_speedup(settings, 1e-6)
     assert not reached and chosen.error == min(each.error for each in settings)

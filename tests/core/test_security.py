@@ -1,5 +1,6 @@
-"""What the pack does not do, read from its code: run strings, unpickle, use the network, start
-programs, write files. What it does to its folders while it runs: tests/comfy/test_install.py.
+"""The pack's code does not run strings, unpickle, use the network, start programs or write files.
+
+tests/comfy/test_install.py checks that it leaves its folders unchanged while it runs.
 """
 
 import ast
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-# Loaded by ComfyUI. What is in workflows/ runs only by hand, and talks to the server it starts.
+# Loaded by ComfyUI. The scripts in workflows/ only run by hand, and talk to the server they start.
 PACK = [
     ROOT / "__init__.py",
     *sorted((ROOT / "nodes").rglob("*.py")),
@@ -21,7 +22,7 @@ PATHS = {"ids": lambda file: str(file.relative_to(ROOT))}
 
 LIBRARIES = {"PIL", "comfy", "comfy_api", "einops", "numpy", "torch", "triton"}
 KERNELS = {"cudnn", "flash_attn", "flashinfer"}
-# Of the standard library: what computes. Not what opens a socket, starts a program or unpickles.
+# Standard modules that only compute, and don't open sockets, start programs or unpickle.
 HARMLESS = set(
     "abc array base64 bisect collections collections.abc concurrent.futures contextlib copy "
     "dataclasses enum functools hashlib heapq importlib importlib.metadata importlib.util inspect "
@@ -30,7 +31,7 @@ HARMLESS = set(
 )
 UNPICKLES = {"cPickle", "cloudpickle", "dill", "joblib", "marshal", "pickle", "shelve"}
 RUNS_STRINGS = {"__import__", "compile", "eval", "exec"}
-# Attributes of whatever object. `replace` is left out: it is a method of strings, too.
+# Attributes of any object. `replace` is left out because it is a method of strings too.
 WRITES = set(
     "chmod copy2 copyfile copytree hardlink_to link makedirs mkdir move remove removedirs rename "
     "renames rmdir rmtree save savefig symlink symlink_to touch unlink write_bytes write_text "
@@ -40,9 +41,9 @@ STARTS = set(
     "Popen check_call check_output execl execle execlp execv execve execvp fork forkpty popen "
     "posix_spawn spawnl spawnv startfile system".split()
 )
-# A kernel's tiles, measured once for a GPU, are kept in the user's cache folder.
+# The tiles of a kernel, measured once for a GPU, are saved in the user's cache folder.
 TUNING = "radial_core/kernels/tuning.py"
-# Hooks of modules are taken away by a method of that name.
+# Hooks of modules are removed by a method with that name.
 TRAINING, BLOCKS = "nodes/training/prepare.py", "nodes/hook/block_hooks.py"
 ALLOWED = {
     (TUNING, "mkdir"),
@@ -53,7 +54,7 @@ ALLOWED = {
 
 
 def imports(tree: ast.AST):
-    """(module, names taken from it) of each absolute import."""
+    """(module, names imported from it) for each absolute import."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from ((alias.name, set()) for alias in node.names)
@@ -62,25 +63,25 @@ def imports(tree: ast.AST):
 
 
 def faults(source: str, file: str, by_hand: bool = False) -> list[str]:
-    """What a file does that it must not. file: its path in the pack."""
-    tree, found = ast.parse(source), []
+    """The forbidden things that a file does. file: its path in the pack."""
+    tree, result = ast.parse(source), []
     for module, names in imports(tree):
         top = module.split(".")[0]
         if UNPICKLES & {top, *names}:
-            found.append(f"imports {module}")
+            result.append(f"imports {module}")
         if by_hand:
             continue
         kernel = top in KERNELS and file.startswith("radial_core/backends/")
         if top not in LIBRARIES and module not in HARMLESS and not kernel:
-            found.append(f"imports {module}")
+            result.append(f"imports {module}")
         if module in ("os", "shutil"):
-            found += [f"takes {name} from {module}" for name in sorted(names & (WRITES | STARTS))]
+            result += [f"imports {name} of {module}" for name in sorted(names & (WRITES | STARTS))]
     for node in ast.walk(tree):
         if isinstance(node, ast.Name) and node.id in RUNS_STRINGS:
-            found.append(node.id)
+            result.append(node.id)
         if isinstance(node, ast.Call):
-            found += call_faults(node, file, by_hand)
-    return found
+            result += call_faults(node, file, by_hand)
+    return result
 
 
 def call_faults(call: ast.Call, file: str, by_hand: bool):
@@ -98,19 +99,19 @@ def call_faults(call: ast.Call, file: str, by_hand: bool):
 
 
 def opens_to_read(call: ast.Call) -> bool:
-    """open(path, mode), or path.open(mode); the mode must be there to be read."""
+    """For open(path, mode) and path.open(mode). The mode must be a literal."""
     at = 1 if isinstance(call.func, ast.Name) else 0
     modes = [k.value for k in call.keywords if k.arg == "mode"] + call.args[at : at + 1]
     return all(isinstance(m, ast.Constant) and not set(str(m.value)) & set("wax+") for m in modes)
 
 
 @pytest.mark.parametrize("file", PACK, **PATHS)
-def test_the_pack_computes_and_nothing_else(file):
+def test_the_pack_only_computes(file):
     assert faults(file.read_text(), file.relative_to(ROOT).as_posix()) == []
 
 
 @pytest.mark.parametrize("file", BY_HAND, **PATHS)
-def test_what_is_run_by_hand_runs_no_strings_and_unpickles_nothing(file):
+def test_scripts_that_run_by_hand_run_no_strings_and_unpickle_nothing(file):
     assert faults(file.read_text(), file.relative_to(ROOT).as_posix(), by_hand=True) == []
 
 
@@ -144,11 +145,11 @@ def test_what_is_run_by_hand_runs_no_strings_and_unpickles_nothing(file):
         "import flashinfer",
     ],
 )
-def test_it_would_be_found(source):
+def test_faults_are_detected(source):
     assert faults(source, "nodes/x.py")
 
 
-def test_what_is_no_fault_is_not_found():
+def test_harmless_code_is_accepted():
     fine = (
         "model.eval(); re.compile(x); torch.compile(x); open(x); path.open('rb'); s.replace(x, y)"
     )
@@ -159,7 +160,7 @@ def test_what_is_no_fault_is_not_found():
 
 @pytest.mark.parametrize("file", SCRIPTS, **PATHS)
 def test_scripts_of_the_page(file):
-    """They show what our nodes say: as text, without code or files from elsewhere."""
+    """They show our nodes' text as text, without code or files from other places."""
     source = file.read_text()
     assert not re.findall(r"\beval\b|\bFunction\(|innerHTML|outerHTML|insertAdjacentHTML", source)
     assert not re.findall(r"https?:|document\.write|\bfetch\(|XMLHttpRequest|WebSocket", source)

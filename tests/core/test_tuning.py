@@ -1,4 +1,4 @@
-"""The choice of a configuration, with the GPU and its clock played by the test."""
+"""The choice of a configuration, with a fake GPU and clock."""
 
 import json
 
@@ -19,7 +19,7 @@ FAST = CANDIDATES[128][2]
 
 @pytest.fixture
 def gpu(monkeypatch, tmp_path):
-    """A GPU on which FAST is the fastest; returns what was measured so far."""
+    """A GPU on which FAST is the fastest; the list has all measurements."""
     measured = []
 
     def measure(options, *kind):
@@ -49,20 +49,20 @@ def test_measures_once_and_keeps_the_best_on_disk(gpu, monkeypatch, tmp_path):
         assert part in name
 
 
-def test_each_kind_of_call_has_its_own(gpu, tmp_path):
+def test_each_kind_of_call_has_its_own_configuration(gpu, tmp_path):
     best_config(*KIND)
     best_config(KIND[0], torch.float16, 64, 64, None)
     assert len(gpu) == 2 and len(json.loads((tmp_path / "triton.json").read_text())) == 2
 
 
 @pytest.mark.parametrize("text", ["", "[1, 2]", "{not json", '{"x": "hopper"}'])
-def test_a_broken_file_is_measured_over(gpu, tmp_path, text):
+def test_a_broken_file_is_replaced_by_a_new_measurement(gpu, tmp_path, text):
     (tmp_path / "triton.json").write_text(text)
     assert best_config(*KIND) == FAST
     assert len(gpu) == 1
 
 
-def test_what_is_no_candidate_any_more_is_measured_anew(gpu, monkeypatch, tmp_path):
+def test_a_former_candidate_is_measured_again(gpu, monkeypatch, tmp_path):
     best_config(*KIND)
     path = tmp_path / "triton.json"
     path.write_text(path.read_text().replace(str(FAST.block_m), "512"))
@@ -70,7 +70,9 @@ def test_what_is_no_candidate_any_more_is_measured_anew(gpu, monkeypatch, tmp_pa
     assert best_config(*KIND) == FAST and len(gpu) == 2
 
 
-def test_a_failing_measurement_gives_the_safe_one_and_keeps_nothing(gpu, monkeypatch, tmp_path):
+def test_a_failing_measurement_gives_the_safe_configuration_and_saves_nothing(
+    gpu, monkeypatch, tmp_path
+):
     def out_of_memory(*arguments):
         raise torch.OutOfMemoryError("q, k and v")
 
@@ -81,7 +83,7 @@ def test_a_failing_measurement_gives_the_safe_one_and_keeps_nothing(gpu, monkeyp
     assert not (tmp_path / "triton.json").exists()
 
 
-def test_a_folder_that_cannot_be_written_is_no_error(gpu, monkeypatch, tmp_path):
+def test_a_read_only_folder_is_no_error(gpu, monkeypatch, tmp_path):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("RADIAL_ATTENTION_CACHE", str(tmp_path / "file" / "below"))
     assert best_config(*KIND) == FAST
@@ -105,7 +107,7 @@ def test_hoppers_own_kernel_is_a_candidate_on_hopper(
 
 
 @pytest.mark.parametrize("works", [True, False])
-def test_hoppers_own_kernel_needs_no_measuring_where_it_works(gpu, monkeypatch, works):
+def test_hoppers_own_kernel_is_not_measured_if_it_works(gpu, monkeypatch, works):
     monkeypatch.setattr(tuning, "capability", lambda device: (9, 0))
     monkeypatch.setattr(tuning, "_works", lambda *arguments: works)
     assert best_config(*KIND) == (HOPPER if works else FAST)

@@ -39,7 +39,7 @@ FLEX = [
 LAYOUTS = {
     "whole blocks": VideoLayout(6, 8, 16),
     "a tail": VideoLayout(12, 9, 15),
-    "text before, so rows and columns see all": VideoLayout(12, 9, 15, prefix=77),
+    "text before, so some rows and columns are full": VideoLayout(12, 9, 15, prefix=77),
     "one block, partly filled": VideoLayout(2, 3, 5),
 }
 on_layouts = pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
@@ -131,18 +131,18 @@ def test_pages_and_row_lengths_hold_the_keys_of_each_query_block(layout, block_s
     page = flashinfer.pages(x, size)
     assert page.data_ptr() == x.data_ptr() and len(page) >= 1
     for p, row in enumerate(plan.block_mask()):
-        seen = row.repeat_interleave(block_size)[: plan.tokens]
+        kept = row.repeat_interleave(block_size)[: plan.tokens]
         assert lengths.dtype == torch.int32
-        assert (int(row.sum()) - 1) * size + lengths[p] == seen.sum()
-    # What the kernels do: number x stride, past the end of the view for the last page.
+        assert (int(row.sum()) - 1) * size + lengths[p] == kept.sum()
+    # As the kernels do: number x stride, past the end of the view for the last page.
     whole = x.as_strided((plan.tokens // size, *page.shape[1:]), page.stride())
     assert torch.equal(whole, page)
     tail = plan.tokens % size
-    behind = x.as_strided((tail, *x.shape[1:]), x.stride(), len(page) * page.stride(0))
-    assert torch.equal(behind, x[plan.tokens - tail :])
+    last = x.as_strided((tail, *x.shape[1:]), x.stride(), len(page) * page.stride(0))
+    assert torch.equal(last, x[plan.tokens - tail :])
 
 
-def test_what_the_kernels_can_not_read_is_copied():
+def test_only_unreadable_tensors_are_copied():
     x = torch.zeros(2, 10, 3, 3, 64, dtype=torch.bfloat16)
     for same in (x[:, :, 0], x[:, :, 2], x[:, :, 1].transpose(1, 2)):
         assert readable(same) is same
@@ -159,7 +159,7 @@ def test_the_block_mask_of_flex_is_the_plan(layout, block_size, grad):
     with torch.inference_mode():
         mask = flex.block_mask(plan, grad)
     assert mask is flex.block_mask(plan, grad)
-    assert mask.shape[-2:] == (plan.tokens, plan.tokens)  # the tail ends there, not at its block
+    assert mask.shape[-2:] == (plan.tokens, plan.tokens)  # ends with the tail, not with its block
     assert mask.BLOCK_SIZE == (block_size, block_size)
     assert not mask.full_kv_indices.is_inference()
     assert not mask.kv_num_blocks.any() and not mask.q_num_blocks.any()
@@ -168,7 +168,7 @@ def test_the_block_mask_of_flex_is_the_plan(layout, block_size, grad):
         tables.append((mask.full_q_num_blocks, mask.full_q_indices, plan.block_mask().T))
     for lengths, table, expected in tables:
         assert lengths.dtype == table.dtype == torch.int32
-        # to_dense() wants a table as wide as there are blocks.
+        # to_dense() needs a table as wide as the number of blocks.
         square = pad(table, (0, plan.blocks - table.shape[-1]))
         as_kept = type(mask).from_kv_blocks(lengths, square, BLOCK_SIZE=block_size)
         assert torch.equal(as_kept.to_dense()[0, 0].bool(), expected)

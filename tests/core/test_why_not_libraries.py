@@ -71,7 +71,7 @@ def on_a_gpu(monkeypatch, module, capability, installed):
 @pytest.mark.parametrize(
     "module, question, capability, dtype, head_dim, block_size, grad, beginning", ALL
 )
-def test_what_a_library_takes(
+def test_what_a_library_supports(
     monkeypatch, module, question, capability, dtype, head_dim, block_size, grad, beginning
 ):
     on_a_gpu(monkeypatch, module, capability, installed=True)
@@ -110,8 +110,8 @@ def test_an_older_package_of_the_name_is_not_imported(monkeypatch, tmp_path, mod
     assert find()
 
 
-def seen(counts, indices, blocks):
-    """The block map of lists (rows,), (rows, longest row)."""
+def mask_of(counts, indices, blocks):
+    """The block map of lists: counts (rows,), indices (rows, longest row)."""
     mask = torch.zeros(blocks, blocks, dtype=torch.bool)
     for row, count in enumerate(counts.tolist()):
         listed = indices[row, :count].tolist()
@@ -133,7 +133,7 @@ def test_the_lists_for_flash_attention_hold_the_plan(plan):
             x.dtype == torch.int32 and x.shape[:3] == (1, 1, plan.blocks) for x in lists.values()
         )
         assert not lists["mask_block_cnt"].any()
-        kept = seen(lists["full_block_cnt"][0, 0], lists["full_block_idx"][0, 0], plan.blocks)
+        kept = mask_of(lists["full_block_cnt"][0, 0], lists["full_block_idx"][0, 0], plan.blocks)
         assert torch.equal(kept, mask)
 
 
@@ -141,7 +141,7 @@ def test_the_lists_for_cudnn_hold_the_plan(plan):
     counts, indices = cudnn.block_lists(*plan.table, 2, 3)
     assert counts.dtype == indices.dtype == torch.int32
     assert counts.shape == (2, 3, plan.blocks) == indices.shape[:3]
-    assert torch.equal(seen(counts[1, 2], indices[1, 2], plan.blocks), plan.block_mask())
+    assert torch.equal(mask_of(counts[1, 2], indices[1, 2], plan.blocks), plan.block_mask())
 
 
 def test_the_block_sizes_for_cudnn_add_up(plan):

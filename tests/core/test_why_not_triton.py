@@ -25,8 +25,8 @@ HALF, BF = torch.float16, torch.bfloat16
 def test_why_not(monkeypatch, gpu, dtype, head_dim, options, reason):
     monkeypatch.setattr(triton, "capability", lambda device: gpu)
     monkeypatch.setattr(triton, "_version", lambda: (3, 6))
-    said = triton.why_not(Call(CUDA, dtype, head_dim, 128, **options))
-    assert said is None if reason is None else said.startswith(reason)
+    answer = triton.why_not(Call(CUDA, dtype, head_dim, 128, **options))
+    assert answer is None if reason is None else answer.startswith(reason)
 
 
 def test_says_what_to_install(monkeypatch):

@@ -1,4 +1,4 @@
-"""Every backend that this machine has, against the oracle, on odd shapes. `tests/run.py --gpu`."""
+"""Every backend on this machine, against the oracle, on odd shapes. `tests/run.py --gpu`."""
 
 import pytest
 import torch
@@ -47,7 +47,7 @@ def exact_dense(q, k, v):
 
 
 def dense_error(q, k, v):
-    """Of torch's attention on the same tensors, with nothing dropped."""
+    """The error of torch's dense attention on the same tensors."""
     everything = scaled_dot_product_attention(*(x.double().transpose(1, 2) for x in (q, k, v)))
     return relative_rms(sdpa(q, k, v), everything.transpose(1, 2))
 
@@ -96,12 +96,12 @@ def test_large_logits_stay_finite(backend, dtype):
 STRIDES = {
     "(b, h, s, d)": lambda x: x.transpose(1, 2).contiguous().transpose(1, 2),
     "a third of qkv": lambda x: torch.stack([x, x, x], dim=2)[:, :, 1],
-    "rows behind each sequence, never written": lambda x: torch.cat(
+    "rows after each sequence, never written": lambda x: torch.cat(
         [x, torch.full_like(x[:, :40], torch.nan)], dim=1
     )[:, : x.shape[1]],
-    "every other place": lambda x: torch.stack([x, x], dim=-1)[..., 0],
-    "one token too far": lambda x: torch.cat([x[:, :1], x], dim=1)[:, 1:],
-    "off by one place": lambda x: torch.cat([x[..., :1], x], dim=-1)[..., 1:],
+    "every other element": lambda x: torch.stack([x, x], dim=-1)[..., 0],
+    "offset by one token": lambda x: torch.cat([x[:, :1], x], dim=1)[:, 1:],
+    "offset by one element": lambda x: torch.cat([x[..., :1], x], dim=-1)[..., 1:],
 }
 
 
@@ -186,7 +186,7 @@ def test_gradients_are_as_exact_as_dense_attentions(backend, layout, shape, bloc
     if backend == "flex" and (layout, dtype) != (LAYOUTS["both"], torch.bfloat16):
         pytest.skip("compiles for each shape: a sample of them")
     q, k, v = draw(layout, shape, dtype)
-    q = q.transpose(1, 2).contiguous().transpose(1, 2)  # as HunyuanVideo has it
+    q = q.transpose(1, 2).contiguous().transpose(1, 2)  # the layout in HunyuanVideo
     plan, weight = make_plan(RadialPattern(0.2, 1, block_size), layout, DEVICE), torch.randn_like(q)
     radial = gradient_errors(
         lambda *qkv: radial_attention(*qkv, plan, backend),
@@ -234,7 +234,7 @@ def test_dense_cudnn_reads_any_strides_and_sets_no_flag(monkeypatch, change, hea
         return cudnn.dense(*qkv, head_dim**-0.5)
 
     def refuse(*_):
-        raise AssertionError("set for the whole process")
+        raise AssertionError("a flag of the whole process was set")
 
     for flag in ("flash", "mem_efficient", "math", "cudnn"):
         monkeypatch.setattr(torch._C, f"_set_sdp_use_{flag}", refuse)
@@ -266,7 +266,7 @@ def test_dense_kernels(monkeypatch, name, head_dim):
         assert relative_rms(out, exact) <= 1.5 * relative_rms(sdpa(q, k, v), exact)
 
 
-def test_auto_takes_the_first_that_can():
+def test_auto_runs_the_first_backend_that_can():
     call = Call(DEVICE, torch.bfloat16, 128, 128)
     able = [name for name in ranking(call, LAYOUTS["both"].tokens) if why_not(name, call) is None]
     q, k, v = draw(LAYOUTS["both"], (1, 2, 128), torch.bfloat16)

@@ -12,7 +12,7 @@ DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 @pytest.mark.parametrize("dtype", DTYPES.values(), ids=DTYPES)
 @pytest.mark.parametrize("seed", range(3))
-def test_each_is_what_torch_computes(dtype, seed):
+def test_each_operation_equals_torchs(dtype, seed):
     with torch.inference_mode():
         assert fused.why_not(torch.zeros(1, device=DEVICE, dtype=dtype)) is None
     for name, out, truth in fused._cases(DEVICE, dtype, seed):
@@ -20,7 +20,7 @@ def test_each_is_what_torch_computes(dtype, seed):
 
 
 def test_rows_of_several_programs():
-    """As wide as HunyuanVideo's."""
+    """At the width of HunyuanVideo's."""
     x = torch.randn(1, 1000, 3072, device=DEVICE, dtype=torch.bfloat16)
     made = torch.randn(1, 1000, 7 * 3072, device=DEVICE, dtype=torch.bfloat16)
     y = made[..., 2 * 3072 :]

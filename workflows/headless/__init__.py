@@ -1,1 +1,1 @@
-"""Runs workflows on a headless ComfyUI: sets one up, starts it, queues a graph, follows it."""
+"""Runs workflows on a headless ComfyUI: sets it up, starts it, queues a graph and follows it."""

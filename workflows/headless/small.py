@@ -1,14 +1,14 @@
-"""The size at which stand-ins run a workflow: they show that everything works, not how it looks."""
+"""The size at which stand-ins run a workflow: they show that it works, not how it looks."""
 
 PATCHES = {"width": 8, "height": 4}
-MOST = {"steps": 8, "length": 201}  # frames: longer than any model was trained on
-HANDOVER = ("start_at_step", "end_at_step")
+MOST = {"steps": 8, "length": 201}  # more frames than any model was trained on
+SWITCH = ("start_at_step", "end_at_step")
 
 
 def stand_in_size(graph: dict, settings: dict) -> dict[str, int]:
-    """What to make small of a graph, "8.width" -> 128: plain numbers that nobody has set.
+    """The inputs of a graph to make smaller, "8.width" -> 128, except for those that the user set.
 
-    Samplers that share a schedule hand over at the same part of it.
+    Samplers that share a schedule still switch at the same share of it.
     """
     small = {}
     for node_id, node in graph.items():
@@ -18,7 +18,7 @@ def stand_in_size(graph: dict, settings: dict) -> dict[str, int]:
         shrunk = {name: n for name, n in shrunk.items() if not _is_set(settings, node_id, name)}
         if "steps" in shrunk:
             steps = inputs["steps"]
-            for name in HANDOVER:
+            for name in SWITCH:
                 at = inputs.get(name)
                 if _exceeds(steps, at) and not _is_set(settings, node_id, name):
                     shrunk[name] = round(at * shrunk["steps"] / steps)
@@ -27,7 +27,7 @@ def stand_in_size(graph: dict, settings: dict) -> dict[str, int]:
 
 
 def _pixels(node: dict) -> int:
-    """A side of what the model takes for one patch."""
+    """The side of a patch, in pixels."""
     return 32 if node["class_type"] == "Wan22ImageToVideoLatent" else 16
 
 

@@ -1,4 +1,4 @@
-"""Every video model that ComfyUI has of the families we know, tiny and with random weights."""
+"""Every video model in ComfyUI of the families that we support, tiny, with random weights."""
 
 from . import hunyuan_video, kandinsky5, mochi, wan, wan21, wan22
 from .case import Case, Inputs, sample

@@ -18,7 +18,7 @@ ON_PAPER = {"operations": disable_weight_init, "device": "meta", "dtype": torch.
 
 @dataclass(frozen=True)
 class Inputs:
-    """What a sampler gets besides the model: CONDITIONING twice, LATENT, guidance."""
+    """The inputs of a sampler besides the model: CONDITIONING twice, LATENT, guidance."""
 
     positive: list
     negative: list
@@ -28,13 +28,13 @@ class Inputs:
 
 @dataclass(frozen=True)
 class Case:
-    """A kind of model, something to sample with it, and what its attention calls look like.
+    """A kind of model, inputs to sample with, and a description of its attention calls.
 
-    kind: the class of comfy.model_base that ComfyUI must choose for the weights.
+    kind: the class in comfy.model_base that ComfyUI must choose for the weights.
     grid: frames, height and width of the video in patches.
-    around: tokens in front of the video and behind it, for each kind of pass there is.
-    calls: self-attention calls over the video that a pass makes, for each of its blocks.
-    others: other calls of a pass that reach the hook: what they are to -> how many.
+    around: tokens before and after the video's, for each kind of pass.
+    calls: self-attention calls over the video in a pass, for each block.
+    others: other calls of a pass that reach the hook: what they attend to -> how many.
     needs: a module that ComfyUI must have.
     given: first frames that the conditions replace, so that the latent says nothing of them.
     typical: whether it stands for its family where a test needs one case of each.
@@ -54,7 +54,7 @@ class Case:
 
     @property
     def is_there(self) -> bool:
-        """Whether this ComfyUI has what the case takes."""
+        """Whether this ComfyUI has what the case needs."""
         module = importlib.util.find_spec(self.needs)
         return module is not None and hasattr(comfy.model_base, self.kind)
 
@@ -78,16 +78,16 @@ class Named:
 
 
 def load(network, config: dict | None = None, seed: int = 0):
-    """A MODEL, loaded as from a file: its class and sizes are what ComfyUI reads off the weights.
+    """A MODEL, loaded as from a file: ComfyUI reads its class and sizes from the weights.
 
-    network: ComfyUI's class, built ON_PAPER. config: what the file's metadata say besides.
+    network: ComfyUI's class, built ON_PAPER. config: from the file's metadata.
     """
     metadata = {"config": json.dumps({"transformer": config})} if config else None
     return comfy.sd.load_diffusion_model_state_dict(weights_of(network, seed), metadata=metadata)
 
 
 def weights_of(network, seed: int = 0) -> dict[str, torch.Tensor]:
-    """Random weights: matrices keep the size of what they multiply, norms are near one."""
+    """Random weights: matrices preserve the scale of their input, norms are near one."""
     generator = torch.Generator().manual_seed(seed)
     weights = {}
     for name, x in network.state_dict().items():

@@ -1,4 +1,4 @@
-"""HunyuanVideo, all of whose variants are one class: text in front of the video."""
+"""HunyuanVideo, whose variants are all one class: text tokens before the video's."""
 
 from dataclasses import replace
 
@@ -73,7 +73,7 @@ NAMED = {
 
 
 def hunyuan_video(**sizes):
-    """HunyuanVideo 1.0: 2 double blocks and 2 single ones."""
+    """HunyuanVideo 1.0: 2 double and 2 single blocks."""
     return load(network(**sizes))
 
 
@@ -100,7 +100,7 @@ def text(tokens: int = TEXT, seed: int = 1, **values) -> list:
 
 
 def masked(tokens: int, absent: list[int], seed: int = 1) -> list:
-    """A padded prompt as ComfyUI's text encoder gives it: 1 for a token, 0 for padding."""
+    """A padded prompt as from ComfyUI's text encoder: mask 1 for a token, 0 for padding."""
     mask = torch.ones(1, tokens, dtype=torch.long)
     mask[:, absent] = 0
     return text(tokens, seed, attention_mask=mask)
@@ -129,14 +129,14 @@ def skyreels() -> Inputs:
     return video(positive)
 
 
-def words(seed: int = 1, **values) -> list:
+def text_15(seed: int = 1, **values) -> list:
     return prompt(TEXT, 64, seed, pooled_output=None, **values)
 
 
 def video_15() -> Inputs:
-    """The positive prompt has words to be written in the picture, for which ByT5 stands."""
-    positive = words(conditioning_byt5small=normal(1, 13, 1472))
-    return Inputs(positive, words(seed=2), {"samples": torch.zeros(1, 32, 9, 6, 10)}, cfg=3.0)
+    """The positive prompt has text to be written in the picture, encoded by ByT5."""
+    positive = text_15(conditioning_byt5small=normal(1, 13, 1472))
+    return Inputs(positive, text_15(seed=2), {"samples": torch.zeros(1, 32, 9, 6, 10)}, cfg=3.0)
 
 
 def image_to_video_15() -> Inputs:
@@ -148,13 +148,13 @@ def image_to_video_15() -> Inputs:
         "concat_latent_image": normal(1, 32, 9, 6, 10),
         "concat_mask": mask,
     }
-    return Inputs(words(**values), words(seed=2), {"samples": torch.zeros(1, 32, 9, 6, 10)})
+    return Inputs(text_15(**values), text_15(seed=2), {"samples": torch.zeros(1, 32, 9, 6, 10)})
 
 
 def super_resolution_15() -> Inputs:
     positive, negative, latent = HunyuanVideo15SuperResolution.execute(
-        words(conditioning_byt5small=normal(1, 13, 1472)),
-        words(seed=2),
+        text_15(conditioning_byt5small=normal(1, 13, 1472)),
+        text_15(seed=2),
         {"samples": normal(1, 32, 9, 6, 10)},
         noise_augmentation=0.7,
         clip_vision_output=clip_vision(30, 1152),
@@ -172,7 +172,7 @@ def hunyuan_image():
         patch_size=[1, 1],
         guidance_embed=False,
     )
-    return model, Inputs(words(), words(seed=2), {"samples": torch.zeros(1, 64, 20, 27)})
+    return model, Inputs(text_15(), text_15(seed=2), {"samples": torch.zeros(1, 64, 20, 27)})
 
 
 def one(name, model, inputs, *around, kind="HunyuanVideo", calls=(1, 1, 1, 1)) -> Case:

@@ -51,7 +51,7 @@ def text(tokens: int = TEXT, seed: int = 1) -> list:
     return prompt(tokens, 3584, seed, pooled_output=normal(1, 768, seed=seed))
 
 
-def prompts_apart() -> Inputs:
+def prompts_of_two_lengths() -> Inputs:
     """Prompts of two lengths, so a pass each."""
     latent = {"samples": torch.zeros(1, 16, 9, 12, 20)}
     return Inputs(text(), text(33, seed=2), latent, cfg=3.0)
@@ -75,6 +75,6 @@ def one(name: str, inputs) -> Case:
 
 
 CASES = [
-    replace(one("kandinsky 5 t2v, a pass a prompt", prompts_apart), typical=True),
+    replace(one("kandinsky 5 t2v, a pass a prompt", prompts_of_two_lengths), typical=True),
     replace(one("kandinsky 5 i2v", image_to_video), given=1),
 ]

@@ -1,4 +1,4 @@
-"""Mochi 1. ComfyUI takes its size for granted, so nothing is read off the weights here."""
+"""Mochi 1. ComfyUI assumes its size, so it is set here and not read from the weights."""
 
 from dataclasses import replace
 from functools import partial
@@ -19,7 +19,7 @@ CONFIG = {
     "num_heads": 2,
     "hidden_size_x": 256,
     "hidden_size_y": 64,
-    "mlp_ratio_x": 48.0,  # ComfyUI insists on 12288 wide
+    "mlp_ratio_x": 48.0,  # ComfyUI expects a width of 12288
     "mlp_ratio_y": 4.0,
     "learn_sigma": False,
     "in_channels": 12,
@@ -56,7 +56,7 @@ def mochi():
 
 
 def text(tokens: int, seed: int) -> list:
-    """A prompt of so many tokens, padded to 32 as Mochi's text encoder pads."""
+    """A prompt of this many tokens, padded to 32 as by Mochi's text encoder."""
     mask = (torch.arange(32) < tokens).long()[None]
     return prompt(32, 64, seed, attention_mask=mask)
 

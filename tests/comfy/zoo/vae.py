@@ -1,4 +1,4 @@
-"""A tiny VAE of Wan 2.1, for the nodes that encode pictures."""
+"""A tiny Wan 2.1 VAE, for nodes that encode pictures."""
 
 from functools import cache
 

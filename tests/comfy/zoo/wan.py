@@ -1,4 +1,4 @@
-"""What the cases of Wan 2.1 and 2.2 have in common."""
+"""What the cases of Wan 2.1 and 2.2 share."""
 
 import torch
 from comfy.ldm.wan.model import WanModel
@@ -27,7 +27,7 @@ def text(seed: int = 1, tokens: int = TEXT, **values) -> list:
 
 
 def video(frames: int = 9, height: int = 12, width: int = 20, **values) -> Inputs:
-    """An empty latent. values: what both prompts carry."""
+    """An empty latent. values: further entries of both prompts."""
     latent = {"samples": torch.zeros(1, 16, frames, height, width)}
     return Inputs(text(**values), text(seed=2, **values), latent)
 
@@ -35,6 +35,6 @@ def video(frames: int = 9, height: int = 12, width: int = 20, **values) -> Input
 def one(
     name, kind, model, inputs, frames=9, around=((0, 0),), calls=(1, 1), also=(), needs="comfy"
 ) -> Case:
-    """A case of frames of 6 x 10 patches. also: what its blocks attend to besides the text."""
+    """A case with frames of 6 x 10 patches. also: what its blocks attend to besides text."""
     others = {what: sum(calls) for what in ("text", *also)}
     return Case(name, kind, model, inputs, (frames, 6, 10), around, calls, others, needs)

@@ -1,4 +1,4 @@
-"""Wan 2.1 and what was built on it."""
+"""Wan 2.1 and the models based on it."""
 
 from dataclasses import replace
 
@@ -12,8 +12,8 @@ from .vae import tiny_vae
 from .wan import SIZE, named, one, text, video, wan
 
 
-def made_by(node, length: int, **inputs) -> Inputs:
-    """Inputs as one of ComfyUI's conditioning nodes makes them."""
+def inputs_from(node, length: int, **inputs) -> Inputs:
+    """Inputs from one of ComfyUI's conditioning nodes."""
     positive, negative, latent, *_ = node.execute(
         text(), text(seed=2), tiny_vae(), **SIZE, length=length, batch_size=1, **inputs
     ).args
@@ -24,8 +24,8 @@ def image(seed: int = 0, number: int = 1) -> torch.Tensor:
     return pictures(number, 96, 160, seed)
 
 
-def prompts_apart() -> Inputs:
-    """Prompts of two lengths, so a pass each, over a latent that has to be padded to patches."""
+def prompts_of_two_lengths() -> Inputs:
+    """Prompts of two lengths, so one pass each, and a latent that must be padded to patches."""
     latent = {"samples": torch.zeros(1, 16, 9, 11, 19)}
     return Inputs(text(), text(seed=2, tokens=31), latent, cfg=3.0)
 
@@ -36,13 +36,13 @@ def two_videos() -> Inputs:
 
 
 def i2v() -> Inputs:
-    return made_by(
+    return inputs_from(
         nodes_wan.WanImageToVideo, 33, start_image=image(), clip_vision_output=clip_vision()
     )
 
 
 def flf2v() -> Inputs:
-    return made_by(
+    return inputs_from(
         nodes_wan.WanFirstLastFrameToVideo,
         29,
         start_image=image(),
@@ -53,7 +53,7 @@ def flf2v() -> Inputs:
 
 
 def fun_control() -> Inputs:
-    return made_by(
+    return inputs_from(
         nodes_wan.WanFunControlToVideo,
         33,
         control_video=image(number=33),
@@ -62,7 +62,7 @@ def fun_control() -> Inputs:
 
 
 def fun_inpaint() -> Inputs:
-    return made_by(
+    return inputs_from(
         nodes_wan.WanFunInpaintToVideo,
         29,
         start_image=image(),
@@ -79,7 +79,7 @@ def phantom() -> Inputs:
 
 
 def vace() -> Inputs:
-    return made_by(
+    return inputs_from(
         nodes_wan.WanVaceToVideo,
         29,
         strength=0.8,
@@ -89,7 +89,7 @@ def vace() -> Inputs:
 
 
 def vace_twice() -> Inputs:
-    first = made_by(nodes_wan.WanVaceToVideo, 25, strength=0.8, control_video=image(number=25))
+    first = inputs_from(nodes_wan.WanVaceToVideo, 25, strength=0.8, control_video=image(number=25))
     positive, negative, *_ = nodes_wan.WanVaceToVideo.execute(
         first.positive,
         first.negative,
@@ -105,7 +105,7 @@ def vace_twice() -> Inputs:
 
 def camera(**inputs) -> Inputs:
     path = WanCameraEmbedding.execute("Pan Right", **SIZE, length=33).args[0]
-    return made_by(
+    return inputs_from(
         nodes_wan.WanCameraImageToVideo, 33, start_image=image(), camera_conditions=path, **inputs
     )
 
@@ -115,18 +115,20 @@ def humo() -> Inputs:
         "encoded_audio_all_layers": [normal(1, 80, 1280, seed=n) for n in range(33)],
         "audio_samples": 40 * 640,
     }
-    return made_by(nodes_wan.WanHuMoImageToVideo, 29, ref_image=image(), audio_encoder_output=sound)
+    return inputs_from(
+        nodes_wan.WanHuMoImageToVideo, 29, ref_image=image(), audio_encoder_output=sound
+    )
 
 
 def scail(pose_end: float) -> Inputs:
-    """pose_end: the share of the schedule in which the pose is there."""
+    """pose_end: the share of the schedule that has the pose."""
     try:
         from comfy_extras.nodes_scail import WanSCAILToVideo
 
         later = {"video_frame_offset": 0, "previous_frame_count": 5}
     except ImportError:
         WanSCAILToVideo, later = nodes_wan.WanSCAILToVideo, {}
-    return made_by(
+    return inputs_from(
         WanSCAILToVideo,
         29,
         pose_strength=1.0,
@@ -149,7 +151,7 @@ def scail2() -> Inputs:
     """Two references, one of them the main one, each with a mask, as the pose has."""
     from comfy_extras.nodes_scail import WanSCAILToVideo
 
-    return made_by(
+    return inputs_from(
         WanSCAILToVideo,
         33,
         pose_strength=1.0,
@@ -184,7 +186,7 @@ IMAGE, AUDIO = ["image"], ["audio"]
 VACE = {"num_layers": 4, "vace_layers": 2, "vace_in_dim": 96}
 
 CASES = [
-    one("wan t2v, odd sizes, a pass a prompt", "WAN21", wan, prompts_apart),
+    one("wan t2v, odd sizes, a pass a prompt", "WAN21", wan, prompts_of_two_lengths),
     one("wan t2v, two videos", "WAN21", wan, two_videos),
     one(
         "wan t2v with a reference it has no place for",

@@ -1,4 +1,4 @@
-"""Wan 2.2 and what was built on it."""
+"""Wan 2.2 and the models based on it."""
 
 from dataclasses import replace
 
@@ -11,7 +11,7 @@ from node_helpers import conditioning_set_values_with_timestep_range
 from .case import Case, Inputs, clip_vision, normal, pictures
 from .vae import tiny_vae
 from .wan import named, one, text, video, wan
-from .wan21 import image, made_by
+from .wan21 import image, inputs_from
 
 
 def i2v_a14b_model(seed: int = 0):
@@ -19,17 +19,17 @@ def i2v_a14b_model(seed: int = 0):
 
 
 def i2v_a14b() -> Inputs:
-    return made_by(nodes_wan.WanImageToVideo, 33, start_image=image())
+    return inputs_from(nodes_wan.WanImageToVideo, 33, start_image=image())
 
 
 def fun_control() -> Inputs:
-    return made_by(
+    return inputs_from(
         nodes_wan.Wan22FunControlToVideo, 33, ref_image=image(), control_video=image(1, number=33)
     )
 
 
 def ti2v_5b() -> Inputs:
-    """The first frame is given: its tokens have a time of their own."""
+    """The first frame is given, so its tokens have their own timestep."""
     mask = torch.ones(1, 1, 9, 12, 20)
     mask[:, :, 0] = 0
     latent = {"samples": normal(1, 48, 9, 12, 20), "noise_mask": mask}
@@ -37,7 +37,7 @@ def ti2v_5b() -> Inputs:
 
 
 def s2v() -> Inputs:
-    """A video that goes on from another: behind it a reference and the motion so far."""
+    """A video that continues another: after it come a reference and the previous motion."""
     sound = {"encoded_audio_all_layers": [normal(1, 400, 1024, seed=n) for n in range(25)]}
     positive, negative, latent = nodes_wan.WanSoundImageToVideoExtend.execute(
         text(),
@@ -53,8 +53,8 @@ def s2v() -> Inputs:
 
 
 def animate() -> Inputs:
-    """With a face in the first step only: what reads it is as large as in the real model."""
-    inputs = made_by(
+    """With a face only in the first step: its encoder is as large as in the real model."""
+    inputs = inputs_from(
         nodes_wan.WanAnimateToVideo,
         29,
         continue_motion_max_frames=5,
@@ -72,7 +72,7 @@ def bernini() -> Inputs:
     """A video to edit and a picture of another size."""
     from comfy_extras.nodes_bernini import BerniniConditioning
 
-    return made_by(
+    return inputs_from(
         BerniniConditioning,
         25,
         source_video=image(number=25),
@@ -81,7 +81,7 @@ def bernini() -> Inputs:
 
 
 def every_reference() -> Inputs:
-    """A latent in front of the video, frames behind it, and a latent of an odd size."""
+    """A latent before the video, frames after it, and a latent of an odd size."""
     return video(
         reference_latents=[normal(1, 16, 1, 12, 20)],
         time_dim_concat=normal(1, 16, 2, 12, 20),
@@ -96,7 +96,7 @@ def dancer_model():
 
 
 def dancer() -> Inputs:
-    """Music comes 8 times a latent frame, so a frame must have a multiple of 8 patches."""
+    """There are 8 music tokens a latent frame, so a frame needs a multiple of 8 patches."""
     from comfy_extras.nodes_wandancer import WanDancerVideo
 
     positive, negative, latent = WanDancerVideo.execute(
@@ -122,7 +122,7 @@ NAMED = {
         **dict(dim=3072, ffn_dim=14336, num_heads=24, num_layers=30, in_dim=48, out_dim=48),
     ),
 }
-MOTION = 6 * 10 + 3 * 5 + 4 * 1 * 2  # the last frame, the 2 before it, the 16 before those
+MOTION = 6 * 10 + 3 * 5 + 4 * 1 * 2  # the last frame, the 2 before it, and the 16 before those
 
 CASES = [
     one("wan 2.2 i2v a14b", "WAN21", i2v_a14b_model, i2v_a14b),

@@ -1,11 +1,11 @@
-"""A custom node pack without nodes, for stand-ins.
+"""A custom node pack without nodes, for the stand-ins.
 
-ComfyUI reads most sizes of a model from its weights; the rest it takes for granted. With this, the
-metadata of a file say those too, as JSON under "config":
+ComfyUI reads most sizes of a model from its weights and assumes the others. With this pack the
+metadata of a file can set those too, as JSON under "config":
 
 - "built_with": {"a.module.Class": {"argument": value}}: while the file is loaded, that class is
   built with these keyword arguments.
-- "text_encoder_options": {"umt5xxl_model_config": {...}}: model options of ComfyUI's load_clip.
+- "text_encoder_options": {"umt5xxl_model_config": {...}}: model options for ComfyUI's load_clip.
 """
 
 import contextlib

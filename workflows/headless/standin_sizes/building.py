@@ -1,4 +1,4 @@
-"""Classes that are built smaller than their callers ask for."""
+"""Builds classes smaller than their callers ask for."""
 
 import contextlib
 import importlib
@@ -6,7 +6,7 @@ import importlib
 
 @contextlib.contextmanager
 def built_with(sizes: dict[str, dict]):
-    """Within, each "a.module.Class" is built with these keyword arguments, whatever it is given."""
+    """Inside, each "a.module.Class" is built with these keyword arguments, whatever it is given."""
     with contextlib.ExitStack() as undo:
         for name, given in sizes.items():
             module, _, cls = name.rpartition(".")

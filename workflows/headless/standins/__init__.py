@@ -1,6 +1,7 @@
-"""Tiny random weights in place of real checkpoints, so that a graph runs without downloads.
+"""Tiny random weights instead of real checkpoints, so that a graph runs without downloads.
 
-The architecture is the real one, smaller: ComfyUI's own classes, loaded by its own loaders, with
-sizes that standin_sizes reads where ComfyUI takes them for granted. What comes out is coloured
-noise. Run in the environment: python -m headless.standins COMFYUI_FOLDER MODELS_FOLDER
+The architecture is the real one, smaller: ComfyUI's own classes and loaders, with standin_sizes for
+the sizes that ComfyUI assumes. The video is coloured noise.
+
+Run in the environment: python -m headless.standins COMFYUI_FOLDER MODELS_FOLDER
 """

@@ -1,6 +1,6 @@
-"""Clips to train on, with captions: shapes that move over a gradient, 3 of 165 frames.
+"""Clips to train on, with captions: 3 of 165 frames, a square that moves over a gradient.
 
-They go into ComfyUI's input folder (see server.py), not among the models.
+They go into ComfyUI's input folder (see server.py), not into the models' folder.
 """
 
 from fractions import Fraction

@@ -6,7 +6,7 @@ from comfy.ldm.models.autoencoder import AutoencoderKL
 from comfy.text_encoders.llama import Llama2
 
 from ..standin_sizes.building import built_with
-from .weights import OPERATIONS, TEXT_WIDTH, StandIn, halved, randomised
+from .weights import OPERATIONS, TEXT_WIDTH, StandIn, in_bfloat16, random_weights
 
 SIZES = {
     "in_channels": 16,
@@ -29,12 +29,12 @@ SIZES = {
     "vision_in_dim": None,
     "meanflow_sum": False,
 }
-CLIP_WORDS = {"vec_in_dim": TEXT_WIDTH}
+CLIP_SIZES = {"vec_in_dim": TEXT_WIDTH}
 
 LANGUAGE_MODEL = {
     "hidden_size": TEXT_WIDTH,
     "intermediate_size": TEXT_WIDTH,
-    "num_hidden_layers": 4,  # what is read off it is the third last
+    "num_hidden_layers": 4,  # ComfyUI uses the output of the third last
     "num_attention_heads": 1,
     "num_key_value_heads": 1,
 }
@@ -53,9 +53,9 @@ VAE = {
 
 
 def hunyuan_video() -> StandIn:
-    sizes = {"comfy.ldm.hunyuan_video.model.HunyuanVideo": CLIP_WORDS}
-    weights = randomised(HunyuanVideo(**SIZES, **OPERATIONS))
-    return StandIn(halved(weights), {"built_with": sizes})
+    sizes = {"comfy.ldm.hunyuan_video.model.HunyuanVideo": CLIP_SIZES}
+    weights = random_weights(HunyuanVideo(**SIZES, **OPERATIONS))
+    return StandIn(in_bfloat16(weights), {"built_with": sizes})
 
 
 def hunyuan_vae() -> StandIn:
@@ -71,19 +71,19 @@ def hunyuan_vae() -> StandIn:
     }
     with built_with(VAE):
         network = AutoencoderKL(ddconfig=sizes, embed_dim=16)
-    return StandIn(randomised(network), {"built_with": VAE})
+    return StandIn(random_weights(network), {"built_with": VAE})
 
 
 def llava_llama3() -> StandIn:
-    """ComfyUI has its tokenizer, with 128320 words."""
-    weights = halved(randomised(Llama2(LANGUAGE_MODEL, **OPERATIONS)))
+    """ComfyUI has its tokenizer, with 128320 tokens."""
+    weights = in_bfloat16(random_weights(Llama2(LANGUAGE_MODEL, **OPERATIONS)))
     return StandIn(weights, {"text_encoder_options": {"llama_model_config": LANGUAGE_MODEL}})
 
 
 def clip_l() -> StandIn:
-    """ComfyUI has its tokenizer, with 49408 words, and the rest of its sizes."""
+    """ComfyUI has its tokenizer, with 49408 tokens, and its other sizes."""
     fixed = {"hidden_act": "quick_gelu", "max_position_embeddings": 77, "eos_token_id": 49407}
-    weights = halved(randomised(CLIPTextModel({**CLIP, **fixed}, **OPERATIONS)))
+    weights = in_bfloat16(random_weights(CLIPTextModel({**CLIP, **fixed}, **OPERATIONS)))
     return StandIn(weights, {"text_encoder_options": {"model_config": CLIP}})
 
 

@@ -12,7 +12,7 @@ from comfy.text_encoders.t5 import T5
 
 from ..standin_sizes.building import built_with
 from . import hunyuan
-from .weights import OPERATIONS, TEXT_WIDTH, StandIn, halved, randomised
+from .weights import OPERATIONS, TEXT_WIDTH, StandIn, in_bfloat16, random_weights
 
 MODEL = {
     "comfy.ldm.hunyuan_video.model.ByT5Mapper": {
@@ -21,7 +21,7 @@ MODEL = {
         "out_dim": TEXT_WIDTH,
     }
 }
-SIGHT = {  # of the language model; text needs none of it
+VISION = {  # of the language model; unused for text
     "comfy.text_encoders.qwen_vl.Qwen2VLVisionTransformer": {
         "hidden_size": TEXT_WIDTH,
         "intermediate_size": TEXT_WIDTH,
@@ -29,7 +29,7 @@ SIGHT = {  # of the language model; text needs none of it
         "num_layers": 1,
     }
 }
-LETTERS = {"d_model": TEXT_WIDTH, "d_kv": TEXT_WIDTH, "d_ff": TEXT_WIDTH, "num_heads": 1}
+BYT5 = {"d_model": TEXT_WIDTH, "d_kv": TEXT_WIDTH, "d_ff": TEXT_WIDTH, "num_heads": 1}
 VAE = {
     f"comfy.ldm.hunyuan_video.vae_refiner.{part}": {
         "block_out_channels": [8, 8, 8, 16, 64],  # the latent has 32 channels
@@ -51,12 +51,12 @@ def hunyuan_video_15() -> StandIn:
         "guidance_embed": False,
         "byt5": True,
         "use_cond_type_embedding": True,
-        "vision_in_dim": 1152,  # by which ComfyUI knows the model
+        "vision_in_dim": 1152,  # by which ComfyUI recognizes the model
         "meanflow_sum": True,
     }
     with built_with(MODEL):
         network = HunyuanVideo(**sizes, **OPERATIONS)
-    return StandIn(halved(randomised(network)), {"built_with": MODEL})
+    return StandIn(in_bfloat16(random_weights(network)), {"built_with": MODEL})
 
 
 def hunyuan_15_vae() -> StandIn:
@@ -76,28 +76,27 @@ def hunyuan_15_vae() -> StandIn:
                 "target": "comfy.ldm.models.autoencoder.DiagonalGaussianRegularizer"
             },
         )
-    return StandIn(randomised(network), {"built_with": VAE})
+    return StandIn(random_weights(network), {"built_with": VAE})
 
 
 def qwen_25_vl() -> StandIn:
-    """ComfyUI has its tokenizer, with 152064 words."""
-    with built_with(SIGHT):
+    """ComfyUI has its tokenizer, with 152064 tokens."""
+    with built_with(VISION):
         network = Qwen25_7BVLI(hunyuan.LANGUAGE_MODEL, **OPERATIONS)
     options = {"qwen25_7b_model_config": hunyuan.LANGUAGE_MODEL}
     return StandIn(
-        halved(randomised(network)), {"text_encoder_options": options, "built_with": SIGHT}
+        in_bfloat16(random_weights(network)),
+        {"text_encoder_options": options, "built_with": VISION},
     )
 
 
 def byt5() -> StandIn:
-    """The encoder of words to be written in the picture. ComfyUI has its tokenizer."""
+    """The encoder of text to be written in the picture. ComfyUI has its tokenizer."""
     config = Path(comfy.text_encoders.__path__[0], "byt5_config_small_glyph.json")
-    sizes = {**json.loads(config.read_text()), **LETTERS, "num_layers": 1}
-    weights = halved(randomised(T5(sizes, **OPERATIONS)))
+    sizes = {**json.loads(config.read_text()), **BYT5, "num_layers": 1}
+    weights = in_bfloat16(random_weights(T5(sizes, **OPERATIONS)))
     # ComfyUI gives this encoder's options no name.
-    return StandIn(
-        weights, {"text_encoder_options": {"_model_config": {**LETTERS, "num_layers": 1}}}
-    )
+    return StandIn(weights, {"text_encoder_options": {"_model_config": {**BYT5, "num_layers": 1}}})
 
 
 FILES = {

@@ -1,11 +1,11 @@
-"""LoRAs of Wan 14B, rank 4, with the names of those that people have."""
+"""LoRAs for Wan 14B, rank 4, with the file names of popular ones."""
 
 from functools import partial
 
 import torch
 
 from .wan import BLOCKS, DIM, FEED_FORWARD
-from .weights import StandIn, halved
+from .weights import StandIn, in_bfloat16
 
 RANK = 4
 LINEARS = {  # in a block -> width out, width in
@@ -16,15 +16,15 @@ LINEARS = {  # in a block -> width out, width in
 
 
 def lightx2v(seed: int) -> StandIn:
-    """As LightX2V's LoRAs for Wan 2.2: alpha is a whole number."""
-    weights = halved(dict(_low_rank(torch.Generator().manual_seed(seed))))
+    """Like LightX2V's LoRAs for Wan 2.2: alpha is a whole number."""
+    weights = in_bfloat16(dict(_low_rank(torch.Generator().manual_seed(seed))))
     ends = ".lora_up.weight"
     alphas = {name.removesuffix(ends) + ".alpha" for name in weights if name.endswith(ends)}
     return StandIn({**weights, **{name: torch.tensor(RANK) for name in alphas}})
 
 
 def fusionx() -> StandIn:
-    """As FusionX, which was taken from a whole model: biases and norms change, too."""
+    """Like FusionX, which was extracted from a whole model: biases and norms change too."""
     generator = torch.Generator().manual_seed(0)
     weights = dict(_low_rank(generator))
     for block in range(BLOCKS):
@@ -33,7 +33,7 @@ def fusionx() -> StandIn:
             weights[f"{prefix}.{linear}.diff_b"] = _small(generator, width)
         for norm in ("self_attn.norm_q", "self_attn.norm_k", "norm3"):
             weights[f"{prefix}.{norm}.diff"] = _small(generator, DIM)
-    return StandIn(halved(weights))
+    return StandIn(in_bfloat16(weights))
 
 
 def _low_rank(generator: torch.Generator):

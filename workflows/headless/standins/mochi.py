@@ -4,14 +4,14 @@ from comfy.ldm.genmo.joint_model.asymm_models_joint import AsymmDiTJoint
 from comfy.ldm.genmo.vae.model import VideoVAE
 
 from ..standin_sizes.building import built_with
-from .weights import OPERATIONS, TEXT_WIDTH, StandIn, halved, randomised
+from .weights import OPERATIONS, TEXT_WIDTH, StandIn, in_bfloat16, random_weights
 
 SIZES = {
     "depth": 2,
     "num_heads": 1,
     "hidden_size_x": 128,
     "hidden_size_y": 32,
-    "mlp_ratio_x": 96.0,  # ComfyUI insists on 12288 wide
+    "mlp_ratio_x": 96.0,  # ComfyUI expects a width of 12288
     "t5_feat_dim": TEXT_WIDTH,
 }
 FIXED = {
@@ -29,7 +29,13 @@ FIXED = {
 }
 _BLOCKS = {
     "base_channels": 32,  # norms are in 32 groups
-    "num_res_blocks": [1, 1, 4, 1, 1],  # ComfyUI knows the VAE by the fourth of the third
+    "num_res_blocks": [
+        1,
+        1,
+        4,
+        1,
+        1,
+    ],  # ComfyUI recognizes the VAE by the fourth block of the third
 }
 VAE = {
     "comfy.ldm.genmo.vae.model.Encoder": {**_BLOCKS, "channel_multipliers": [1, 2, 1, 2]},
@@ -39,13 +45,13 @@ VAE = {
 
 def mochi() -> StandIn:
     sizes = {"comfy.ldm.genmo.joint_model.asymm_models_joint.AsymmDiTJoint": SIZES}
-    weights = randomised(AsymmDiTJoint(**SIZES, **FIXED, **OPERATIONS))
-    return StandIn(halved(weights), {"built_with": sizes})
+    weights = random_weights(AsymmDiTJoint(**SIZES, **FIXED, **OPERATIONS))
+    return StandIn(in_bfloat16(weights), {"built_with": sizes})
 
 
 def mochi_vae() -> StandIn:
     with built_with(VAE):
-        return StandIn(randomised(VideoVAE()), {"built_with": VAE})
+        return StandIn(random_weights(VideoVAE()), {"built_with": VAE})
 
 
 FILES = {

@@ -1,4 +1,4 @@
-"""T5's kin: UMT5-XXL of Wan, T5-XXL of Mochi."""
+"""T5 encoders: UMT5-XXL for Wan, T5-XXL for Mochi."""
 
 import io
 
@@ -6,9 +6,9 @@ import torch
 from comfy.text_encoders.t5 import T5
 from sentencepiece import SentencePieceTrainer
 
-from .weights import OPERATIONS, TEXT_WIDTH, StandIn, halved, randomised
+from .weights import OPERATIONS, TEXT_WIDTH, StandIn, in_bfloat16, random_weights
 
-# The depth and feed-forward width by which ComfyUI knows them are real.
+# ComfyUI recognizes them by depth and feed-forward width, so these are the real ones.
 SIZES = {
     "d_model": TEXT_WIDTH,
     "d_kv": TEXT_WIDTH,
@@ -22,20 +22,20 @@ SIZES = {
 
 def umt5_xxl() -> StandIn:
     config = {**SIZES, "vocab_size": 512, "model_type": "umt5"}
-    weights = halved(randomised(T5(config, **OPERATIONS)))
+    weights = in_bfloat16(random_weights(T5(config, **OPERATIONS)))
     weights["spiece_model"] = torch.frombuffer(bytearray(_tokenizer()), dtype=torch.uint8)
     return StandIn(weights, {"text_encoder_options": {"umt5xxl_model_config": config}})
 
 
 def t5_xxl() -> StandIn:
-    """ComfyUI has its tokenizer, with 32128 words."""
+    """ComfyUI has its tokenizer, with 32128 tokens."""
     config = {**SIZES, "vocab_size": 32128, "model_type": "t5"}
-    weights = halved(randomised(T5(config, **OPERATIONS)))
+    weights = in_bfloat16(random_weights(T5(config, **OPERATIONS)))
     return StandIn(weights, {"text_encoder_options": {"t5xxl_model_config": config}})
 
 
 def _tokenizer() -> bytes:
-    """A sentencepiece model that knows letters and falls back to bytes, so it takes any text."""
+    """A sentencepiece model of letters that falls back to bytes, so it accepts any text."""
     model = io.BytesIO()
     SentencePieceTrainer.train(
         sentence_iterator=iter(["abcdefghijklmnopqrstuvwxyz ,."] * 8),

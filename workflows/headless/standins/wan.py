@@ -5,9 +5,9 @@ from functools import partial
 from comfy.ldm.wan import vae, vae2_2
 from comfy.ldm.wan.model import WanModel
 
-from .weights import OPERATIONS, TEXT_WIDTH, StandIn, halved, randomised
+from .weights import OPERATIONS, TEXT_WIDTH, StandIn, in_bfloat16, random_weights
 
-DIM = 128  # a head; ComfyUI counts heads by it
+DIM = 128  # of a head; ComfyUI derives the number of heads from it
 BLOCKS = 3
 FEED_FORWARD = 256
 VAE = {"dim": 4, "dim_mult": [1, 1, 1, 1], "num_res_blocks": 0}
@@ -15,16 +15,16 @@ VAE = {"dim": 4, "dim_mult": [1, 1, 1, 1], "num_res_blocks": 0}
 
 def wan_t2v_1_3b() -> StandIn:
     """Two heads."""
-    return StandIn(randomised(_wan(dim=256, ffn_dim=512)), _text_width())
+    return StandIn(random_weights(_wan(dim=256, ffn_dim=512)), _text_width())
 
 
 def wan_14b(seed: int, in_dim: int = 16) -> StandIn:
-    """One head. in_dim: 36 takes an image."""
-    return StandIn(halved(randomised(_wan(in_dim=in_dim), seed)), _text_width())
+    """One head. in_dim: 36 for image to video."""
+    return StandIn(in_bfloat16(random_weights(_wan(in_dim=in_dim), seed)), _text_width())
 
 
 def wan22_5b() -> StandIn:
-    return StandIn(halved(randomised(_wan(in_dim=48, out_dim=48))), _text_width())
+    return StandIn(in_bfloat16(random_weights(_wan(in_dim=48, out_dim=48))), _text_width())
 
 
 def _wan(**sizes) -> WanModel:
@@ -46,7 +46,7 @@ def wan22_vae() -> StandIn:
 
 
 def _vae(network, sizes: dict, z_dim: int) -> StandIn:
-    weights = randomised(network(z_dim=z_dim, temperal_downsample=[False, True, True], **sizes))
+    weights = random_weights(network(z_dim=z_dim, temperal_downsample=[False, True, True], **sizes))
     return StandIn(weights, {"built_with": {f"{network.__module__}.{network.__name__}": sizes}})
 
 

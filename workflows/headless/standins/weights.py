@@ -1,4 +1,4 @@
-"""Random weights, and the file they go into."""
+"""Random weights, and how they are written to files."""
 
 import json
 from collections.abc import Callable
@@ -15,7 +15,7 @@ OPERATIONS = {"operations": disable_weight_init, "device": "cpu", "dtype": torch
 
 @dataclass(frozen=True)
 class StandIn:
-    """What goes into a file: weights, and what its metadata say (see standin_sizes)."""
+    """The contents of a file: weights, and the config in its metadata (see standin_sizes)."""
 
     weights: dict[str, torch.Tensor]
     config: dict = field(default_factory=dict)
@@ -30,8 +30,8 @@ def write(files: dict[str, Callable[[], StandIn]], models: Path):
         save_file(stand_in.weights, models / name, metadata)
 
 
-def randomised(model, seed: int = 0) -> dict[str, torch.Tensor]:
-    """The model's weights, drawn anew: matrices keep the size of what they multiply."""
+def random_weights(model, seed: int = 0) -> dict[str, torch.Tensor]:
+    """New random weights for a model. Matrices preserve the scale of their input."""
     generator = torch.Generator().manual_seed(seed)
     weights = {}
     for name, x in model.state_dict().items():
@@ -44,6 +44,6 @@ def randomised(model, seed: int = 0) -> dict[str, torch.Tensor]:
     return weights
 
 
-def halved(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """In bfloat16: half the file."""
+def in_bfloat16(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The weights in bfloat16, for files of half the size."""
     return {name: x.to(torch.bfloat16) for name, x in weights.items()}

@@ -1,8 +1,8 @@
-"""The make of a block: two blocks of the same make compute the same, but for their weights.
+"""The fingerprint of a block: two blocks with the same one compute the same, except for weights.
 
-A make is the classes of the block and its parts, the attributes and functions that their code
-names, and the shapes of their weights. A part that another pack replaced, a setting that it changed
-or a function that it put in the place of ComfyUI's makes another make.
+It consists of the classes of the block and its parts, the attributes and functions that their code
+names, and the shapes of their weights. It changes when another pack replaces a part or one of
+ComfyUI's functions, or changes a setting.
 """
 
 import types
@@ -13,12 +13,12 @@ from functools import lru_cache
 import torch
 
 PLAIN = (type(None), bool, int, float, str, torch.dtype)
-DEPTH = 2  # functions that a forward calls, and functions that these call
-CLASSES = 256  # ComfyUI makes new ones for each quantized model
+DEPTH = 2  # the functions that a forward calls, and the functions that those call
+CLASSES = 256  # cached; ComfyUI makes new classes for each quantized model
 
 
-def make_of(module: torch.nn.Module, seen: dict) -> tuple:
-    """Hashable, and keeps no model alive. seen: classes that were looked through in this pass."""
+def fingerprint(module: torch.nn.Module, seen: dict) -> tuple:
+    """Hashable, and keeps no model alive. seen: a cache of the code of classes, for one pass."""
     code, parts = {}, []
     for name, part in module.named_modules():
         cls = type(part)
@@ -30,10 +30,10 @@ def make_of(module: torch.nn.Module, seen: dict) -> tuple:
 
 
 def _traits(part, names: frozenset[str]) -> Iterator:
-    """names: those in the code of its class. Its other attributes change nothing."""
-    yield _same(type(part))
+    """names: the names in the code of its class; its other attributes change nothing."""
+    yield _identity(type(part))
     for name, value in vars(part).items():
-        if name in names and name != "forward":  # what another pack put there is off in a proof
+        if name in names and name != "forward":  # a proof ignores another pack's forward
             yield name, _plain(value)
     for name, weight in part._parameters.items():
         yield name, weight is not None and (weight.shape, weight.dtype)
@@ -44,10 +44,10 @@ def _plain(value):
         return type(value), value
     if isinstance(value, tuple):
         return tuple(map(_plain, value))
-    return _same(value) if callable(value) else type(value)
+    return _identity(value) if callable(value) else type(value)
 
 
-def _same(value):
+def _identity(value):
     """Stands for an object by its identity, without keeping it alive."""
     try:
         return weakref.ref(value)
@@ -56,16 +56,16 @@ def _same(value):
 
 
 def _code_of(cls: type) -> tuple[tuple, frozenset[str]]:
-    """The functions of a class and those that they call, as they are now; all names in them."""
+    """The current functions of a class and those that they call; all names in their code."""
     methods = cls.forward, *(space.get(name) for space, name in _methods_at(cls))
     names, called = _named_by(methods)
     functions = *methods, *(space.get(name) for space, name in called)
-    return (_same(cls), *map(_same, functions)), names
+    return (_identity(cls), *map(_identity, functions)), names
 
 
 @lru_cache(CLASSES)
 def _methods_at(cls: type) -> tuple:
-    """(namespace, name) of what a class and its bases define, up to torch's Module."""
+    """(namespace, name) of the methods that a class and its bases define, up to torch's Module."""
     bases = [base for base in cls.__mro__ if base not in (torch.nn.Module, object)]
     return tuple(
         (vars(base), name)

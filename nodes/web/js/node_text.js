@@ -1,28 +1,27 @@
-// What our nodes say, as text on them: the report nodes when they have run, the patch node when a
-// sampler has.
+// Text on our nodes: on the report nodes after they ran, on the patch node after a sampler ran.
 import { api } from "../../../scripts/api.js"
 import { app } from "../../../scripts/app.js"
 
 const NAME = "radial attention says"
-const SUMMARY = "radial_attention.summary" // see nodes/run/tally.py
-const SHOW = [
+const SUMMARY = "radial_attention.summary" // see nodes/run/run_reporter.py
+const TEXT_NODES = [
   "RadialMaskPreview",
   "RadialAttentionReport",
   "RadialAttentionCompare",
   "RadialSettingsSearch",
   "RadialTrimLora"
 ]
-const OURS = ["RadialAttentionPatch", ...SHOW]
+const OURS = ["RadialAttentionPatch", ...TEXT_NODES]
 const LINE = 16 // pixels
-const CHARACTER = 6.2
+const CHARACTER = 6.2 // pixels, on average
 const MOST_LINES = 14
 const WIDTH = 440 // pixels, of a node with a picture
-const PICTURE = 400 // its height with some room
+const PICTURE = 400 // pixels, the height of a picture with some room
 
-/** Put words on a node, in place of the last ones. They are not saved with the graph.
- *  room: pixels that something else on the node needs below them.
+/** Put text on a node, in place of the previous text. It is not saved with the graph.
+ *  room: pixels that something else on the node needs below the text.
  */
-function say(node, text, room = 0) {
+function setText(node, text, room = 0) {
   let widget = node.widgets?.find((each) => each.name === NAME)
   const isFirst = !widget
   if (isFirst) {
@@ -49,19 +48,19 @@ function say(node, text, room = 0) {
     widget.serialize = false
   }
   widget.element.textContent = text
-  const least = node.computeSize()[1] + (isFirst ? room : 0) // later, the user's size counts
+  const least = node.computeSize()[1] + (isFirst ? room : 0) // later, the user's own size stays
   node.setSize([node.size[0], Math.max(node.size[1], least)])
   node.setDirtyCanvas?.(true, true)
 }
 
-/** How high the words get at the width of the node. */
+/** The height of the text at the width of the node. */
 function height(node, text) {
   const most = Math.max((node.size[0] - 46) / CHARACTER, 20)
   const lines = text.split("\n").map((line) => Math.max(Math.ceil(line.length / most), 1))
   return Math.min(lines.reduce((sum, each) => sum + each, 0), MOST_LINES) * LINE + 30
 }
 
-/** A node by the id it ran with: "5", or "5:3" for node 3 in the subgraph of node 5. */
+/** The node with the id that it ran with: "5", or "5:3" for node 3 in the subgraph of node 5. */
 function nodeOf(id) {
   let graph = app.rootGraph ?? app.graph
   let node = null
@@ -73,21 +72,21 @@ function nodeOf(id) {
 }
 
 app.registerExtension({
-  name: "RadialAttention.Shown",
+  name: "RadialAttention.NodeText",
   setup() {
     api.addEventListener(SUMMARY, ({ detail }) => {
       const node = detail?.node && nodeOf(detail.node)
-      if (node?.type === "RadialAttentionPatch") say(node, detail.status)
+      if (node?.type === "RadialAttentionPatch") setText(node, detail.status)
     })
   },
-  // Graphs saved earlier have a number, and HTML nodes know words only.
+  // Graphs saved by earlier versions have a number here; HTML nodes accept strings only.
   loadedGraphNode(node) {
     if (!OURS.includes(node.type)) return
     const widget = node.widgets?.find((each) => each.name === "block_size")
     if (widget) widget.value = String(widget.value)
   },
   beforeRegisterNodeDef(nodeType, nodeData) {
-    if (!SHOW.includes(nodeData.name)) return
+    if (!TEXT_NODES.includes(nodeData.name)) return
     const { onExecuted, onNodeCreated } = nodeType.prototype
     nodeType.prototype.onNodeCreated = function () {
       onNodeCreated?.apply(this, arguments)
@@ -95,7 +94,7 @@ app.registerExtension({
     }
     nodeType.prototype.onExecuted = function (output) {
       onExecuted?.apply(this, arguments)
-      if (Array.isArray(output?.text)) say(this, output.text.join("\n"), output.images ? PICTURE : 0)
+      if (Array.isArray(output?.text)) setText(this, output.text.join("\n"), output.images ? PICTURE : 0)
     }
   }
 })

@@ -75,10 +75,10 @@ class RadialAttentionPatch(io.ComfyNode):
                     default=AUTOMATIC["dense_blocks"],
                     min=AUTOMATIC["dense_blocks"],
                     max=MOST,
-                    tooltip="How many of the first transformer blocks keep dense attention in every "
-                    "step. They lay out the scene; each one more is a little slower. -1 is the "
-                    f"preset: {preset_values('dense_blocks')}; 2 for videos longer than the model "
-                    "was trained on.",
+                    tooltip="How many of the first transformer blocks keep dense attention in "
+                    "every step. They lay out the scene; each one more is a little slower. -1 is "
+                    f"the preset: {preset_values('dense_blocks')}; 2 for videos longer "
+                    "than the model was trained on.",
                 ),
                 io.Int.Input(
                     "sink_frames",

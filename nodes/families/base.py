@@ -28,8 +28,10 @@ class TokenLayout:
 
     grid: frames, height and width of the video in patches. before, after: other tokens in front of
     the video and behind it; None for all the rest, such as text of any length. others: lengths of
-    the other sequences that the video attends to. announced: whether the model says which block it
-    is in; if not, its calls are counted, which is right as long as no block is skipped.
+    the other sequences that the video attends to. announced: whether every self-attention call over
+    the video says its block, in all versions of ComfyUI; then a call that says none is not the
+    video's. If False, calls that say no block are counted, which is right as long as no block is
+    skipped.
     double_blocks: how many of those come before the single-stream ones. calls_of_block: index ->
     self-attention calls over the video, for blocks that make more than one.
 

@@ -17,6 +17,7 @@ BACKENDS = (
     "cudnn",
     "flex",
     "sdpa",
+    "triton_int8",
     "reference",
 )
 

@@ -46,6 +46,12 @@ class Accuracy:
                 )
 
 
+    @property
+    def precision(self) -> str:
+        """What the node and the report call it: "exact" or "8 bit"."""
+        return "exact" if self.exact else "8 bit"
+
+
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 EXACT = Accuracy(True, {dtype: exact_tolerance(dtype) for dtype in FLOATS})
 

@@ -10,12 +10,13 @@ HOPPER = ("triton", "flash_attention", "flashinfer", "cudnn", "flex", "sdpa")
 HOPPER_SHORT = ("flash_attention", "triton", "flashinfer", "cudnn", "flex", "sdpa")
 # Not measured. What compiles without CUDA's nvcc comes first.
 DATACENTER_BLACKWELL = ("cudnn", "triton", "flashinfer", "flex", "sdpa")
-OTHER_NVIDIA = ("triton", "flashinfer", "cudnn", "flex", "sdpa")
+OTHER_NVIDIA = ("triton_int8", "triton", "flashinfer", "cudnn", "flex", "sdpa")
 ANYWHERE = ("sdpa",)
 
 # Dense kernels that beat torch's own choice, by the major compute capability; on other GPUs none is
 # known to. Measured on the H100 only.
 DENSE = {9: ("flash_attention", "triton", "cudnn"), 10: ("flash_attention", "cudnn")}
+OTHER_NVIDIA_DENSE = ("triton_int8",)
 
 
 def ranking(call: Call, tokens: int, approximate: bool = False) -> tuple[str, ...]:
@@ -41,7 +42,8 @@ def _fastest_first(call: Call, tokens: int) -> tuple[str, ...]:
 
 
 def _fastest_dense_first(call: Call) -> tuple[str, ...]:
-    return DENSE.get(capability(call.device)[0], ())
+    major = capability(call.device)[0]
+    return OTHER_NVIDIA_DENSE if major in (8, 12) else DENSE.get(major, ())
 
 
 def _allowed(names: tuple[str, ...], approximate: bool) -> tuple[str, ...]:

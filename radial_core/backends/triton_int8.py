@@ -32,7 +32,11 @@ def run(
     config=None,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """config: of `tuning.candidates`; the best of them if None."""
-    raise NotImplementedError
+    from ..kernels import int8_launch
+
+    config = config or int8_launch.Tiles(128, 64, 8, 2)
+    lists = (plan.indptr, plan.indices, plan.order)
+    return int8_launch.run(config, q, k, v, *lists, plan.block_size, softmax_scale, return_lse)
 
 
 def why_not_dense(call: Call) -> str | None:

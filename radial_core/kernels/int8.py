@@ -1,0 +1,230 @@
+"""Block-sparse attention forward in 8 bits, in Triton, for any GPU with int8 tensor instructions.
+
+Both products of the online softmax (kernels/portable.py) are of int8 codes, with sums in int32:
+scores from the codes of q and k, the output from the codes of the softmax weights and of v. The
+weights of each step of BLOCK_N keys are rounded relative to the largest of that step, so a row's
+largest weight costs no accuracy in the other steps.
+
+What limits such a kernel is all the work around its products, hence:
+
+- Sums up to 2^22 are read as floats without a conversion: MAGIC_BITS are added to them, the bits of
+  a float whose last one counts as 1. Rounding to int8 works the same way.
+- The sum of a row's weights is a product as well, with a matrix of ones.
+- Steps work in parts of 64 keys and half of the channels, which keeps all in registers.
+"""
+
+import triton
+import triton.language as tl
+
+from .int8_codes import MAGIC, MAGIC_BITS, PART
+
+LOG2_126 = tl.constexpr(6.977279923499917)
+LN_2 = tl.constexpr(0.6931471805599453)
+# Of the scores of a step. A larger one would let weights exceed 127, and is far beyond where
+# rounding q and k decides which key wins.
+LARGEST_SCALE = tl.constexpr(0.02)
+LARGEST = tl.constexpr(1e30)  # of the same between steps: keeps what is multiplied by it finite
+
+
+@triton.jit
+def attend(
+    q_codes,  # as int8_quantize.py writes these
+    q_scales,
+    k_codes,
+    k_scales,
+    v_codes,
+    v_scales,
+    v_mean,
+    v_deviation,
+    lse_shift,
+    out,
+    lse,
+    indptr,
+    indices,
+    order,  # the rows in the order to compute them
+    list_stride,  # from one head's rows in indptr to the next one's; 0 if all heads share a list
+    tokens,
+    steps,  # of BLOCK_N keys, whole blocks of them
+    heads,
+    all_heads,  # of out and lse, of which this launch computes some
+    HEAD_DIM: tl.constexpr,
+    BLOCK_SIZE: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    STAGES: tl.constexpr,
+    LSE: tl.constexpr,
+):
+    """out: (b, s, all heads, d), contiguous from its first head on. lse: float32 (b, all heads, s),
+    natural log; neither it nor lse_shift is touched unless LSE.
+    """
+    TILES: tl.constexpr = BLOCK_SIZE // BLOCK_M  # programs for each query block
+    STEPS: tl.constexpr = BLOCK_SIZE // BLOCK_N  # steps for each key block
+    PARTS: tl.constexpr = BLOCK_N // PART  # of a step
+    HALF: tl.constexpr = HEAD_DIM // 2
+    row = tl.load(order + tl.program_id(0) // TILES)
+    first = row * BLOCK_SIZE + tl.program_id(0) % TILES * BLOCK_M
+    if first >= tokens:
+        return
+    pair = tl.program_id(1)
+    batch = (pair // heads).to(tl.int64)
+    head = pair % heads
+
+    rows = first + tl.arange(0, BLOCK_M)
+    inside = rows < tokens
+    places = (batch * tokens + rows) * all_heads + head
+    # The codes wait where the output of the same rows will be, which has twice their bytes.
+    of_q = q_codes + places[:, None] * (2 * HEAD_DIM) + tl.arange(0, HEAD_DIM)[None, :]
+    q = tl.load(of_q, inside[:, None], 0)
+    of_rows = pair.to(tl.int64) * tokens + rows
+    q_scale = tl.load(q_scales + of_rows, inside, 0.0)
+
+    low = tl.zeros([BLOCK_M, HALF], tl.float32)  # of the output, by channels
+    high = tl.zeros([BLOCK_M, HALF], tl.float32)
+    top = tl.full([BLOCK_M], float("-inf"), tl.float32)  # the largest score of each row so far
+    total = tl.zeros([BLOCK_M, 8], tl.float32)  # of 126 * exp2(score - top), 8 times
+
+    indptr += head * list_stride
+    begin = tl.load(indptr + row)
+    end = tl.load(indptr + row + 1)
+    last = tl.load(indices + end - 1)
+    # Rows ascend, so only the last block can reach past the end: it has a masked loop of its own.
+    cut = (last + 1) * BLOCK_SIZE > tokens
+    whole = end - cut.to(tl.int32)
+    first_step = pair.to(tl.int64) * steps
+    for i in tl.range(begin * STEPS, whole * STEPS, num_stages=STAGES):
+        step = tl.load(indices + i // STEPS) * STEPS + i % STEPS
+        low, high, top, total = _accumulate(
+            q, q_scale, k_codes, k_scales, v_codes, v_scales, (first_step + step) * PARTS,
+            low, high, top, total, 0, PARTS, PARTS, False,
+        )  # fmt: skip
+    if cut:
+        for part in tl.range(last * STEPS * PARTS, tl.cdiv(tokens, PART), num_stages=1):
+            low, high, top, total = _accumulate(
+                q, q_scale, k_codes, k_scales, v_codes, v_scales, first_step * PARTS + part,
+                low, high, top, total, tokens - part * PART, 1, PARTS, True,
+            )  # fmt: skip
+
+    total_of_row = tl.max(total, 1)  # the 8 are the same
+    of_head = pair * HEAD_DIM
+    out += places[:, None] * HEAD_DIM
+    factor = 1 / total_of_row
+    _store(out, low, factor, v_mean + of_head, v_deviation + of_head, inside)
+    of_head += HALF
+    _store(out + HALF, high, factor, v_mean + of_head, v_deviation + of_head, inside)
+    if LSE:
+        shift = tl.load(lse_shift + of_rows, inside, 0.0)
+        places = (batch * all_heads + head) * tokens + rows
+        value = (top + tl.log2(total_of_row) - LOG2_126 + shift) * LN_2
+        tl.store(lse + places, value, inside)
+
+
+@triton.jit
+def _accumulate(
+    q,
+    q_scale,
+    k_codes,
+    k_scales,
+    v_codes,
+    v_scales,
+    place,  # of the first part, among those of all heads
+    low,
+    high,
+    top,
+    total,
+    left,  # keys from the first one to the end, if MASKED
+    PARTS: tl.constexpr,  # 1 or 2
+    PARTS_OF_STEP: tl.constexpr,
+    MASKED: tl.constexpr,
+):
+    """One step of the online softmax, over one or two parts."""
+    HEAD_DIM: tl.constexpr = q.shape[1]
+    HALF: tl.constexpr = HEAD_DIM // 2
+    TWO: tl.constexpr = PARTS == 2
+    keys = tl.arange(0, PART)
+    start = place * (PART * HEAD_DIM)
+    of_k = k_codes + start + keys[:, None] * HEAD_DIM + tl.arange(0, HEAD_DIM)[None, :]
+    of_low = v_codes + start + tl.arange(0, HALF)[:, None] * PART + keys[None, :]
+    of_high = of_low + HALF * PART
+    k_0, low_0, high_0 = tl.load(of_k), tl.load(of_low), tl.load(of_high)
+    if TWO:
+        k_1 = tl.load(of_k + PART * HEAD_DIM)
+        low_1 = tl.load(of_low + PART * HEAD_DIM)
+        high_1 = tl.load(of_high + PART * HEAD_DIM)
+    scale = tl.minimum(q_scale * tl.load(k_scales + place // PARTS_OF_STEP), LARGEST)
+
+    scores_0 = _scores(q, k_0, keys < left, MASKED)
+    largest = tl.max(scores_0, 1)
+    if TWO:
+        scores_1 = _scores(q, k_1, keys < left - PART, MASKED)
+        largest = tl.maximum(largest, tl.max(scores_1, 1))
+    in_step = tl.minimum(scale, LARGEST_SCALE)
+    offset = LOG2_126 - largest * in_step
+    weights_0 = _weights(scores_0, in_step, offset, keys < left, MASKED)
+    ones = tl.full([PART, 8], 1, tl.int8)
+    sums = _product(weights_0, ones, tl.full(total.shape, MAGIC_BITS, tl.int32))
+    weights_1 = weights_0
+    if TWO:
+        weights_1 = _weights(scores_1, in_step, offset, keys < left - PART, MASKED)
+        sums = _product(weights_1, ones, sums)
+
+    here = (largest - MAGIC) * scale
+    new_top = tl.maximum(top, here)
+    shrink = tl.exp2(top - new_top)
+    grow = tl.exp2(here - new_top)
+    total = _add(total, shrink, sums, grow)
+    grow *= tl.load(v_scales + place // PARTS_OF_STEP)
+    sums = _product(weights_0, tl.trans(low_0), tl.full(low.shape, MAGIC_BITS, tl.int32))
+    if TWO:
+        sums = _product(weights_1, tl.trans(low_1), sums)
+    low = _add(low, shrink, sums, grow)
+    sums = _product(weights_0, tl.trans(high_0), tl.full(high.shape, MAGIC_BITS, tl.int32))
+    if TWO:
+        sums = _product(weights_1, tl.trans(high_1), sums)
+    high = _add(high, shrink, sums, grow)
+    return low, high, new_top, total
+
+
+@triton.jit
+def _scores(q, k, inside, MASKED: tl.constexpr):
+    """MAGIC + q @ k.T; less than any such number where not inside."""
+    scores = tl.full([q.shape[0], k.shape[0]], MAGIC_BITS, tl.int32)
+    scores = _product(q, tl.trans(k), scores).to(tl.float32, bitcast=True)
+    if MASKED:
+        scores = tl.where(inside[None, :], scores, 0.0)
+    return scores
+
+
+@triton.jit
+def _weights(scores, scale, offset, inside, MASKED: tl.constexpr):
+    """int8 codes of exp2(scores * scale + offset), the columns in the order of v's codes.
+
+    It is the order in which a thread holds the scores of one product and takes the weights of the
+    next, so nothing moves between threads.
+    """
+    weights = tl.exp2(scores * scale[:, None] + offset[:, None])
+    if MASKED:
+        weights = tl.where(inside[None, :], weights, 0.0)
+    codes = (weights + MAGIC).to(tl.int32, bitcast=True).to(tl.int8)
+    pairs = tl.reshape(codes, [codes.shape[0], codes.shape[1] // 16, 2, 4, 2])
+    return tl.reshape(tl.permute(pairs, [0, 1, 3, 2, 4]), codes.shape)
+
+
+@triton.jit
+def _product(a, b, sums):
+    return tl.dot(a, b, sums, out_dtype=tl.int32)
+
+
+@triton.jit
+def _add(acc, shrink, sums, grow):
+    """acc * shrink + (sums - MAGIC_BITS) * grow, a row at a time."""
+    acc = acc * shrink[:, None] - (grow * MAGIC)[:, None]
+    return acc + sums.to(tl.float32, bitcast=True) * grow[:, None]
+
+
+@triton.jit
+def _store(out, values, factor, mean, deviation, inside):
+    """out: of each row the first element. mean, deviation: of v's channels."""
+    channels = tl.arange(0, values.shape[1])
+    values = values * factor[:, None] * tl.load(deviation + channels)[None, :]
+    values += tl.load(mean + channels)[None, :]
+    tl.store(out + channels[None, :], values.to(out.dtype.element_ty), inside[:, None])

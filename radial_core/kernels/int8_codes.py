@@ -1,0 +1,17 @@
+"""What the int8 kernels share: how numbers become codes."""
+
+import triton
+import triton.language as tl
+
+# 1.5 * 2^23, a float whose last bit counts as 1, and its bits: an int32 below 2^22 that is added to
+# the bits is added to the number. The low 22 bits are 0.
+MAGIC = tl.constexpr(12582912.0)
+MAGIC_BITS = tl.constexpr(0x4B400000)
+LEAST = tl.constexpr(1e-30)  # of what is divided by
+PART = tl.constexpr(64)  # keys whose scores are one product
+
+
+@triton.jit
+def as_int8(x):
+    """Numbers in [-127, 127] as int8, rounded to the nearest."""
+    return (x + MAGIC).to(tl.int32, bitcast=True).to(tl.int8)

@@ -1,0 +1,166 @@
+"""Launches the 8-bit kernels: int8_quantize.py and then int8.py, for some heads at a time."""
+
+from functools import lru_cache
+
+import torch
+
+from .int8 import attend
+from .int8_quantize import quantize
+from .int8_statistics import statistics
+from .launch import LOG2_E, launch, list_stride, outputs
+from .portable_launch import Tiles
+
+CODES_AT_ONCE = 2**30  # bytes of codes of k and v; more if one head has more
+SAMPLE = 1024  # tokens for int8_statistics.py, at most
+QUANTIZE_STEPS = 1  # of a program
+
+
+def run(
+    tiles: Tiles,
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    indptr: torch.Tensor,
+    indices: torch.Tensor,
+    order: torch.Tensor,
+    block_size: int,
+    softmax_scale: float,
+    return_lse: bool,
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """out (b, s, h, d) contiguous, and lse (b, h, s) or None. indptr, indices, order: of a plan."""
+    batch, tokens, heads, head_dim = q.shape
+    q, k, v = (x if x.stride(-1) == 1 else x.contiguous() for x in (q, k, v))
+    out, lse = outputs(q, return_lse)
+    block_m, block_n = min(tiles.block_m, block_size), min(tiles.block_n, block_size)
+    steps = -(-tokens // block_size) * (block_size // block_n)
+    blocks_of_m = -(-tokens // block_size) * (block_size // block_m)
+    at_once = _heads_at_once(heads, 2 * batch * steps * block_n * head_dim)
+    rotation = rotation_matrix(head_dim // 2, q.device)
+    to_next_list = list_stride(indptr)
+
+    def empty(*shape, dtype=torch.float32):
+        return torch.empty(batch * at_once, *shape, dtype=dtype, device=q.device)
+
+    k_codes, v_codes = (empty(steps, block_n * head_dim, dtype=torch.int8) for _ in range(2))
+    k_scales, v_scales, q_scales = empty(steps), empty(steps), empty(tokens)
+    lse_shift = empty(tokens) if return_lse else q_scales  # not touched
+    k_mean, v_mean, v_deviation = (empty(head_dim) for _ in range(3))
+    q_strides, kv_strides = q.stride()[:3], (*k.stride()[:3], *v.stride()[:3])
+    for first in range(0, heads, at_once):
+        some = slice(first, min(first + at_once, heads))
+        count = some.stop - first
+        some_q, some_k, some_v, some_out = (x[:, :, some] for x in (q, k, v, out))
+        some_lse = some_out if lse is None else lse[:, some]  # not touched
+        lists = indptr[some] if to_next_list else indptr
+        q_codes = some_out.view(torch.int8)  # they wait where the output of their rows will be
+        key = (tiles, q.device, q.dtype, q.shape, count, q_strides, kv_strides, block_size, return_lse)
+        key += tuple(x.data_ptr() % 16 for x in (some_q, some_k, some_v, some_lse, lists))
+        launch(
+            key,
+            statistics,
+            (batch * count, 1, 1),
+            (
+                some_k,
+                some_v,
+                k_mean,
+                v_mean,
+                v_deviation,
+                tokens,
+                -(-tokens // SAMPLE),
+                count,
+                *kv_strides,
+                head_dim,
+            ),
+            num_warps=8,
+        )
+        launch(
+            key,
+            quantize,
+            (batch * count, -(-steps // QUANTIZE_STEPS), 3),
+            (
+                some_q,
+                some_k,
+                some_v,
+                k_mean,
+                v_mean,
+                v_deviation,
+                rotation,
+                q_codes,
+                q_scales,
+                k_codes,
+                k_scales,
+                v_codes,
+                v_scales,
+                lse_shift,
+                tokens,
+                steps,
+                count,
+                heads,
+                softmax_scale * LOG2_E / head_dim,
+                *q_strides,
+                *kv_strides,
+                head_dim,
+                block_n,
+                QUANTIZE_STEPS,
+                return_lse,
+            ),
+            num_warps=block_n // 16,
+        )
+        launch(
+            (*key, to_next_list > 0),
+            attend,
+            (blocks_of_m, batch * count, 1),
+            (
+                q_codes,
+                q_scales,
+                k_codes,
+                k_scales,
+                v_codes,
+                v_scales,
+                v_mean,
+                v_deviation,
+                lse_shift,
+                some_out,
+                some_lse,
+                lists,
+                indices,
+                order,
+                to_next_list,
+                tokens,
+                steps,
+                count,
+                heads,
+                head_dim,
+                block_size,
+                block_m,
+                block_n,
+                tiles.stages,
+                return_lse,
+            ),
+            num_warps=tiles.warps,
+            num_stages=tiles.stages,
+        )
+    return out, lse
+
+
+def _heads_at_once(heads: int, bytes_of_each: int) -> int:
+    """As many as CODES_AT_ONCE allows, and about as many each time."""
+    launches = -(-heads // max(1, CODES_AT_ONCE // bytes_of_each))
+    return -(-heads // launches)
+
+
+@lru_cache(maxsize=8)
+def rotation_matrix(size: int, device: torch.device) -> torch.Tensor:
+    """(size, size) of -1 and 1 with orthogonal rows: a Hadamard matrix with fixed signs.
+
+    Without the signs, a vector that is the same in all channels would end up in one of them.
+    """
+    with torch.inference_mode(False):
+        matrix = torch.ones(1, 1)
+        while len(matrix) < size:
+            top, bottom = torch.cat([matrix, matrix], 1), torch.cat([matrix, -matrix], 1)
+            matrix = torch.cat([top, bottom])
+        signs = torch.randn(size, 1, generator=torch.Generator().manual_seed(0)).sign()
+        # On the CPU, Triton's interpreter runs the kernels, and gets bfloat16 wrong.
+        dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
+        return (signs * matrix).to(device, dtype)

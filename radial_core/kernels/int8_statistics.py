@@ -1,0 +1,59 @@
+"""Means and deviations of k and v over a sample of the tokens, for int8_quantize.py."""
+
+import triton
+import triton.language as tl
+
+ROWS = tl.constexpr(128)
+LEAST_DEVIATION = tl.constexpr(0.05)  # of a channel, as a share of the RMS over all channels
+
+
+@triton.jit
+def statistics(
+    k_start,  # each of these points at the first element of its tensor
+    v_start,
+    k_mean,  # float32 (b, h, d), as are the next two
+    v_mean,
+    v_deviation,
+    tokens,
+    every,  # one in how many tokens belongs to the sample
+    heads,
+    k_batch,  # strides, in elements; that of head_dim is 1
+    k_token,
+    k_head,
+    v_batch,
+    v_token,
+    v_head,
+    HEAD_DIM: tl.constexpr,
+):
+    pair = tl.program_id(0)
+    batch = (pair // heads).to(tl.int64)
+    head = (pair % heads).to(tl.int64)
+    k_start += batch * k_batch + head * k_head
+    v_start += batch * v_batch + head * v_head
+    channels = tl.arange(0, HEAD_DIM)
+    count = tl.cdiv(tokens, every)
+    sum_k = tl.zeros([HEAD_DIM], tl.float32)
+    sum_v = tl.zeros([HEAD_DIM], tl.float32)
+    for first in tl.range(0, count, ROWS, num_stages=1):
+        sum_k += tl.sum(_sample(k_start, first, count, every, k_token, 0.0, HEAD_DIM), 0)
+        sum_v += tl.sum(_sample(v_start, first, count, every, v_token, 0.0, HEAD_DIM), 0)
+    mean = sum_v / count
+    squares = tl.zeros([HEAD_DIM], tl.float32)
+    for first in tl.range(0, count, ROWS, num_stages=1):
+        v = _sample(v_start, first, count, every, v_token, mean[None, :], HEAD_DIM) - mean[None, :]
+        squares += tl.sum(v * v, 0)
+    deviation = tl.sqrt(squares / count)
+    least = LEAST_DEVIATION * tl.sqrt(tl.sum(squares / count) / HEAD_DIM)
+    places = pair * HEAD_DIM + channels
+    tl.store(k_mean + places, sum_k / count)
+    tl.store(v_mean + places, mean)
+    tl.store(v_deviation + places, tl.where(least > 0, tl.maximum(deviation, least), 1.0))
+
+
+@triton.jit
+def _sample(start, first, count, every, stride, other, HEAD_DIM: tl.constexpr):
+    """float32 (ROWS, HEAD_DIM); `other` past the sample's end."""
+    rows = first + tl.arange(0, ROWS)
+    places = start + (rows * every).to(tl.int64)[:, None] * stride
+    x = tl.load(places + tl.arange(0, HEAD_DIM)[None, :], mask=(rows < count)[:, None], other=0.0)
+    return tl.where((rows < count)[:, None], x.to(tl.float32), other)

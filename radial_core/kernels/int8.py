@@ -105,17 +105,16 @@ def attend(
             )  # fmt: skip
 
     total_of_row = tl.max(total, 1)  # the 8 are the same
+    factor = 1 / total_of_row
     of_head = pair * HEAD_DIM
     out += places[:, None] * HEAD_DIM
-    factor = 1 / total_of_row
     _store(out, low, factor, v_mean + of_head, v_deviation + of_head, inside)
     of_head += HALF
     _store(out + HALF, high, factor, v_mean + of_head, v_deviation + of_head, inside)
     if LSE:
         shift = tl.load(lse_shift + of_rows, inside, 0.0)
-        places = (batch * all_heads + head) * tokens + rows
         value = (top + tl.log2(total_of_row) - LOG2_126 + shift) * LN_2
-        tl.store(lse + places, value, inside)
+        tl.store(lse + (batch * all_heads + head) * tokens + rows, value, inside)
 
 
 @triton.jit
@@ -126,7 +125,7 @@ def _accumulate(
     k_scales,
     v_codes,
     v_scales,
-    place,  # of the first part, among those of all heads
+    part,  # the first one, counted from the first head on
     low,
     high,
     top,
@@ -141,7 +140,7 @@ def _accumulate(
     HALF: tl.constexpr = HEAD_DIM // 2
     TWO: tl.constexpr = PARTS == 2
     keys = tl.arange(0, PART)
-    start = place * (PART * HEAD_DIM)
+    start = part * (PART * HEAD_DIM)
     of_k = k_codes + start + keys[:, None] * HEAD_DIM + tl.arange(0, HEAD_DIM)[None, :]
     of_low = v_codes + start + tl.arange(0, HALF)[:, None] * PART + keys[None, :]
     of_high = of_low + HALF * PART
@@ -150,37 +149,39 @@ def _accumulate(
         k_1 = tl.load(of_k + PART * HEAD_DIM)
         low_1 = tl.load(of_low + PART * HEAD_DIM)
         high_1 = tl.load(of_high + PART * HEAD_DIM)
-    scale = tl.minimum(q_scale * tl.load(k_scales + place // PARTS_OF_STEP), LARGEST)
+    scale = tl.minimum(q_scale * tl.load(k_scales + part // PARTS_OF_STEP), LARGEST)
 
     scores_0 = _scores(q, k_0, keys < left, MASKED)
-    largest = tl.max(scores_0, 1)
     if TWO:
         scores_1 = _scores(q, k_1, keys < left - PART, MASKED)
-        largest = tl.maximum(largest, tl.max(scores_1, 1))
+        largest = tl.max(tl.maximum(scores_0, scores_1), 1)
+    else:
+        largest = tl.max(scores_0, 1)
     in_step = tl.minimum(scale, LARGEST_SCALE)
     offset = LOG2_126 - largest * in_step
     weights_0 = _weights(scores_0, in_step, offset, keys < left, MASKED)
-    ones = tl.full([PART, 8], 1, tl.int8)
-    sums = _product(weights_0, ones, tl.full(total.shape, MAGIC_BITS, tl.int32))
     weights_1 = weights_0
     if TWO:
         weights_1 = _weights(scores_1, in_step, offset, keys < left - PART, MASKED)
-        sums = _product(weights_1, ones, sums)
 
     here = (largest - MAGIC) * scale
     new_top = tl.maximum(top, here)
     shrink = tl.exp2(top - new_top)
     grow = tl.exp2(here - new_top)
-    total = _add(total, shrink, sums, grow)
-    grow *= tl.load(v_scales + place // PARTS_OF_STEP)
+    grow_v = grow * tl.load(v_scales + part // PARTS_OF_STEP)
     sums = _product(weights_0, tl.trans(low_0), tl.full(low.shape, MAGIC_BITS, tl.int32))
     if TWO:
         sums = _product(weights_1, tl.trans(low_1), sums)
-    low = _add(low, shrink, sums, grow)
+    low = _add(low, shrink, sums, grow_v)
     sums = _product(weights_0, tl.trans(high_0), tl.full(high.shape, MAGIC_BITS, tl.int32))
     if TWO:
         sums = _product(weights_1, tl.trans(high_1), sums)
-    high = _add(high, shrink, sums, grow)
+    high = _add(high, shrink, sums, grow_v)
+    ones = tl.full([PART, 8], 1, tl.int8)
+    sums = _product(weights_0, ones, tl.full(total.shape, MAGIC_BITS, tl.int32))
+    if TWO:
+        sums = _product(weights_1, ones, sums)
+    total = _add(total, shrink, sums, grow)
     return low, high, new_top, total
 
 

@@ -1,6 +1,6 @@
 """The hard inputs tell a kernel that rounds as it should from one that has a fault."""
 
-import eight_bits
+import fake_int8
 import pytest
 import torch
 from hard_inputs import (
@@ -35,7 +35,7 @@ def error(name, run, dtype=torch.bfloat16):
 @pytest.mark.parametrize("name", HARD)
 def test_correct_rounding_passes(name):
     for dtype in HARD[name].dtypes:
-        rounded, exact = (error(name, run, dtype) for run in (eight_bits.backend().run, oracle.run))
+        rounded, exact = (error(name, run, dtype) for run in (fake_int8.backend().run, oracle.run))
         assert HARD[name].bound is None or rounded <= HARD[name].bound
         assert exact <= 4e-3 or name == "denormals"  # of which few digits are left
 
@@ -49,14 +49,14 @@ def test_correct_rounding_passes(name):
     ids=str,
 )
 def test_a_fault_is_found(fault, found_by):
-    run = eight_bits.backend(**fault).run
+    run = fake_int8.backend(**fault).run
     assert found_by <= {name for name in HELD if error(name, run) > BAR}
 
 
 def errors_of_one_loud_token(**how):
     q, k, v = draw_loud_token(SPARSE, SHAPE, torch.bfloat16)
     plan = make_plan(RadialPattern(0.2, 0, 64), SPARSE)
-    out, _ = eight_bits.backend(**how).run(q, k, v, plan, 128**-0.5, False)
+    out, _ = fake_int8.backend(**how).run(q, k, v, plan, 128**-0.5, False)
     return errors_of_loud_token(out, reference_attention(q, k, v, plan), q, k, v, plan)
 
 
@@ -68,7 +68,7 @@ def test_a_loud_token_costs_only_the_blocks_that_attend_to_it():
 def test_the_lse_of_correct_rounding():
     q, k, v = draw("a key bias of 10", LAYOUT, SHAPE, torch.float16)
     plan = make_plan(RadialPattern(0.2, 0, 128), LAYOUT)
-    _, lse = eight_bits.backend().run(q, k, v, plan, 128**-0.5, True)
+    _, lse = fake_int8.backend().run(q, k, v, plan, 128**-0.5, True)
     assert (lse - reference_lse(q, k, plan)).square().mean().sqrt() < BAR
 
 

@@ -51,7 +51,7 @@ def backend(centred=True, rotated=True, values_by_block=True) -> ModuleType:
     Int8 are q and k by row, both in rotated channels, k less its mean over tokens (centred);
     weights by row and key block; v by channel and key block, or by channel of the whole sequence.
     """
-    made = ModuleType("radial_core.backends.eight_bits")
+    made = ModuleType("radial_core.backends.fake_int8")
 
     def run(q, k, v, plan, softmax_scale, return_lse):
         return _run(*(q, k, v, plan, softmax_scale, return_lse), centred, rotated, values_by_block)

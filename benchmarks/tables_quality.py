@@ -1,6 +1,6 @@
 """Tables of what the quality lab measured."""
 
-from tables_format import by_name, cases, markdown, results
+from tables_format import RESULTS, by_name, cases, markdown, results
 
 MASKS = {
     "radial": "radial decay 0.2 sink 1",
@@ -49,4 +49,30 @@ def quality_longer() -> str:
     return markdown(["video", "kept", "validation loss", "Fréchet distance"], rows)
 
 
-TABLES = (quality_steps, quality_masks, quality_longer)
+def quality_eight_bits() -> str:
+    """What 8 bits change in a radial video, beside the bars."""
+    measured = sorted(RESULTS.glob("quality-eight-bits-*.json"))
+    measured = [file.stem for file in measured if not file.stem.endswith("-tiny")]
+    if not measured:
+        return "Not measured yet."
+    found = results(measured[0])
+    rows = [_eight_bits_row(case, found["bars"], found["steps"]) for case in found["cases"]]
+    return markdown(["8-bit radial against exact radial", "measured", "bar"], rows)
+
+
+def _eight_bits_row(case: dict, bars: dict, steps: int) -> list[str]:
+    blocks = f"blocks of {case['mask'].rpartition(' ')[2]}"
+    if case["question"] == "videos":
+        title = f"PSNR, dB: {blocks}, {case['dense_steps']} of {steps} steps dense"
+        psnr = f"{case['psnr']:.1f} ± {case['psnr_std']:.1f}"
+        return [title, psnr, f"at least {bars['psnr']:.0f}"]
+    if case["question"] == "validation loss":
+        share, bar = case["share_of_the_masks_loss"], bars["share_of_the_masks_loss"]
+        measured = f"{100 * share['mean']:.1f} ± {100 * share['standard_error']:.1f} %"
+        return [f"added loss, of what the mask adds: {blocks}", measured, f"at most {bar:.0%}"]
+    title = f"attention error, mean and worst call: {blocks}, {case['inputs']}"
+    bar = f"at most {bars['attention_error']:g}"
+    return [title, f"{case['error']:.4f}, {case['error_worst']:.4f}", bar]
+
+
+TABLES = (quality_steps, quality_masks, quality_longer, quality_eight_bits)

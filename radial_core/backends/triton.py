@@ -45,7 +45,8 @@ def run(
     from ..kernels import tuning
 
     if config is None:
-        config = tuning.best_config(q.device, q.dtype, q.shape[-1], plan.block_size, run)
+        kind = (q.device, q.dtype, q.shape[-1], plan.block_size)
+        config = tuning.best_config(tuning.TRITON, *kind, run)
     rest = (plan.indptr, plan.indices, plan.order, plan.block_size, softmax_scale, return_lse)
     if config == tuning.HOPPER:
         from ..kernels import hopper_launch  # Gluon is not in every Triton

@@ -14,6 +14,7 @@ from .. import failures
 from ..backends.contract import EXACT, Accuracy
 from ..backends.triton_int8 import ACCURACY as INT8_ACCURACY
 from ..call import Call, capability, is_out_of_memory
+from ..devices import device_module
 from ..layout import VideoLayout
 from ..masks.radial import RadialPattern
 from ..plan import make_plan
@@ -31,13 +32,14 @@ class Kernel:
     """A kernel that is tuned by itself.
 
     name: that of its backend. candidates: the tiles worth measuring, by block size. accuracy: what
-    each of them is held to. safe: the tiles that run where measuring fails. has_hopper: whether
-    the backend has Hopper's own kernel too.
+    each of them is held to. elsewhere: more tiles, for GPUs that are not NVIDIA's. safe: the tiles
+    that run where measuring fails. has_hopper: whether the backend has Hopper's own kernel too.
     """
 
     name: str
     candidates: Mapping[int, tuple[Tiles, ...]]
     accuracy: Accuracy
+    elsewhere: tuple[Tiles, ...] = ()
     safe: Tiles = SAFE
     has_hopper: bool = False
 
@@ -54,6 +56,9 @@ TRITON = Kernel(
         128: (SAFE, Tiles(128, 64, 4, 2), Tiles(128, 64, 4, 3), Tiles(128, 64, 8, 2)),
     },
     EXACT,
+    # Radeons have few registers: by the compiler's word, these spill none on RDNA 4, and the first
+    # next to none on RDNA 3, where the others spill hundreds.
+    (Tiles(64, 16, 4, 1), Tiles(64, 32, 4, 1), Tiles(128, 32, 8, 1), Tiles(128, 32, 8, 2)),
     has_hopper=True,
 )
 INT8 = Kernel(
@@ -119,9 +124,11 @@ def _choose(key: tuple, kernel: Kernel, call: Call, run: Callable) -> str | Tile
 
 def candidates(kernel: Kernel, call: Call) -> tuple[str | Tiles, ...]:
     """What is worth measuring for such calls."""
-    on_hopper = capability(call.device)[0] == 9
-    own = kernel.has_hopper and on_hopper and call.block_size == 128 and call.head_dim in (64, 128)
-    return (HOPPER,) * own + kernel.candidates[call.block_size]
+    major, tiles = capability(call.device)[0], kernel.candidates[call.block_size]
+    if major == 0:
+        return tiles + tuple(each for each in kernel.elsewhere if each.block_m <= call.block_size)
+    own = kernel.has_hopper and major == 9 and call.block_size == 128 and call.head_dim in (64, 128)
+    return (HOPPER,) * own + tiles
 
 
 def _load_or_measure(kernel: Kernel, call: Call, run: Callable) -> str | Tiles:
@@ -149,26 +156,26 @@ def _load_or_measure(kernel: Kernel, call: Call, run: Callable) -> str | Tiles:
 
 def _measure(options, kernel: Kernel, call: Call, run: Callable) -> dict[Tiles, float]:
     """Milliseconds by option; without those that fail or are wrong."""
-    device = call.device
-    with torch.inference_mode(False), torch.no_grad(), torch.cuda.device(device):
+    device, module = call.device, device_module(call.device)
+    with torch.inference_mode(False), torch.no_grad(), module.device(device):
         plan = make_plan(RadialPattern(PATTERN_DECAY, 1, call.block_size), LAYOUT, device)
         shape = (3, 1, LAYOUT.tokens, HEADS, call.head_dim)
         random = torch.Generator(device).manual_seed(0)
         q, k, v = torch.randn(shape, dtype=call.dtype, device=device, generator=random).unbind(0)
-        torch.cuda.synchronize()
+        module.synchronize()
         given = (q, k, v, plan, call.head_dim**-0.5, False)
         runs = {o: partial(run, *given, config=o) for o in options}
         with ThreadPoolExecutor() as threads:
             for call_once in runs.values():
                 threads.submit(_compile, call_once, device)
-        return {o: _milliseconds(runs[o]) for o in options if _works(o, kernel, call, run)}
+        return {o: _milliseconds(runs[o], module) for o in options if _works(o, kernel, call, run)}
 
 
 def _compile(call_once, device: torch.device) -> None:
     """For a thread: compiling takes a second or two. What fails, fails again where it counts."""
-    with torch.no_grad(), torch.cuda.device(device):
+    with torch.no_grad(), device_module(device).device(device):
         call_once()
-        torch.cuda.synchronize()
+        device_module(device).synchronize()
 
 
 def _works(option: str | Tiles, kernel: Kernel, call: Call, run: Callable) -> bool:
@@ -183,11 +190,12 @@ def _works(option: str | Tiles, kernel: Kernel, call: Call, run: Callable) -> bo
     return fault is None
 
 
-def _milliseconds(call_once) -> float:
+def _milliseconds(call_once, module) -> float:
+    """module: the `device_module` of the current device."""
     call_once()
     times = []
     for _ in range(RUNS):
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start, end = (module.Event(enable_timing=True) for _ in range(2))
         start.record()
         call_once()
         end.record()

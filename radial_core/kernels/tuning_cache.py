@@ -7,10 +7,10 @@ import os
 import sys
 from pathlib import Path
 
-import torch
 import triton
 
 from ..call import Call
+from ..devices import device_name
 
 log = logging.getLogger("radial_attention")
 
@@ -20,7 +20,7 @@ def key(kernel: str, call: Call) -> str:
     sources = sorted(Path(__file__).parent.glob("*.py"))
     version = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()[:8]
     kind = f"{call.dtype}, head_dim {call.head_dim}, blocks of {call.block_size}"
-    name = torch.cuda.get_device_name(call.device)
+    name = device_name(call.device)
     return f"{kernel} on {name}, {kind}, triton {triton.__version__}, kernels {version}"
 
 

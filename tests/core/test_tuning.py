@@ -157,6 +157,16 @@ def test_hoppers_own_kernel_is_a_candidate_on_hopper(
     assert HOPPER not in tuning.candidates(INT8, call)
 
 
+@pytest.mark.parametrize("kernel", [TRITON, INT8], ids=lambda kernel: kernel.name)
+@pytest.mark.parametrize("block_size", [64, 128])
+def test_other_gpus_have_more_candidates_that_fit_the_block(monkeypatch, kernel, block_size):
+    kernel = replace(kernel, elsewhere=(Tiles(64, 16, 4, 1), Tiles(128, 32, 8, 1)))
+    monkeypatch.setattr(tuning, "capability", lambda device: (0, 0))
+    own = kernel.candidates[block_size]
+    options = tuning.candidates(kernel, replace(CALL, block_size=block_size))
+    assert options == own + kernel.elsewhere[: block_size // 64]
+
+
 @pytest.mark.parametrize("works", [True, False])
 def test_hoppers_own_kernel_is_not_measured_if_it_works(gpu, monkeypatch, works):
     monkeypatch.setattr(tuning, "capability", lambda device: (9, 0))

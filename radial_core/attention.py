@@ -137,9 +137,7 @@ def _warn_that_it_is_slow(reason: str) -> None:
 
 
 def _no_kernel_for(device: torch.device) -> str:
-    """Why a device that is no CPU has none. torch calls AMD's GPUs "cuda", too."""
-    if device.type == "cuda":
-        return f"there is none for {'this GPU' if torch.version.cuda else 'AMD GPUs'}"
+    """Why a device has none for which no other backend is even tried."""
     return f"there is none for devices of the type {device.type}"
 
 

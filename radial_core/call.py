@@ -7,6 +7,8 @@ from functools import cache
 import torch
 from torch.utils import checkpoint
 
+from .devices import device_module, is_gpu
+
 # Gradient checkpointing raises these where a tensor is saved, to end a recomputation. They are no
 # failures. The first is private, so it may have another name one day.
 _SIGNALS = ("_StopRecomputationError", "CheckpointError")
@@ -75,11 +77,12 @@ def capability(device: torch.device) -> tuple[int, int]:
 
 def on_device(device: torch.device):
     """A context in which a GPU is the current one: kernels are launched on that one."""
-    if device.type == "cuda" and device.index != torch.cuda.current_device():
-        return torch.cuda.device(device)
+    if is_gpu(device) and device.index != device_module(device).current_device():
+        return device_module(device).device(device)
     return nullcontext()
 
 
 def is_out_of_memory(error: Exception) -> bool:
     """Whether an error says that memory ran out. Triton has no class for it, only the text."""
-    return isinstance(error, torch.cuda.OutOfMemoryError) or "out of memory" in str(error).lower()
+    said = str(error).lower().replace("out_of_device_memory", "out of memory")  # Intel's driver
+    return isinstance(error, torch.cuda.OutOfMemoryError) or "out of memory" in said

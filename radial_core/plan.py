@@ -7,6 +7,7 @@ from itertools import groupby
 
 import torch
 
+from .devices import device_module, is_gpu
 from .layout import VideoLayout
 from .masks.mask import BlockMask, kept_runs
 
@@ -200,8 +201,8 @@ def _sorted_rows(*keys: torch.Tensor) -> torch.Tensor:
 def make_plan(mask: BlockMask, layout: VideoLayout, device: torch.device | str = "cpu") -> Plan:
     """The plan of a mask over a layout, on a device. The last few are kept until the run ends."""
     device = torch.device(device)
-    if device.type == "cuda" and device.index is None:
-        device = torch.device("cuda", torch.cuda.current_device())
+    if is_gpu(device) and device.index is None:
+        device = torch.device(device.type, device_module(device).current_device())
     with _lock:
         return _cached_plan(mask, layout, device)
 

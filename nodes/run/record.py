@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, replace
 import torch
 
 from ...radial_core import RadialPattern, Schedule
+from ...radial_core.devices import device_name
 from ..comfyui.features import missing
 from .reasons import NOT_OURS, Why
 from .saving import saving, typical
@@ -145,7 +146,7 @@ class Record:
         seconds = _sum(s for (_, ran), s in self._seconds.items() if ran == PASS)
         return {
             "latent": list(self.latent or ()),
-            "devices": [_name(device) for device in self.devices],
+            "devices": [device_name(device) for device in self.devices],
             "settings": self.settings,
             "settings_of": self.preset,
             "density": self.density,
@@ -210,7 +211,3 @@ def _alike(blocks: dict[int | None, dict[str, int]]) -> list[dict]:
 def _sum(seconds: Iterable[float]) -> float | None:
     seconds = list(seconds)
     return sum(seconds) if seconds else None
-
-
-def _name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)

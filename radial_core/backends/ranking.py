@@ -1,6 +1,7 @@
 """Which backends "auto" tries on a GPU, fastest first. A backend that is in none can be named."""
 
 from ..call import Call, capability
+from ..devices import is_gpu
 from . import backend_module
 
 SHORT_VIDEO = 50_000  # tokens; measured at 33k, where flash_attention leads, and from 75k on
@@ -11,6 +12,8 @@ HOPPER_SHORT = ("flash_attention", "triton", "flashinfer", "cudnn", "flex", "sdp
 # Not measured. What compiles without CUDA's nvcc comes first.
 DATACENTER_BLACKWELL = ("cudnn", "triton", "flashinfer", "flex", "sdpa")
 OTHER_NVIDIA = ("triton_int8", "triton", "flashinfer", "cudnn", "flex", "sdpa")
+# Not measured, nor ever run there: what compiles and proves itself.
+AMD_AND_INTEL = ("triton_int8", "triton", "sdpa")
 ANYWHERE = ("sdpa",)
 
 # Dense kernels that beat torch's own choice, by the major compute capability; on other GPUs none is
@@ -35,7 +38,7 @@ def dense_ranking(call: Call, approximate: bool = False) -> tuple[str, ...]:
 def _fastest_first(call: Call, tokens: int) -> tuple[str, ...]:
     major = capability(call.device)[0]
     if major == 0:
-        return ANYWHERE
+        return AMD_AND_INTEL if is_gpu(call.device) else ANYWHERE
     if major == 9:
         return HOPPER if tokens >= SHORT_VIDEO else HOPPER_SHORT
     return DATACENTER_BLACKWELL if major == 10 else OTHER_NVIDIA

@@ -1,4 +1,8 @@
-"""Our own kernels (radial_core/kernels), for NVIDIA GPUs from Ampere on. They need only Triton."""
+"""Our own kernels (radial_core/kernels), for NVIDIA GPUs from Ampere on. They need only Triton.
+
+On GPUs of AMD and Intel the portable kernel may run. It was never tested there, only compiled for
+AMD's: what it computes must pass the proof (proof.py), as everywhere.
+"""
 
 import re
 from contextlib import suppress
@@ -8,6 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 import torch
 
 from ..call import Call, capability
+from ..devices import has_matrix_units
 from ..plan import PLANS_KEPT, Plan
 from .contract import EXACT
 
@@ -15,14 +20,29 @@ ACCURACY = EXACT
 HEAD_DIMS = (64, 80, 96, 128)
 DENSE_BLOCK = 128
 LEAST_VERSION = (3, 3)
-INSTALL = "it comes with PyTorch 2.7 and newer; on Windows, pip install triton-windows"
+INSTALL = "it comes with PyTorch 2.7 and newer"
+ON_WINDOWS = "; on Windows, pip install triton-windows"
+# The names under which PyTorch's wheels bring it, for each maker's GPUs, and that of Windows.
+PACKAGES = (
+    "triton",
+    "triton-windows",
+    "pytorch-triton",
+    "triton-rocm",
+    "pytorch-triton-rocm",
+    "triton-xpu",
+    "pytorch-triton-xpu",
+)
 
 
 def why_not(call: Call) -> str | None:
-    if capability(call.device) < (8, 0):
-        return f"triton needs an NVIDIA GPU of compute capability 8.0 or newer, got {call.device}"
+    nvidia = capability(call.device) >= (8, 0)
+    if not nvidia and not has_matrix_units(call.device):
+        return (
+            "triton needs an NVIDIA GPU of compute capability 8.0 or newer, or a GPU of AMD or "
+            f"Intel with matrix units, got {call.device}"
+        )
     if _version() < LEAST_VERSION:
-        return f"triton 3.3 or newer is not installed: {INSTALL}"
+        return f"triton 3.3 or newer is not installed: {INSTALL}{ON_WINDOWS * nvidia}"
     if call.dtype not in (torch.float16, torch.bfloat16):
         return f"triton needs float16 or bfloat16, got {call.dtype}"
     if call.head_dim not in HEAD_DIMS:
@@ -45,7 +65,8 @@ def run(
     from ..kernels import tuning
 
     if config is None:
-        config = tuning.best_config(q.device, q.dtype, q.shape[-1], plan.block_size, run)
+        kind = (q.device, q.dtype, q.shape[-1], plan.block_size)
+        config = tuning.best_config(tuning.TRITON, *kind, run)
     rest = (plan.indptr, plan.indices, plan.order, plan.block_size, softmax_scale, return_lse)
     if config == tuning.HOPPER:
         from ..kernels import hopper_launch  # Gluon is not in every Triton
@@ -81,7 +102,7 @@ def _all_blocks(count: int, device: torch.device) -> tuple[torch.Tensor, torch.T
 @cache
 def _version() -> tuple[int, ...]:
     """(3, 6) for 3.6.0; () if there is none."""
-    for package in ("triton", "triton-windows", "pytorch-triton"):
+    for package in PACKAGES:
         with suppress(PackageNotFoundError):
             return tuple(int(x) for x in re.findall(r"\d+", version(package))[:2])
     return ()

@@ -31,7 +31,9 @@ def launch(key: tuple, kernel, grid: tuple[int, int, int], arguments: tuple, **o
     """kernel[grid](*arguments, **options); some 50 us faster from the second time on.
 
     key: everything that Triton compiles for: whole numbers, types and alignment of the tensors,
-    constants, options and device. The same key always launches the same binary.
+    constants, options and device. The same key always launches the same binary. (For AMD, Triton
+    also asks whether a tensor's memory is under 2 GiB. A view's shape and strides bound what is
+    read of it, so a binary fits all that share them.)
     """
     key = (kernel, *key)
     ready = _compiled.get(key)

@@ -1,4 +1,4 @@
-"""Block-sparse attention forward in Triton, for any NVIDIA GPU from Ampere on.
+"""Block-sparse attention forward in Triton, for NVIDIA GPUs from Ampere on, AMD's and Intel's.
 
 The online softmax of FlashAttention-2 (arXiv 2307.08691), over a list of key blocks instead of all
 of them. One program computes BLOCK_M queries of one head.

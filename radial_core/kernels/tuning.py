@@ -1,41 +1,84 @@
 """Which kernel, and which tiles, on the GPU at hand: measured at first use, and kept on disk."""
 
-import hashlib
-import json
 import logging
-import os
-import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 import torch
-import triton
 
 from .. import failures
-from ..backends.contract import EXACT
+from ..backends.contract import EXACT, Accuracy
+from ..backends.triton_int8 import ACCURACY as INT8_ACCURACY
 from ..call import Call, capability, is_out_of_memory
+from ..devices import device_module
 from ..layout import VideoLayout
 from ..masks.radial import RadialPattern
 from ..plan import make_plan
 from ..proof import fault_of
+from . import tuning_cache
 from .portable_launch import Tiles
 
-# 80 KiB of shared memory for head_dim 128: fits every GPU from Ampere on.
-SAFE = Tiles(64, 64, 4, 2)
-CANDIDATES = {
-    64: (SAFE, Tiles(64, 64, 4, 3), Tiles(64, 32, 4, 3)),
-    128: (SAFE, Tiles(128, 64, 4, 2), Tiles(128, 64, 4, 3), Tiles(128, 64, 8, 2)),
-}
 HOPPER = "hopper"
+# 80 KiB of shared memory for head_dim 128 in 16 bits: fits every GPU from Ampere on.
+SAFE = Tiles(64, 64, 4, 2)
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """A kernel that is tuned by itself.
+
+    name: that of its backend. candidates: the tiles worth measuring, by block size. accuracy: what
+    each of them is held to. elsewhere: more tiles, for GPUs that are not NVIDIA's. safe: the tiles
+    that run where measuring fails. has_hopper: whether the backend has Hopper's own kernel too.
+    """
+
+    name: str
+    candidates: Mapping[int, tuple[Tiles, ...]]
+    accuracy: Accuracy
+    elsewhere: tuple[Tiles, ...] = ()
+    safe: Tiles = SAFE
+    has_hopper: bool = False
+
+    @property
+    def tuning(self) -> str:
+        """What fails, where measuring fails."""
+        return f"tuning of {self.name}"
+
+
+TRITON = Kernel(
+    "triton",
+    {
+        64: (SAFE, Tiles(64, 64, 4, 3), Tiles(64, 32, 4, 3)),
+        128: (SAFE, Tiles(128, 64, 4, 2), Tiles(128, 64, 4, 3), Tiles(128, 64, 8, 2)),
+    },
+    EXACT,
+    # Radeons have few registers: by the compiler's word, these spill none on RDNA 4, and the first
+    # next to none on RDNA 3, where the others spill hundreds.
+    (Tiles(64, 16, 4, 1), Tiles(64, 32, 4, 1), Tiles(128, 32, 8, 1), Tiles(128, 32, 8, 2)),
+    has_hopper=True,
+)
+INT8 = Kernel(
+    "triton_int8",
+    {
+        64: (SAFE, Tiles(64, 64, 4, 3), Tiles(64, 32, 4, 3)),
+        128: (
+            SAFE,
+            Tiles(64, 64, 4, 3),
+            Tiles(128, 64, 8, 2),
+            Tiles(128, 64, 8, 3),
+            Tiles(128, 128, 8, 2),
+        ),
+    },
+    INT8_ACCURACY,
+)
 
 # About half a TFLOP: 1 ms on an H100, 20 ms on the smallest cards.
 LAYOUT, HEADS, PATTERN_DECAY = VideoLayout(16, 32, 32), 8, 0.2
 RUNS = 3
-TUNING = "tuning of triton"
 
 log = logging.getLogger("radial_attention")
 
@@ -44,146 +87,118 @@ _lock = threading.Lock()
 
 
 def best_config(
-    device: torch.device, dtype: torch.dtype, head_dim: int, block_size: int, run: Callable
+    kernel: Kernel,
+    device: torch.device,
+    dtype: torch.dtype,
+    head_dim: int,
+    block_size: int,
+    run: Callable,
 ) -> str | Tiles:
     """HOPPER, or the tiles of the portable kernel. Takes some seconds, once for a GPU.
 
     run: `run` of a backend (backends/contract.py) that also takes a `config`: what is measured.
-    Where measuring fails, SAFE serves for the rest of the run.
+    Where measuring fails, the kernel's safe tiles serve for the rest of the run.
     """
-    key = (device, dtype, head_dim, block_size)
+    key = (kernel.name, device, dtype, head_dim, block_size)
     if key not in _chosen:
         with _lock:
             if key not in _chosen:
-                return _choose(key, run)
+                return _choose(key, kernel, Call(device, dtype, head_dim, block_size), run)
     return _chosen[key]
 
 
-def _choose(key: tuple, run: Callable) -> str | Tiles:
-    call = Call(*key)
-    if failures.earlier(TUNING, call):
-        return SAFE
+def _choose(key: tuple, kernel: Kernel, call: Call, run: Callable) -> str | Tiles:
+    if failures.earlier(kernel.tuning, call):
+        return kernel.safe
     try:
-        _chosen[key] = _load_or_measure(*key, run)
+        _chosen[key] = _load_or_measure(kernel, call, run)
     except Exception as error:
-        if failures.is_new(TUNING, call, error):
-            log.warning("Triton kernel not tuned, using a safe configuration: %s", error)
-        failures.turn_off(TUNING, call, f"{TUNING} failed: {error}", is_out_of_memory(error))
-        return SAFE
-    failures.worked(TUNING, call)
+        if failures.is_new(kernel.tuning, call, error):
+            log.warning("Kernel %s not tuned, using a safe configuration: %s", kernel.name, error)
+        reason = f"{kernel.tuning} failed: {error}"
+        failures.turn_off(kernel.tuning, call, reason, is_out_of_memory(error))
+        return kernel.safe
+    failures.worked(kernel.tuning, call)
     return _chosen[key]
 
 
-def candidates(device: torch.device, head_dim: int, block_size: int) -> tuple[str | Tiles, ...]:
-    """What is worth measuring on a device."""
-    own = capability(device)[0] == 9 and block_size == 128 and head_dim in (64, 128)
-    return (HOPPER,) * own + CANDIDATES[block_size]
+def candidates(kernel: Kernel, call: Call) -> tuple[str | Tiles, ...]:
+    """What is worth measuring for such calls."""
+    major, tiles = capability(call.device)[0], kernel.candidates[call.block_size]
+    if major == 0:
+        return tiles + tuple(each for each in kernel.elsewhere if each.block_m <= call.block_size)
+    own = kernel.has_hopper and major == 9 and call.block_size == 128 and call.head_dim in (64, 128)
+    return (HOPPER,) * own + tiles
 
 
-def _load_or_measure(device, dtype, head_dim, block_size, run) -> str | Tiles:
-    name = _key(device, dtype, head_dim, block_size)
-    options = candidates(device, head_dim, block_size)
-    kept = _read().get(name)
+def _load_or_measure(kernel: Kernel, call: Call, run: Callable) -> str | Tiles:
+    options = candidates(kernel, call)
+    name = tuning_cache.key(kernel.name, call)
+    kept = tuning_cache.read().get(name)
     kept = tuple(kept) if isinstance(kept, list) else kept
     if kept in options:
         return next(option for option in options if option == kept)
     start = time.perf_counter()
-    if HOPPER in options and _works(HOPPER, Call(device, dtype, head_dim, block_size), run):
+    if HOPPER in options and _works(HOPPER, kernel, call, run):
         best = HOPPER  # 1.5 times as fast as the others, wherever it runs
     else:
         tiles = [option for option in options if option != HOPPER]
-        times = _measure(tiles, device, dtype, head_dim, block_size, run)
+        times = _measure(tiles, kernel, call, run)
         if not times:
             raise RuntimeError("no configuration works on this GPU")
         best = min(times, key=times.get)
         log.debug("Milliseconds: %s", times)
     seconds = time.perf_counter() - start
-    log.info("Triton kernel for %s chosen in %.1f s: %s", name, seconds, best)
-    _write(name, best)
+    log.info("Kernel for %s chosen in %.1f s: %s", name, seconds, best)
+    tuning_cache.write(name, best)
     return best
 
 
-def _measure(options, device, dtype, head_dim, block_size, run) -> dict[Tiles, float]:
+def _measure(options, kernel: Kernel, call: Call, run: Callable) -> dict[Tiles, float]:
     """Milliseconds by option; without those that fail or are wrong."""
-    call = Call(device, dtype, head_dim, block_size)
-    with torch.inference_mode(False), torch.no_grad(), torch.cuda.device(device):
-        plan = make_plan(RadialPattern(PATTERN_DECAY, 1, block_size), LAYOUT, device)
-        shape = (3, 1, LAYOUT.tokens, HEADS, head_dim)
+    device, module = call.device, device_module(call.device)
+    with torch.inference_mode(False), torch.no_grad(), module.device(device):
+        plan = make_plan(RadialPattern(PATTERN_DECAY, 1, call.block_size), LAYOUT, device)
+        shape = (3, 1, LAYOUT.tokens, HEADS, call.head_dim)
         random = torch.Generator(device).manual_seed(0)
-        q, k, v = torch.randn(shape, dtype=dtype, device=device, generator=random).unbind(0)
-        torch.cuda.synchronize()
-        given = (q, k, v, plan, head_dim**-0.5, False)
+        q, k, v = torch.randn(shape, dtype=call.dtype, device=device, generator=random).unbind(0)
+        module.synchronize()
+        given = (q, k, v, plan, call.head_dim**-0.5, False)
         runs = {o: partial(run, *given, config=o) for o in options}
         with ThreadPoolExecutor() as threads:
             for call_once in runs.values():
                 threads.submit(_compile, call_once, device)
-        return {o: _milliseconds(runs[o]) for o in options if _works(o, call, run)}
+        return {o: _milliseconds(runs[o], module) for o in options if _works(o, kernel, call, run)}
 
 
 def _compile(call_once, device: torch.device) -> None:
     """For a thread: compiling takes a second or two. What fails, fails again where it counts."""
-    with torch.no_grad(), torch.cuda.device(device):
+    with torch.no_grad(), device_module(device).device(device):
         call_once()
-        torch.cuda.synchronize()
+        device_module(device).synchronize()
 
 
-def _works(option: str | Tiles, call: Call, run: Callable) -> bool:
+def _works(option: str | Tiles, kernel: Kernel, call: Call, run: Callable) -> bool:
     try:
-        fault = fault_of(partial(run, config=option), call, EXACT)
+        fault = fault_of(partial(run, config=option), call, kernel.accuracy)
     except Exception as error:
         if is_out_of_memory(error):  # which says nothing of the kernel
             raise
         fault = f"{type(error).__name__}: {error}"
     if fault is not None:
-        log.info("Triton kernel: %s does not work on %s: %s", option, call, fault)
+        log.info("Kernel %s: %s does not work on %s: %s", kernel.name, option, call, fault)
     return fault is None
 
 
-def _milliseconds(call_once) -> float:
+def _milliseconds(call_once, module) -> float:
+    """module: the `device_module` of the current device."""
     call_once()
     times = []
     for _ in range(RUNS):
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start, end = (module.Event(enable_timing=True) for _ in range(2))
         start.record()
         call_once()
         end.record()
         end.synchronize()
         times.append(start.elapsed_time(end))
     return min(times)
-
-
-def _key(device, dtype, head_dim, block_size) -> str:
-    sources = sorted(Path(__file__).parent.glob("*.py"))
-    version = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()[:8]
-    kind = f"{dtype}, head_dim {head_dim}, blocks of {block_size}"
-    name = torch.cuda.get_device_name(device)
-    return f"{name}, {kind}, triton {triton.__version__}, kernels {version}"
-
-
-def _file() -> Path:
-    if chosen := os.environ.get("RADIAL_ATTENTION_CACHE"):
-        return Path(chosen).expanduser() / "triton.json"
-    if sys.platform == "win32":
-        base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
-    else:
-        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return base / "radial-attention" / "triton.json"
-
-
-def _read() -> dict:
-    try:
-        kept = json.loads(_file().read_text())
-        return kept if isinstance(kept, dict) else {}
-    except (OSError, ValueError, RuntimeError):  # the last where there is no home folder
-        return {}
-
-
-def _write(name: str, best: str | Tiles) -> None:
-    try:
-        path = _file()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_suffix(f".{os.getpid()}")
-        part.write_text(json.dumps({**_read(), name: best}, indent=1))
-        part.replace(path)
-    except (OSError, RuntimeError) as error:
-        log.info("Triton kernel: its configuration could not be kept: %s", error)

@@ -165,8 +165,8 @@ def test_a_named_backend_without_a_proof_is_refused_at_each_call(machine):
 
 def test_the_configuration_of_the_triton_kernel_is_measured_again(monkeypatch, tmp_path, caplog):
     tuning = pytest.importorskip("radial_core.kernels.tuning")
-    kind = (torch.device("cuda", 0), torch.bfloat16, 128, 128, None)
-    best, tries = tuning.CANDIDATES[128][2], []
+    kind = (tuning.TRITON, torch.device("cuda", 0), torch.bfloat16, 128, 128, None)
+    best, tries = tuning.TRITON.candidates[128][2], []
 
     def measure(*kind):
         tries.append(kind)

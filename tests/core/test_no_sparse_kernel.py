@@ -1,20 +1,21 @@
 """Running row by row on anything but a CPU is logged once, with the reason."""
 
 import logging
+from types import SimpleNamespace
 
 import pytest
 import torch
 
-from radial_core import attention, call, failures, proof
+from radial_core import attention, call, devices, failures, proof
 
 TOKENS = 75_600
 CUDA = torch.device("cuda", 0)
-# Device, torch.version.cuda, compute capability -> what the warning ends with; None: no warning.
+# Device, torch.version.cuda, compute capability -> what the warning has; None: no warning.
 DEVICES = {
     "cpu": (torch.device("cpu"), None, None, None),
     "mps": (torch.device("mps"), None, None, "there is none for devices of the type mps"),
-    "xpu": (torch.device("xpu", 0), None, None, "there is none for devices of the type xpu"),
-    "hip": (CUDA, None, (9, 4), "there is none for AMD GPUs"),
+    "an old xpu": (torch.device("xpu", 0), None, None, "with matrix units, got xpu:0"),
+    "an old hip": (CUDA, None, (10, 3), "with matrix units, got cuda:0"),
     "an old cuda": (CUDA, "12.8", (7, 5), "flex needs an NVIDIA GPU of compute capability 8.0"),
 }
 
@@ -24,11 +25,18 @@ def machine(request, monkeypatch):
     """A device of DEVICES, on which no kernel runs, and the expected warning."""
     device, cuda, capability, expected = request.param
     monkeypatch.setattr(torch.version, "cuda", cuda)
+    monkeypatch.setattr(torch.version, "hip", None if cuda else "7.2")
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    properties = SimpleNamespace(
+        gcnArchName="gfx1030", has_subgroup_matrix_multiply_accumulate=False
+    )
+    for module in (torch.cuda, torch.xpu):
+        monkeypatch.setattr(module, "get_device_properties", lambda device: properties)
     memories = attention._choices, failures._reasons, failures._logged, proof._verdicts
 
     def forget():
         call.capability.cache_clear()
+        devices.has_matrix_units.cache_clear()
         attention._warn_that_it_is_slow.cache_clear()
         for memory in memories:
             memory.clear()

@@ -42,7 +42,7 @@ STARTS = set(
     "posix_spawn spawnl spawnv startfile system".split()
 )
 # The tiles of a kernel, measured once for a GPU, are saved in the user's cache folder.
-TUNING = "radial_core/kernels/tuning.py"
+TUNING = "radial_core/kernels/tuning_cache.py"
 # Hooks of modules are removed by a method with that name.
 TRAINING, BLOCKS = "nodes/training/prepare.py", "nodes/hook/block_hooks.py"
 ALLOWED = {

@@ -13,6 +13,7 @@ import torch
 ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT / "benchmarks"), str(ROOT / "tests")]
 
+import attention_measure  # noqa: E402
 import attention_mine as mine  # noqa: E402
 import record  # noqa: E402
 from attention_case import bench, measured_row  # noqa: E402
@@ -27,6 +28,13 @@ LAYOUT, HEADS, PATTERN = VideoLayout(5, 8, 16), 2, RadialPattern(0.2, 1)
 SENT = sorted((ROOT / "benchmarks/results/mine").glob("*.json"))
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="tests/gpu measure there")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(attention_measure, "SECONDS", 0.01)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -156,9 +164,32 @@ def test_the_file_is_named_after_the_card():
     assert name == "nvidia-geforce-rtx-4070-ti-super-2026-11-29-1432"
 
 
+def test_it_writes_one_file_and_says_where_to_send_it(monkeypatch, tmp_path, capsys):
+    """All of --mine on small videos, with a card's name and memory."""
+    small = {name: (LAYOUT, HEADS, PATTERN) for name in mine.VIDEOS}
+    needed = HEADS * LAYOUT.tokens * 128 * 2 * mine.TENSORS
+    monkeypatch.setattr(mine, "CASES", small)
+    monkeypatch.setattr(record, "ROOT", tmp_path)
+    monkeypatch.setattr(record, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "NVIDIA GeForce RTX 4090")
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (needed - 1, 24 * 2**30))
+    mine.main()
+    (file,) = (tmp_path / "results/mine").iterdir()
+    assert file.name.startswith("nvidia-geforce-rtx-4090-20") and file.suffix == ".json"
+    found = json.loads(file.read_text())
+    assert mine.faults(found) == [] and found["memory_gib"] == 24.0
+    assert [(case["heads"], len(case["rows"])) for case in found["cases"]] == [(1, 1), (1, 1)]
+    assert all(case["name"].endswith(", 1 of 2 heads") for case in found["cases"])
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert file.name in last and mine.ADDRESS in last
+
+
 def test_the_form_is_there_and_asks_for_the_file():
-    form = (ROOT / ".github/ISSUE_TEMPLATE" / mine.TEMPLATE).read_text(encoding="utf-8")
-    assert mine.COMMAND in form
+    yaml = pytest.importorskip("yaml")
+    text = (ROOT / ".github/ISSUE_TEMPLATE" / mine.TEMPLATE).read_text(encoding="utf-8")
+    form = yaml.safe_load(text)
+    assert {"name", "description", "body"} <= form.keys() and mine.COMMAND in form["description"]
+    assert [part["id"] for part in form["body"] if part.get("validations")] == ["file"]
 
 
 def test_it_starts_from_the_package_in_a_python_that_keeps_its_folder_off_the_path(tmp_path):

@@ -9,7 +9,7 @@ from statistics import median
 
 import record
 import torch
-from attention import DEVICE, DTYPE, HEAD_DIM, milliseconds
+from attention_measure import DEVICE, DTYPE, HEAD_DIM, milliseconds
 
 from radial_core import RadialPattern, VideoLayout, make_plan
 from radial_core.attention import attend

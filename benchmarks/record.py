@@ -15,28 +15,36 @@ ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks/results"
 KERNEL_PACKAGES = (
     "triton",
+    "triton-windows",
     "flash-attn-4",
     "nvidia-cutlass-dsl",
     "flashinfer-python",
     "nvidia-cudnn-frontend",
     "comfy-kitchen",
+    "sageattention",
 )
 sys.path.insert(0, str(ROOT))
 
 
 def save(name: str, cases: list[dict], **more):
     """Write results/NAME.json. `more`: further entries next to the cases."""
-    record = {
-        "machine": machine(),
-        "versions": versions(),
-        "command": f"python {Path(sys.argv[0]).resolve().relative_to(ROOT)}{_arguments()}",
-        **more,
-        "cases": cases,
-    }
-    RESULTS.mkdir(exist_ok=True)
+    script = Path(sys.argv[0]).resolve().relative_to(ROOT).as_posix()
+    write(name, assembled(cases, f"python {script}{_arguments()}", **more))
+
+
+def assembled(cases: list[dict], command: str, **more) -> dict:
+    """What is written: the cases with the machine, the versions and the command."""
+    start = {"machine": machine(), "versions": versions(), "command": command}
+    return {**start, **more, "cases": cases}
+
+
+def write(name: str, record: dict) -> Path:
+    """Write results/NAME.json, and return its path in the repository."""
     path = RESULTS / f"{name}.json"
-    path.write_text(json.dumps(record, indent=2) + "\n")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     print(f"Written: {path.relative_to(ROOT)}")
+    return path.relative_to(ROOT)
 
 
 def gpu_name() -> str:

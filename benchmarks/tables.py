@@ -16,6 +16,7 @@ import re
 from pathlib import Path
 
 import tables_cost
+import tables_precision
 import tables_quality
 import tables_speed
 from tables_format import ROOT
@@ -23,15 +24,15 @@ from tables_format import ROOT
 REGION = re.compile(r"(<!-- table: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 TABLES = {
     table.__name__: table
-    for module in (tables_speed, tables_cost, tables_quality)
+    for module in (tables_speed, tables_precision, tables_cost, tables_quality)
     for table in module.TABLES
 }
 
 
 def documents() -> list[Path]:
     """The Markdown files that may hold tables."""
-    folders = (ROOT, ROOT / "docs", ROOT / "benchmarks", ROOT / "benchmarks/quality")
-    return sorted(file for folder in folders for file in folder.glob("*.md"))
+    folders = (".", "docs", "benchmarks", "benchmarks/quality", "benchmarks/results/mine")
+    return sorted(file for folder in folders for file in (ROOT / folder).glob("*.md"))
 
 
 def with_tables(text: str) -> str:

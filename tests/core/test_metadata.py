@@ -97,7 +97,7 @@ def test_the_package_has_what_runs_and_nothing_else():
     except subprocess.CalledProcessError:
         pytest.skip("no git repository")
     top = {file.parts[0] for file in files}
-    folders = {"docs", "nodes", "radial_core", "workflows"}
+    folders = {"benchmarks", "docs", "nodes", "radial_core", "workflows"}
     documents = {"README.md", "CHANGELOG.md", "LICENSE", "pyproject.toml", "requirements.txt"}
     assert top == {*folders, *documents, "__init__.py"}
     assert sum((ROOT / file).stat().st_size for file in files) < MOST_MEGABYTES * 1e6

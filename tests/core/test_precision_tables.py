@@ -1,0 +1,56 @@
+"""benchmarks/tables_precision.py: files that are not there yet, and files that are."""
+
+import json
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+sys.path.append(str(ROOT / "benchmarks"))
+
+import tables_format  # noqa: E402
+import tables_precision as tables  # noqa: E402
+
+
+def write(monkeypatch, folder: Path, name: str, **found):
+    for module in (tables_format, tables):
+        monkeypatch.setattr(module, "RESULTS", folder)
+    file = folder / f"{name}.json"
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(json.dumps(found))
+
+
+def row(backend: str, precision: str, ms: float, tflops: float) -> dict:
+    figures = {"ms": ms, "tflops": tflops, "relative_error": 0.0123, "peak_extra_mib": 7.0}
+    return {"backend": backend, "precision": precision, **figures}
+
+
+def test_mma_sync_compares_rates_of_kept_blocks(monkeypatch, tmp_path):
+    write(monkeypatch, tmp_path, "other")
+    assert tables.mma_sync() == "Not measured yet."
+    rows = [
+        row("bf16", "exact", 100.0, 300.0),
+        row("int8", "8 bit", 60.0, 500.0),
+        row("comfy-kitchen int8", "8 bit", 241.0, 486.0),
+    ]
+    case = {"name": "Wan", "rows": rows}
+    write(monkeypatch, tmp_path, "attention-mma-sync-h100", cases=[case])
+    lines = tables.mma_sync().splitlines()
+    assert lines[3] == "| int8: Wan, H100 | 8 bit | 60.0 | 500 | 1.67x | 0.0123 |"
+    assert "| 241 | 486 | 1.62x |" in lines[4]
+
+
+def test_what_people_sent_in(monkeypatch, tmp_path):
+    write(monkeypatch, tmp_path, "other")
+    assert tables.sent_in() == "None yet."
+    case = {"name": "Wan", "rows": [row("triton_int8", "8 bit", 60.0, 500.0)]}
+    write(monkeypatch, tmp_path, "mine/rtx", machine="RTX; an i7, 8 cores", cases=[case])
+    line = tables.sent_in().splitlines()[2]
+    assert line == "| [RTX](rtx.json): Wan |  |  |  |  |  | 60.0 |"
+
+
+def test_rows_of_both_gpus(monkeypatch, tmp_path):
+    for gpu in ("h100", "h200"):
+        case = {"name": tables.VIDEO, "rows": [row("triton_int8", "8 bit", 60.0, 500.0)]}
+        write(monkeypatch, tmp_path, f"attention-{gpu}", cases=[case])
+    lines = tables.precision().splitlines()[2:]
+    assert lines[1] == "| triton_int8, H200 | 8 bit | 60.0 | 500 | 0.0123 | 7 |" and len(lines) == 2

@@ -45,7 +45,6 @@ class Accuracy:
                     f"for {dtype}, got {error:g}"
                 )
 
-
     @property
     def precision(self) -> str:
         """What the node and the report call it: "exact" or "8 bit"."""

@@ -89,12 +89,14 @@ def dense(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, softmax_scale: floa
     """The sparse kernel, with one list of all blocks that every row of blocks walks."""
     from ..kernels import hopper_launch
 
-    lists = (*_all_blocks(-(-q.shape[1] // DENSE_BLOCK), q.device), None)
+    lists = (*all_blocks(q.shape[1], q.device), None)
     return hopper_launch.run(q, k, v, *lists, DENSE_BLOCK, softmax_scale, False)[0]
 
 
 @lru_cache(maxsize=PLANS_KEPT)
-def _all_blocks(count: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+def all_blocks(tokens: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """indptr of one row and indices of a dense call, as `Plan` has them for each row."""
+    count = -(-tokens // DENSE_BLOCK)
     indptr = torch.tensor([[0, count]], dtype=torch.int32, device=device)
     return indptr, torch.arange(count, dtype=torch.int32, device=device)
 

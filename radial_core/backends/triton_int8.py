@@ -1,6 +1,6 @@
-"""Our own 8-bit kernel (radial_core/kernels/int8.py): q, k, v and the weights as int8.
+"""Our own 8-bit kernels (radial_core/kernels/int8.py): q, k, v and the softmax weights as int8.
 
-It runs where the portable kernel runs, and needs only Triton.
+They run where our portable kernel runs, and need only Triton.
 """
 
 import torch
@@ -32,11 +32,8 @@ def run(
     config=None,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """config: of `tuning.candidates`; the best of them if None."""
-    from ..kernels import int8_launch
-
-    config = config or int8_launch.Tiles(128, 64, 8, 2)
     lists = (plan.indptr, plan.indices, plan.order)
-    return int8_launch.run(config, q, k, v, *lists, plan.block_size, softmax_scale, return_lse)
+    return _launch(config, q, k, v, lists, plan.block_size, softmax_scale, return_lse)
 
 
 def why_not_dense(call: Call) -> str | None:
@@ -45,4 +42,15 @@ def why_not_dense(call: Call) -> str | None:
 
 def dense(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, softmax_scale: float) -> torch.Tensor:
     """The sparse kernel, with one list of all blocks that every row of blocks walks."""
-    raise NotImplementedError
+    indptr, indices = triton.all_blocks(q.shape[1], q.device)
+    lists = (indptr, indices, indices)
+    return _launch(None, q, k, v, lists, triton.DENSE_BLOCK, softmax_scale, False)[0]
+
+
+def _launch(config, q, k, v, lists, block_size: int, softmax_scale: float, return_lse: bool):
+    from ..kernels import int8_launch, tuning
+
+    if config is None:
+        kind = (q.device, q.dtype, q.shape[-1], block_size)
+        config = tuning.best_config(tuning.INT8, *kind, run)
+    return int8_launch.run(config, q, k, v, *lists, block_size, softmax_scale, return_lse)

@@ -43,6 +43,7 @@ def attend(
     indices,
     order,  # the rows in the order to compute them
     list_stride,  # from one head's rows in indptr to the next one's; 0 if all heads share a list
+    row_stride,  # from one row in indptr to the next one; 0 if all rows keep the same blocks
     tokens,
     steps,  # of BLOCK_N keys, whole blocks of them
     heads,
@@ -52,6 +53,7 @@ def attend(
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     STAGES: tl.constexpr,
+    SUMS: tl.constexpr,  # columns of the matrix of ones: as few as a product can have
     LSE: tl.constexpr,
 ):
     """out: (b, s, all heads, d), contiguous from its first head on. lse: float32 (b, all heads, s),
@@ -81,11 +83,11 @@ def attend(
     low = tl.zeros([BLOCK_M, HALF], tl.float32)  # of the output, by channels
     high = tl.zeros([BLOCK_M, HALF], tl.float32)
     top = tl.full([BLOCK_M], float("-inf"), tl.float32)  # the largest score of each row so far
-    total = tl.zeros([BLOCK_M, 8], tl.float32)  # of 126 * exp2(score - top), 8 times
+    total = tl.zeros([BLOCK_M, SUMS], tl.float32)  # of 126 * exp2(score - top)
 
-    indptr += head * list_stride
-    begin = tl.load(indptr + row)
-    end = tl.load(indptr + row + 1)
+    indptr += head * list_stride + row * row_stride
+    begin = tl.load(indptr)
+    end = tl.load(indptr + 1)
     last = tl.load(indices + end - 1)
     # Rows ascend, so only the last block can reach past the end: it has a masked loop of its own.
     cut = (last + 1) * BLOCK_SIZE > tokens
@@ -104,7 +106,7 @@ def attend(
                 low, high, top, total, tokens - part * PART, 1, PARTS, True,
             )  # fmt: skip
 
-    total_of_row = tl.max(total, 1)  # the 8 are the same
+    total_of_row = tl.max(total, 1)  # all columns are the same
     factor = 1 / total_of_row
     of_head = pair * HEAD_DIM
     out += places[:, None] * HEAD_DIM
@@ -177,7 +179,7 @@ def _accumulate(
     if TWO:
         sums = _product(weights_1, tl.trans(high_1), sums)
     high = _add(high, shrink, sums, grow_v)
-    ones = tl.full([PART, 8], 1, tl.int8)
+    ones = tl.full([PART, total.shape[1]], 1, tl.int8)
     sums = _product(weights_0, ones, tl.full(total.shape, MAGIC_BITS, tl.int32))
     if TWO:
         sums = _product(weights_1, ones, sums)

@@ -3,6 +3,7 @@
 from functools import lru_cache
 
 import torch
+import triton
 
 from .int8 import attend
 from .int8_quantize import quantize
@@ -13,6 +14,9 @@ from .portable_launch import Tiles
 CODES_AT_ONCE = 2**30  # bytes of codes of k and v; more if one head has more
 SAMPLE = 1024  # tokens for int8_statistics.py, at most
 QUANTIZE_STEPS = 1  # of a program
+# The fewest columns that a product may have.
+_version = tuple(map(int, triton.__version__.split(".")[:2]))
+SUMS = 8 if torch.version.cuda and _version >= (3, 5) else 16
 
 
 def run(
@@ -27,16 +31,19 @@ def run(
     softmax_scale: float,
     return_lse: bool,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """out (b, s, h, d) contiguous, and lse (b, h, s) or None. indptr, indices, order: of a plan."""
+    """out (b, s, h, d) contiguous, and lse (b, h, s) or None.
+
+    indptr, indices, order: of a plan; or with an indptr of one row, which all rows then walk.
+    """
     batch, tokens, heads, head_dim = q.shape
     q, k, v = (x if x.stride(-1) == 1 else x.contiguous() for x in (q, k, v))
     out, lse = outputs(q, return_lse)
     block_m, block_n = min(tiles.block_m, block_size), min(tiles.block_n, block_size)
-    steps = -(-tokens // block_size) * (block_size // block_n)
-    blocks_of_m = -(-tokens // block_size) * (block_size // block_m)
+    blocks = -(-tokens // block_size)
+    steps = blocks * (block_size // block_n)
+    to_next_list, to_next_row = list_stride(indptr), int(indptr.shape[1] == blocks + 1)
     at_once = _heads_at_once(heads, 2 * batch * steps * block_n * head_dim)
     rotation = rotation_matrix(head_dim // 2, q.device)
-    to_next_list = list_stride(indptr)
 
     def empty(*shape, dtype=torch.float32):
         return torch.empty(batch * at_once, *shape, dtype=dtype, device=q.device)
@@ -53,7 +60,17 @@ def run(
         some_lse = some_out if lse is None else lse[:, some]  # not touched
         lists = indptr[some] if to_next_list else indptr
         q_codes = some_out.view(torch.int8)  # they wait where the output of their rows will be
-        key = (tiles, q.device, q.dtype, q.shape, count, q_strides, kv_strides, block_size, return_lse)
+        key = (
+            tiles,
+            q.device,
+            q.dtype,
+            q.shape,
+            count,
+            q_strides,
+            kv_strides,
+            block_size,
+            return_lse,
+        )
         key += tuple(x.data_ptr() % 16 for x in (some_q, some_k, some_v, some_lse, lists))
         launch(
             key,
@@ -107,9 +124,9 @@ def run(
             num_warps=block_n // 16,
         )
         launch(
-            (*key, to_next_list > 0),
+            (*key, to_next_list > 0, to_next_row),
             attend,
-            (blocks_of_m, batch * count, 1),
+            (blocks * (block_size // block_m), batch * count, 1),
             (
                 q_codes,
                 q_scales,
@@ -126,6 +143,7 @@ def run(
                 indices,
                 order,
                 to_next_list,
+                to_next_row,
                 tokens,
                 steps,
                 count,
@@ -135,6 +153,7 @@ def run(
                 block_m,
                 block_n,
                 tiles.stages,
+                SUMS,
                 return_lse,
             ),
             num_warps=tiles.warps,

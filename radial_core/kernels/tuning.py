@@ -64,13 +64,14 @@ TRITON = Kernel(
 INT8 = Kernel(
     "triton_int8",
     {
-        64: (SAFE, Tiles(64, 64, 4, 3), Tiles(64, 32, 4, 3)),
+        64: (SAFE, Tiles(64, 64, 4, 3), Tiles(64, 64, 4, 5)),
         128: (
             SAFE,
-            Tiles(64, 64, 4, 3),
-            Tiles(128, 64, 8, 2),
-            Tiles(128, 64, 8, 3),
-            Tiles(128, 128, 8, 2),
+            Tiles(64, 64, 4, 5),
+            Tiles(64, 128, 4, 3),
+            Tiles(64, 128, 4, 5),
+            Tiles(128, 128, 8, 3),
+            Tiles(128, 128, 8, 5),
         ),
     },
     INT8_ACCURACY,

@@ -66,7 +66,7 @@ def ran(summaries, number=-1):
 
 
 def report(model):
-    (override,) = (pack_module("nodes.hook.attach").override_of(model),)
+    override = pack_module("nodes.hook.attach").override_of(model)
     return pack_module("nodes.run.summary_text").report(override.runs[-1].read())
 
 

@@ -3,7 +3,7 @@
 from comfy_api.latest import io
 
 from ..radial_core.attention import check_backend_name, choose_backend
-from ..radial_core.backends import BACKENDS
+from ..radial_core.backends import BACKENDS, backend_module
 from ..radial_core.call import Call
 from ..radial_core.masks.radial import MAX_DECAY
 from .comfyui import features
@@ -13,6 +13,8 @@ from .families.registry import FAMILIES, head_dim_of
 from .hook.attach import attach
 from .hook.dense_choice import AUTO, CHOICES
 from .hook.override import RadialOverride
+from .hook.precision import CHOICES as PRECISIONS
+from .hook.precision import check_backend_precision
 from .inputs.checks import (
     BLOCK_SIZE_CHOICES,
     check_choice,
@@ -23,6 +25,7 @@ from .inputs.checks import (
 from .inputs.settings import AUTOMATIC, MOST, read_settings
 
 TRAINING = f"{KEY}_training"  # the key of the callbacks for training
+APPROXIMATE = ", ".join(n for n in BACKENDS if not backend_module(n).ACCURACY.exact)
 
 
 class RadialAttentionPatch(io.ComfyNode):
@@ -115,8 +118,9 @@ class RadialAttentionPatch(io.ComfyNode):
                     "backend",
                     options=["auto", *(name for name in BACKENDS if name != "reference")],
                     default="auto",
-                    tooltip="What computes the kept blocks. auto takes the fastest one that can. "
-                    "All are exact, so this changes the speed, not the picture.",
+                    tooltip="What computes the kept blocks. auto takes the fastest one that can "
+                    f"in the precision below. {APPROXIMATE} computes in 8 bits. All others are "
+                    "exact: they change the speed, not the picture.",
                     advanced=True,
                 ),
                 io.Combo.Input(
@@ -128,6 +132,20 @@ class RadialAttentionPatch(io.ComfyNode):
                     "the dense steps. comfyui: what would run without this node. fastest: the "
                     "fastest exact kernel on this machine. auto: the fastest, unless you chose an "
                     "attention yourself, on ComfyUI's command line or with another node.",
+                    advanced=True,
+                ),
+                io.Combo.Input(
+                    "precision",
+                    options=list(PRECISIONS),
+                    default=AUTO,
+                    optional=True,  # older saved graphs don't have it
+                    tooltip="How exactly the kept blocks are computed. exact: as exactly as dense "
+                    "attention in the model's own precision. 8 bit: faster on many GPUs, with "
+                    "small differences, as SageAttention has them; where no such kernel can run, "
+                    "an exact one does. If you chose no dense attention yourself, it may run in "
+                    "8 bits too. auto: 8 bit if you run dense attention in 8 bits already "
+                    "(SageAttention, Comfy Kitchen attention), else exact. Training is always "
+                    "exact.",
                     advanced=True,
                 ),
             ],
@@ -151,6 +169,7 @@ class RadialAttentionPatch(io.ComfyNode):
         block_size,
         backend,
         dense_attention=AUTO,
+        precision=AUTO,
     ) -> io.NodeOutput:
         check_model(model)
         check_plain(backend=backend)
@@ -164,13 +183,15 @@ class RadialAttentionPatch(io.ComfyNode):
         )
         check_backend_name(backend)
         check_choice("dense_attention", dense_attention, CHOICES)
+        check_choice("precision", precision, PRECISIONS)
+        check_backend_precision(precision, backend)
         head_dim = head_dim_of(model.get_model_object("diffusion_model"))
         if backend != "auto" and head_dim is not None:
             dtype = model.model.manual_cast_dtype or model.model_dtype()
             choose_backend(backend, Call(model.load_device, dtype, head_dim, settings.block_size))
 
         node = getattr(cls.hidden, "unique_id", None)  # None outside a server
-        override = RadialOverride(settings, backend, dense_attention, node)
+        override = RadialOverride(settings, backend, dense_attention, precision, node)
         model = model.clone()
         attach(model, override)
         training = features.load("training", ".training.prepare")

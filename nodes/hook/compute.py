@@ -5,18 +5,27 @@ from contextlib import nullcontext
 import torch
 
 from ...radial_core.attention import attend
+from ...radial_core.call import Call
 from ...radial_core.padding import with_padding, without_padding
 from .decision import Dense, Sparse
 from .dense_choice import attend_fast
 
 
 def compute(
-    decision: Sparse | Dense, q, k, v, heads: int, kwargs: dict, backend: str
+    decision: Sparse | Dense,
+    q,
+    k,
+    v,
+    heads: int,
+    kwargs: dict,
+    backend: str,
+    approximate: bool = False,
 ) -> tuple[torch.Tensor | None, str | None]:
     """The output, in the layout that the call asks for, and the name of the kernel.
 
     Twice None for a dense call that ComfyUI's own attention computes as well. q, k, v: (b, h, s, d)
-    if skip_reshape, else (b, s, h * d). backend: for sparse calls.
+    if skip_reshape, else (b, s, h * d). backend: for sparse calls. approximate: whether the kernel
+    may be one that is not exact.
     """
     if torch.is_autocast_enabled(q.device.type):  # in training: as torch's own attention does
         dtype = torch.get_autocast_dtype(q.device.type)
@@ -28,14 +37,21 @@ def compute(
         unpadded = without_padding(tensors, padding.prefix, padding.absent)
     with unpadded as (q, k, v):
         if isinstance(decision, Sparse):
-            out, _, name = attend(q, k, v, decision.plan, backend, scale)
+            out, _, name = attend(q, k, v, decision.plan, backend, scale, approximate=approximate)
         else:
-            out, name = attend_fast(q, k, v, scale)
+            out, name = attend_fast(q, k, v, scale, approximate)
     if out is None:
         return None, None
     if padding is not None:
         out = with_padding(out, padding.prefix, padding.absent)
     return out.transpose(1, 2) if kwargs["skip_output_reshape"] else out.flatten(2), name
+
+
+def call_of(decision: Sparse, q, heads: int, kwargs: dict) -> Call:
+    """The kind of a sparse call without gradients."""
+    head_dim = q.shape[-1] if kwargs["skip_reshape"] else q.shape[-1] // heads
+    plan = decision.plan
+    return Call(q.device, q.dtype, head_dim, plan.block_size, per_head=plan.per_head)
 
 
 def to_bshd(q, k, v, heads: int, skip_reshape: bool) -> tuple[torch.Tensor, ...]:

@@ -16,25 +16,33 @@ OPTIONS = (
     "use_pytorch_cross_attention",
     "use_split_cross_attention",
     "use_quad_cross_attention",
+    "use_ck_attention",
 )
 
 
 def wants_fastest(choice: str, previous: Callable | None) -> bool:
-    """Whether dense calls of a forward pass run the fastest exact kernel, or what ComfyUI would.
+    """Whether dense calls of a forward pass run the fastest kernel, or what ComfyUI would.
 
-    "auto" takes the fastest unless the user chose an attention, on ComfyUI's command line or by a
-    node, which is then on the hook as `previous`.
+    "auto" takes the fastest unless the user chose an attention, on ComfyUI's command line, by a
+    node or by a checkpoint. `previous` is then the node's override or the checkpoint's function.
     """
     if choice == AUTO:
         return previous is None and not has_option(*OPTIONS)
     return choice == FASTEST
 
 
-def attend_fast(q, k, v, softmax_scale: float | None) -> tuple[torch.Tensor | None, str | None]:
-    """Output and name of the fastest exact kernel; twice None if that is torch's default.
+def is_beaten(q, k, v, approximate: bool = False) -> bool:
+    """Whether a kernel is faster than torch's default. q, k, v: (b, s, h, d)."""
+    return fastest_dense(q, k, v, approximate) is not None
 
-    q, k, v, output: (b, s, h, d).
+
+def attend_fast(
+    q, k, v, softmax_scale: float | None, approximate: bool = False
+) -> tuple[torch.Tensor | None, str | None]:
+    """Output and name of the fastest kernel; twice None if that is torch's default.
+
+    q, k, v, output: (b, s, h, d). approximate: whether it may be one that is not exact.
     """
-    if fastest_dense(q, k, v) is None:
+    if not is_beaten(q, k, v, approximate):
         return None, None
-    return dense_attention(q, k, v, softmax_scale)
+    return dense_attention(q, k, v, softmax_scale, approximate)

@@ -27,7 +27,8 @@ class ForwardPass:
     In training, a call may come again after the pass, for gradients: it must run as it did before.
 
     override: ours. previous: the override that was on the hook before it. step: in the record of
-    the run. fast_dense: whether dense calls may run another exact kernel than ComfyUI's.
+    the run. fast_dense: whether dense calls may run another kernel than ComfyUI's. preferred: the
+    attention function that the checkpoint chose, if any. stays_exact: gradients may be asked for.
     """
 
     override: Override
@@ -35,7 +36,9 @@ class ForwardPass:
     facts: PassFacts
     step: int
     fast_dense: bool
+    preferred: Callable | None = None
     training: bool = False
+    stays_exact: bool = False
     sparse_blocks: set[int] = field(default_factory=set)  # those that ran sparse
     ended: bool = False
     self_attention_calls: int = 0  # over the video, so far

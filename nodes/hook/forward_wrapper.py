@@ -2,11 +2,15 @@
 
 from contextlib import nullcontext
 
+import torch
+
 from ...radial_core.schedule import step_of
 from ..comfyui import features
+from ..comfyui.attention_functions import preferred_attention
 from ..comfyui.option_keys import BLOCK, IN_PARTS, KEY, PREVIOUS, SLOT
 from ..comfyui.state import is_training
 from ..families.registry import token_layout_of
+from ..families.transformer_blocks import transformer_blocks
 from ..run.record import CallEntry
 from .block_hooks import hooked_blocks
 from .current_pass import in_pass
@@ -80,16 +84,30 @@ class ForwardWrapper:
         tokens = token_layout_of(model, x, c_crossattn, conditions)
         pattern, schedule, preset = override.run.settings.resolve(base, tokens.grid[0], sigmas)
         override.reporter.record.use(pattern, schedule, preset)
+        preferred = _preferred(model) if previous is None else None
+        training = is_training()
         options[KEY] = forward = ForwardPass(
             override=override,
             previous=previous,
             facts=PassFacts(tokens, pattern, schedule, schedule.is_dense_step(sigmas, step)),
             step=entry.step,
-            fast_dense=wants_fastest(override.dense_choice, previous),
-            training=is_training(),
+            fast_dense=wants_fastest(override.dense_choice, previous or preferred),
+            preferred=preferred,
+            training=training,
+            # Gradient checkpointing runs a call without gradients first, and must get the same.
+            stays_exact=training or torch.is_grad_enabled(),
         )
         options[SLOT] = override
         return forward
+
+
+def _preferred(diffusion_model):
+    """The attention function that the checkpoint chose, in its first block."""
+    try:
+        _, first = next(transformer_blocks(diffusion_model))
+        return preferred_attention(first)
+    except Exception:  # no blocks, or not as we know them: then the checkpoint chose none for us
+        return None
 
 
 def _fused(diffusion_model, x):

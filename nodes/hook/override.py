@@ -9,9 +9,10 @@ from functools import partial
 import torch
 
 from ...radial_core import runs
-from ...radial_core.call import SIGNALS
+from ...radial_core.call import SIGNALS, wants_gradients
 from ..comfyui import features
 from ..comfyui.attention_functions import is_comfyuis
+from ..comfyui.eight_bit import runs_in_8_bits
 from ..comfyui.option_keys import KEY, PREVIOUS
 from ..inputs.settings import Settings
 from ..run.reasons import NOT_OURS, Reason, Why
@@ -19,11 +20,20 @@ from ..run.record import CallEntry, Record
 from ..run.run_reporter import RunReporter
 from .arguments import unknown_arguments
 from .block_numbers import says_its_block
-from .compute import compute
-from .decision import CallFacts, Dense, Sparse, decide, find_video
-from .dense_choice import AUTO
+from .compute import call_of, compute, to_bshd
+from .decision import CallFacts, Dense, NotOurs, Sparse, decide, find_video
+from .dense_choice import AUTO, is_beaten
 from .forward_pass import ForwardPass
 from .host_values import HostValues
+from .precision import (
+    EIGHT_BIT,
+    EXACT,
+    TRAINING,
+    of_comfyuis,
+    of_sparse_calls,
+    precision_of,
+    why_exact,
+)
 from .run_settings import RunSettings
 
 # Loaded here, since what torch.compile traces can't import.
@@ -53,12 +63,19 @@ class RadialOverride:
     """
 
     def __init__(
-        self, settings: Settings, backend: str, dense_choice: str, node: str | None = None
+        self,
+        settings: Settings,
+        backend: str,
+        dense_choice: str,
+        precision: str,
+        node: str | None = None,
     ):
         """node: the id in the graph of the node that made it."""
         self.settings = settings
         self.backend = backend
         self.dense_choice = dense_choice
+        self.precision = precision
+        self.sparse_precision = of_sparse_calls(precision, backend)
         self.reporter = RunReporter(node)
         self._begin_run()
 
@@ -108,19 +125,27 @@ class RadialOverride:
         kwargs: all other arguments of the call, with mask, skip_reshape and skip_output_reshape.
         """
         entry, decision, out = CallEntry(), None, None
+        previous = _previous(forward, kwargs.get("transformer_options") or {})
+        chosen = func  # for dense self-attention over the video
+        if previous is None and forward is not None and forward.preferred is not None:
+            chosen = forward.preferred
         try:
             if forward is None:
                 decision = Dense(Why(Reason.OUTSIDE_PASS))
             else:
                 decision = decide(forward.facts, self._gather(entry, forward, q, k, v, kwargs))
             if isinstance(decision, Sparse):
-                out, entry.backend = compute(decision, q, k, v, heads, kwargs, self.backend)
-                entry.density = decision.plan.density
+                out = self._attend_sparse(
+                    entry, decision, forward, chosen, previous, q, k, v, heads, kwargs
+                )
                 forward.sparse_blocks.add(entry.block)
             else:
                 entry.dense = decision.why
-                if self._may_be_fast(decision, forward, func):
-                    out, entry.backend = compute(decision, q, k, v, heads, kwargs, self.backend)
+                is_plain = isinstance(decision, Dense) and decision.is_plain
+                if is_plain and self._may_be_fast(forward, chosen):
+                    asked = self.precision == EIGHT_BIT and not _stays_exact(forward, q, k, v)
+                    backend = self.backend
+                    out, entry.backend = compute(decision, q, k, v, heads, kwargs, backend, asked)
         except SIGNALS:
             raise
         except Exception as error:
@@ -129,9 +154,14 @@ class RadialOverride:
             else:
                 entry.failed(self.fail(error))
         if out is None:
-            previous = _previous(forward, kwargs.get("transformer_options") or {})
-            run = func if previous is None else partial(previous, func)
+            if isinstance(decision, NotOurs):
+                chosen = func
+            else:
+                entry.precision = of_comfyuis(chosen, previous)
+            run = chosen if previous is None else partial(previous, func)
             out = run(q, k, v, heads, **kwargs)
+        elif entry.precision is None:
+            entry.precision = precision_of(entry.backend)
         if forward is None or not forward.ended:
             self.reporter.end_call(entry)
         return out
@@ -162,10 +192,43 @@ class RadialOverride:
             failure=None if entry.block in forward.sparse_blocks else self.run.failure,
         )
 
-    def _may_be_fast(self, decision, forward: ForwardPass | None, func: Callable) -> bool:
-        """Whether another exact kernel than ComfyUI's may compute a dense call."""
-        if not isinstance(decision, Dense) or not decision.is_plain:
+    def _attend_sparse(
+        self, entry: CallEntry, decision: Sparse, forward, func, previous, q, k, v, heads, kwargs
+    ):
+        """The output of a sparse call. entry: gets what goes into the record."""
+        wanted, stays_exact = self.sparse_precision, _stays_exact(forward, q, k, v)
+        approximate = not stays_exact and (
+            wanted == EIGHT_BIT
+            or wanted == AUTO
+            and runs_in_8_bits(func, previous)
+            and not self._exact_if_dense(forward, func, q, k, v, heads, kwargs)
+        )
+        # A backend that was named and is not exact can't be kept where the call stays so.
+        backend = "auto" if wanted == EIGHT_BIT and not approximate else self.backend
+        out, entry.backend = compute(decision, q, k, v, heads, kwargs, backend, approximate)
+        entry.density = decision.plan.density
+        entry.precision = precision_of(entry.backend)
+        if entry.precision == EXACT and (approximate or wanted == EIGHT_BIT):
+            self._say_why_exact(decision, stays_exact, q, heads, kwargs)
+        return out
+
+    def _exact_if_dense(self, forward: ForwardPass, func, q, k, v, heads, kwargs) -> bool:
+        """Whether an exact kernel of ours, not the user's attention, would compute it densely."""
+        if not self._may_be_fast(forward, func):
             return False
+        return is_beaten(*to_bshd(q, k, v, heads, kwargs["skip_reshape"]))
+
+    def _say_why_exact(self, decision: Sparse, stays_exact: bool, q, heads, kwargs) -> None:
+        """Put into the record, once, why calls that might be 8 bit are exact."""
+        record = self.reporter.record
+        if record.why_exact is None:
+            record.why_exact = TRAINING
+            if not stays_exact:
+                call = call_of(decision, q, heads, kwargs)
+                record.why_exact = why_exact(self.backend, call, decision.plan.tokens)
+
+    def _may_be_fast(self, forward: ForwardPass, func: Callable) -> bool:
+        """Whether another kernel than ComfyUI's may compute a dense call over a video."""
         if self.dense_choice == AUTO and not is_comfyuis(func):
             return False  # some pack put an attention of its own in the place of ComfyUI's
         return self.run.fast_dense_works and forward.fast_dense
@@ -194,6 +257,11 @@ class RadialOverride:
             runs.next_run()
         except Exception:  # the video is done, and must not be lost
             log.exception("Radial attention: what this run left behind stays")
+
+
+def _stays_exact(forward: ForwardPass, q, k, v) -> bool:
+    """Whether a call must be exact, whatever was asked for: it trains a model."""
+    return forward.stays_exact or wants_gradients(q, k, v)
 
 
 def _previous(forward: ForwardPass | None, options: dict) -> Callable | None:

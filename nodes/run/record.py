@@ -28,6 +28,7 @@ class CallEntry:
     None if it is sparse. backend: the kernel; None for ComfyUI's dense attention. shape: batch and
     tokens of self-attention over the video. density: kept share of its blocks. fused: for a pass,
     why blocks were not fused (None: they were) -> blocks; None if nothing was to be fused.
+    precision: of what computed it, "exact" or "8 bit"; None if that can't be told.
     """
 
     mark: Mark | None = None
@@ -38,10 +39,11 @@ class CallEntry:
     shape: tuple[int, ...] = ()
     density: float | None = None
     fused: Counter | None = None
+    precision: str | None = None
 
     def failed(self, why: Why) -> None:
         """Something of ours failed: the call goes on dense."""
-        self.dense, self.backend, self.density = why, None, None
+        self.dense, self.backend, self.precision, self.density = why, None, None, None
 
 
 class Record:
@@ -60,6 +62,9 @@ class Record:
         self.radial_calls = 0
         self._densities = 0.0  # their sum over the radial calls
         self.backend = None
+        self.precisions = Counter()  # of the radial calls -> calls
+        self.dense_precisions = Counter()  # of dense self-attention, where it is known -> calls
+        self.why_exact = None  # why radial calls are exact where 8 bit was wanted
         self.settings = {}
         self.preset = None  # its name
         self._fused = Counter()  # why a block was not fused, None if it was -> calls
@@ -115,11 +120,14 @@ class Record:
                 self.radial_calls += 1
                 self._densities += entry.density
                 self.backend = entry.backend
+                self.precisions[entry.precision] += 1
             else:
                 self.dense_calls[ran] += 1
                 if entry.backend is not None:
                     self.dense_backends[entry.backend] += 1
             is_ours = entry.dense is None or entry.dense.reason not in NOT_OURS
+            if is_ours and entry.dense is not None and entry.precision is not None:
+                self.dense_precisions[entry.precision] += 1
             if is_ours and entry.step is not None:
                 self._blocks[entry.step, entry.block, ran] += 1
 
@@ -152,6 +160,9 @@ class Record:
             "density": self.density,
             "backend": self.backend,
             "dense_backends": dict(self.dense_backends),
+            "precisions": dict(self.precisions),
+            "dense_precisions": dict(self.dense_precisions),
+            "why_exact": self.why_exact,
             "fused_blocks": self._fused[None],
             "blocks_not_fused": sum(not_fused.values()),
             "why_not_fused": not_fused,

@@ -59,6 +59,8 @@ class RunReporter:
             "backend": run["backend"],
             "text": summary_text.summary(run),
             "dense_backends": run["dense_backends"],
+            "precisions": run["precisions"],
+            "dense_precisions": run["dense_precisions"],
             "settings": run["settings"],  # of the last pass
             "node": self.node,
             "status": summary_text.status(run),

@@ -18,13 +18,14 @@ def summary(run: dict) -> str:
         text += f" ({', '.join(f'{why}: {n}' for why, n in most_first)})"
     if run["dense_backends"]:
         text += f", dense by {', '.join(run['dense_backends'])}"
+    text += _dense_precision(run, ", dense calls {}")
     if nothing := not_reached(run):
         text += f": {nothing}"
     if radial:
-        text += f"; {run['density']:.1%} of the blocks kept, backend {run['backend']}"
+        text += f"; {run['density']:.1%} of the blocks kept, {computed(run)}"
     if run["settings_of"]:
         text += f"; settings for {run['settings_of']}: {settings(run)}"
-    return "; ".join((text, *_idle(run), *_missing(run)))
+    return "; ".join((text, *_why_exact(run), *_idle(run), *_missing(run)))
 
 
 def not_reached(run: dict) -> str | None:
@@ -54,6 +55,24 @@ def _missing(run: dict) -> list[str]:
     return [f"no {', no '.join(run['missing_features'])} here"] if run["missing_features"] else []
 
 
+def computed(run: dict) -> str:
+    """How the radial calls were computed: their precision, and the backend."""
+    return f"{' and '.join(run['precisions'])} ({run['backend']})"
+
+
+def _dense_precision(run: dict, text: str) -> str:
+    """A text with the precision of the dense calls, where any call of the run was 8 bit."""
+    dense = run["dense_precisions"]
+    if not dense or set(dense) == set(run["precisions"]) == {"exact"}:
+        return ""
+    return text.format(" and ".join(dense))
+
+
+def _why_exact(run: dict) -> list[str]:
+    """Why radial calls were exact where 8 bit was wanted."""
+    return [f"exact, not 8 bit: {run['why_exact']}"] if run["why_exact"] else []
+
+
 def settings(run: dict) -> str:
     return ", ".join(f"{name} {value}" for name, value in run["settings"].items())
 
@@ -68,8 +87,8 @@ def status(run: dict) -> str:
     elif not reasons(run):
         parts[0] += ": no self-attention over a video"
     if reasons(run):
-        parts.append(f"dense: {', '.join(reasons(run))}")
-    return "; ".join((*parts, *_idle(run), *_missing(run)))
+        parts.append(f"dense{_dense_precision(run, ' ({})')}: {', '.join(reasons(run))}")
+    return "; ".join((*parts, *_why_exact(run), *_idle(run), *_missing(run)))
 
 
 def headline(run: dict) -> str:
@@ -95,7 +114,7 @@ def _percent(part: int, whole: int) -> str:
 
 
 def kept(run: dict) -> str:
-    return f"{100 * run['density']:.1f} % of the map kept, {run['backend']}"
+    return f"{100 * run['density']:.1f} % of the map kept, {computed(run)}"
 
 
 def reasons(run: dict) -> list[str]:
@@ -156,8 +175,9 @@ def report(run: dict) -> str:
         lines.append(sentence(kept(run)))
     if reasons(run):
         by = f", by {', '.join(run['dense_backends'])}" if run["dense_backends"] else ""
-        lines.append(f"Dense{by}: {'; '.join(reasons(run))}.")
-    lines += [sentence(said) for said in (*_idle(run), *_missing(run))]
+        precision = _dense_precision(run, ", {}")
+        lines.append(f"Dense{precision}{by}: {'; '.join(reasons(run))}.")
+    lines += [sentence(said) for said in (*_why_exact(run), *_idle(run), *_missing(run))]
     lines += _times(run)
     lines += _fused(run)
     if run["settings"]:

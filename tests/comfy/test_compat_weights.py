@@ -112,8 +112,8 @@ def check_calls(summaries, monkeypatch):
     compute, reference = pack_module("nodes.hook.compute"), pack_module("radial_core.reference")
     attend, errors = compute.attend, []
 
-    def watched(q, k, v, plan, *arguments):
-        out, *rest = attend(q, k, v, plan, *arguments)
+    def watched(q, k, v, plan, *arguments, **options):
+        out, *rest = attend(q, k, v, plan, *arguments, **options)
         errors.append(difference(out, reference.reference_attention(q, k, v, plan)))
         return out, *rest
 

@@ -171,7 +171,7 @@ def test_another_override_gets_the_same_calls_as_in_eager_mode(wan, graphs, summ
 
 
 def test_a_failing_kernel_does_not_spoil_the_render(wan, graphs, summaries, monkeypatch):
-    def broken(*args):
+    def broken(*args, **options):
         raise RuntimeError("no nvcc")
 
     model, dense = compiled(patch(wan), graphs), sample(wan)

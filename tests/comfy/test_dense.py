@@ -11,6 +11,7 @@ from comfy.ldm.modules.attention import attention_pytorch, wrap_attn
 from comfy_extras.nodes_torch_compile import TorchCompileModel
 from conftest import BLOCKS, difference, pack_module, patch, sample, with_override
 
+FAST = "flex"
 DENSE = {"dense_steps": 1, "dense_blocks": 1}
 
 
@@ -19,14 +20,14 @@ def kernel(monkeypatch):
     """Installs a fast kernel; the list has (shape, scale) of its calls."""
     calls = []
 
-    def run(q, k, v, softmax_scale):
+    def run(q, k, v, softmax_scale, approximate):
         calls.append((tuple(q.shape), softmax_scale))
         q, k, v = (x.transpose(1, 2) for x in (q, k, v))
         out = torch.nn.functional.scaled_dot_product_attention(q, k, v, scale=softmax_scale)
-        return out.transpose(1, 2), "fast"
+        return out.transpose(1, 2), FAST
 
     dense = pack_module("nodes.hook.dense_choice")
-    monkeypatch.setattr(dense, "fastest_dense", lambda q, k, v: "fast")
+    monkeypatch.setattr(dense, "fastest_dense", lambda q, k, v, approximate: FAST)
     monkeypatch.setattr(dense, "dense_attention", run)
     return calls
 
@@ -42,6 +43,7 @@ def passing_on(func, *arguments, **kwargs):
         ("auto", True, None, False),
         ("auto", False, "use_sage_attention", False),
         ("auto", False, "use_pytorch_cross_attention", False),
+        ("auto", False, "use_ck_attention", False),  # newer than 0.30
         ("comfyui", False, None, False),
         ("fastest", False, None, True),
         ("fastest", True, "use_sage_attention", True),
@@ -51,14 +53,14 @@ def test_which_kernel_runs_the_dense_calls(
     wan, kernel, summaries, monkeypatch, choice, on_the_hook, option, taken
 ):
     if option is not None:
-        monkeypatch.setattr(args, option, True)
+        monkeypatch.setattr(args, option, True, raising=False)
     model = with_override(wan, passing_on) if on_the_hook else wan
     out = sample(patch(model, dense_attention=choice, **DENSE))
     (summary,) = summaries
     dense = summary["dense_calls"]["dense step"] + summary["dense_calls"]["dense block"]
     assert dense == BLOCKS + 1
-    assert summary["dense_backends"] == ({"fast": dense} if taken else {})
-    assert ("dense by fast" in summary["text"]) == taken
+    assert summary["dense_backends"] == ({FAST: dense} if taken else {})
+    assert (f"dense by {FAST}" in summary["text"]) == taken
     assert kernel == [((2, 540, 2, 128), None)] * (dense if taken else 0)
     assert difference(out, sample(patch(wan, dense_attention="comfyui", **DENSE))) < 1e-5
 
@@ -70,7 +72,7 @@ def test_which_kernel_runs_the_dense_calls(
 )
 def test_calls_that_the_pattern_cannot_speed_up(wan, kernel, summaries, case):
     assert difference(sample(patch(wan), **case), sample(wan, **case)) < 1e-5
-    assert summaries[0]["dense_backends"] == {"fast": BLOCKS * summaries[0]["model_calls"]}
+    assert summaries[0]["dense_backends"] == {FAST: BLOCKS * summaries[0]["model_calls"]}
 
 
 def test_without_a_faster_kernel_comfyuis_runs(wan, summaries):
@@ -108,7 +110,7 @@ def test_a_replaced_attention_function_is_the_users_choice(wan, kernel, summarie
     sample(patch(wan, **DENSE))
     assert summaries[0]["dense_backends"] == {} and not kernel
     sample(patch(wan, dense_attention="fastest", **DENSE))
-    assert summaries[1]["dense_backends"] == {"fast": len(kernel)} != {"fast": 0}
+    assert summaries[1]["dense_backends"] == {FAST: len(kernel)} != {FAST: 0}
 
 
 def test_a_run_leaves_nothing_to_the_garbage_collector(wan):

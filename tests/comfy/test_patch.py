@@ -389,6 +389,7 @@ def test_a_named_backend_that_cannot_run_is_refused_before_sampling(wan, monkeyp
         ({"block_size": 100}, "block_size must be 64 or 128, got 100"),
         ({"dense_attention": "magic"}, "dense_attention must be one of auto, comfyui, fastest"),
         ({"backend": "magic"}, "backend must be one of auto, "),
+        ({"precision": "16 bit"}, "precision must be one of auto, exact, 8 bit, got '16 bit'"),
     ],
 )
 def test_impossible_settings_are_refused(wan, settings, message):

@@ -166,11 +166,11 @@ def test_a_kernel_that_fails_during_the_run(wan, summaries, monkeypatch, step, b
     compute, turn = pack_module("nodes.hook.compute"), []
     works = compute.attend
 
-    def breaks(*args):
+    def breaks(*args, **options):
         turn.append(1)
         if len(turn) == step * BLOCKS + block + 1:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return works(*args)
+        return works(*args, **options)
 
     monkeypatch.setattr(compute, "attend", breaks)
     model = patch(wan)

@@ -136,7 +136,9 @@ def test_any_number_of_steps_and_blocks_can_be_drawn(steps, blocks):
         for block in range(blocks):
             why = reasons.Why(other, block % 7) if number == 0 else None
             why = block_0 if block == 0 else why
-            model.end_call(record.CallEntry(None, index, block, why, "sdpa", (1, 540), 0.3))
+            entry = record.CallEntry(None, index, block, why, "sdpa", (1, 540), 0.3)
+            entry.precision = "exact"
+            model.end_call(entry)
     picture = pack_module("nodes.drawing.report").draw([("a title", model.read())])
     assert picture.width == 960 and picture.height < 1200
 

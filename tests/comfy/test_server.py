@@ -106,7 +106,8 @@ def test_the_node_refuses_what_comfyui_accepts(server, tmp_path, name, value, me
 
 def test_a_graph_saved_before_an_input_was_added(server, tmp_path):
     graph = set_inputs(load_graph("wan21_t2v"), SMALL)
-    del graph["4"]["inputs"]["dense_attention"]
+    for name in ("dense_attention", "precision"):
+        graph["4"]["inputs"].pop(name, None)
     asyncio.run(run_graph(server.url, graph, tmp_path, server.check))
 
 
@@ -125,7 +126,7 @@ def test_the_page_gets_the_node_with_help_and_templates(server):
         "backend",
     ]
     # missing in graphs saved by earlier versions
-    assert list(info["input"]["optional"]) == ["dense_attention"]
+    assert list(info["input"]["optional"]) == ["dense_attention", "precision"]
     inputs |= info["input"]["optional"]
     assert all(options.get("tooltip") for _, options in inputs.values())
     assert "radial" in info["search_aliases"]

@@ -156,11 +156,11 @@ def test_gradients_are_right_if_a_kernel_fails_in_training(models, summaries, mo
     compute, calls = pack_module("nodes.hook.compute"), []
     attend = compute.attend
 
-    def fails_once(*args):
+    def fails_once(*args, **options):
         calls.append(args)
         if len(calls) == 3:
             raise RuntimeError("out of luck")
-        return attend(*args)
+        return attend(*args, **options)
 
     values = {"gradient_checkpointing": True, "checkpoint_depth": 2, "steps": 1}
     monkeypatch.setattr(compute, "attend", fails_once)

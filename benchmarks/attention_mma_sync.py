@@ -56,7 +56,7 @@ def bf16_rows(plan: Plan):
     """(tiles, row) of the portable kernel, for each of its configurations."""
     from radial_core.kernels import tuning
 
-    for tiles in tuning.CANDIDATES[plan.block_size]:
+    for tiles in tuning.TRITON.candidates[plan.block_size]:
         yield tiles, portable_row(plan, tiles)._replace(backend="bf16")
 
 
@@ -64,7 +64,7 @@ def int8_rows(plan: Plan):
     """(tiles, row) of the 8-bit kernel, for each of its configurations."""
     from radial_core.kernels import tuning
 
-    for tiles in tuning.INT8_CANDIDATES[plan.block_size]:
+    for tiles in tuning.INT8.candidates[plan.block_size]:
         run = partial(run_int8, plan, tiles)
         yield tiles, Row("int8", EIGHT_BIT, plan, run)
 

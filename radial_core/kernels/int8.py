@@ -45,7 +45,7 @@ def attend(
     list_stride,  # from one head's rows in indptr to the next one's; 0 if all heads share a list
     row_stride,  # from one row in indptr to the next one; 0 if all rows keep the same blocks
     tokens,
-    steps,  # of BLOCK_N keys, whole blocks of them
+    parts,  # of 64 keys, whole blocks of them
     heads,
     all_heads,  # of out and lse, of which this launch computes some
     HEAD_DIM: tl.constexpr,
@@ -92,18 +92,18 @@ def attend(
     # Rows ascend, so only the last block can reach past the end: it has a masked loop of its own.
     cut = (last + 1) * BLOCK_SIZE > tokens
     whole = end - cut.to(tl.int32)
-    first_step = pair.to(tl.int64) * steps
+    first_part = pair.to(tl.int64) * parts
     for i in tl.range(begin * STEPS, whole * STEPS, num_stages=STAGES):
         step = tl.load(indices + i // STEPS) * STEPS + i % STEPS
         low, high, top, total = _accumulate(
-            q, q_scale, k_codes, k_scales, v_codes, v_scales, (first_step + step) * PARTS,
-            low, high, top, total, 0, PARTS, PARTS, False,
+            q, q_scale, k_codes, k_scales, v_codes, v_scales, first_part + step * PARTS,
+            low, high, top, total, 0, PARTS == 2, False,
         )  # fmt: skip
     if cut:
         for part in tl.range(last * STEPS * PARTS, tl.cdiv(tokens, PART), num_stages=1):
             low, high, top, total = _accumulate(
-                q, q_scale, k_codes, k_scales, v_codes, v_scales, first_step * PARTS + part,
-                low, high, top, total, tokens - part * PART, 1, PARTS, True,
+                q, q_scale, k_codes, k_scales, v_codes, v_scales, first_part + part,
+                low, high, top, total, tokens - part * PART, False, True,
             )  # fmt: skip
 
     total_of_row = tl.max(total, 1)  # all columns are the same
@@ -133,14 +133,12 @@ def _accumulate(
     top,
     total,
     left,  # keys from the first one to the end, if MASKED
-    PARTS: tl.constexpr,  # 1 or 2
-    PARTS_OF_STEP: tl.constexpr,
+    TWO: tl.constexpr,
     MASKED: tl.constexpr,
 ):
-    """One step of the online softmax, over one or two parts."""
+    """One step of the online softmax, over one part of the keys and values, or TWO."""
     HEAD_DIM: tl.constexpr = q.shape[1]
     HALF: tl.constexpr = HEAD_DIM // 2
-    TWO: tl.constexpr = PARTS == 2
     keys = tl.arange(0, PART)
     start = part * (PART * HEAD_DIM)
     of_k = k_codes + start + keys[:, None] * HEAD_DIM + tl.arange(0, HEAD_DIM)[None, :]
@@ -151,77 +149,76 @@ def _accumulate(
         k_1 = tl.load(of_k + PART * HEAD_DIM)
         low_1 = tl.load(of_low + PART * HEAD_DIM)
         high_1 = tl.load(of_high + PART * HEAD_DIM)
-    scale = tl.minimum(q_scale * tl.load(k_scales + part // PARTS_OF_STEP), LARGEST)
 
-    scores_0 = _scores(q, k_0, keys < left, MASKED)
+    scale = q_scale * tl.load(k_scales + part)
+    weights_0, largest_0 = _weights(q, k_0, scale, keys < left, MASKED)
+    new_top = tl.maximum(top, largest_0)
     if TWO:
-        scores_1 = _scores(q, k_1, keys < left - PART, MASKED)
-        largest = tl.max(tl.maximum(scores_0, scores_1), 1)
-    else:
-        largest = tl.max(scores_0, 1)
-    in_step = tl.minimum(scale, LARGEST_SCALE)
-    offset = LOG2_126 - largest * in_step
-    weights_0 = _weights(scores_0, in_step, offset, keys < left, MASKED)
-    weights_1 = weights_0
-    if TWO:
-        weights_1 = _weights(scores_1, in_step, offset, keys < left - PART, MASKED)
-
-    here = (largest - MAGIC) * scale
-    new_top = tl.maximum(top, here)
+        scale = q_scale * tl.load(k_scales + part + 1)
+        weights_1, largest_1 = _weights(q, k_1, scale, keys < left - PART, MASKED)
+        new_top = tl.maximum(new_top, largest_1)
     shrink = tl.exp2(top - new_top)
-    grow = tl.exp2(here - new_top)
-    grow_v = grow * tl.load(v_scales + part // PARTS_OF_STEP)
-    sums = _product(weights_0, tl.trans(low_0), tl.full(low.shape, MAGIC_BITS, tl.int32))
+    grow_0 = tl.exp2(largest_0 - new_top)
+    v_scale_0 = grow_0 * tl.load(v_scales + part)
+    ones = tl.full([total.shape[1], PART], 1, tl.int8)
     if TWO:
-        sums = _product(weights_1, tl.trans(low_1), sums)
-    low = _add(low, shrink, sums, grow_v)
-    sums = _product(weights_0, tl.trans(high_0), tl.full(high.shape, MAGIC_BITS, tl.int32))
-    if TWO:
-        sums = _product(weights_1, tl.trans(high_1), sums)
-    high = _add(high, shrink, sums, grow_v)
-    ones = tl.full([PART, total.shape[1]], 1, tl.int8)
-    sums = _product(weights_0, ones, tl.full(total.shape, MAGIC_BITS, tl.int32))
-    if TWO:
-        sums = _product(weights_1, ones, sums)
-    total = _add(total, shrink, sums, grow)
+        grow_1 = tl.exp2(largest_1 - new_top)
+        v_scale_1 = grow_1 * tl.load(v_scales + part + 1)
+        low = _add_two(low, shrink, weights_0, low_0, v_scale_0, weights_1, low_1, v_scale_1)
+        high = _add_two(high, shrink, weights_0, high_0, v_scale_0, weights_1, high_1, v_scale_1)
+        total = _add_two(total, shrink, weights_0, ones, grow_0, weights_1, ones, grow_1)
+    else:
+        low = _add(low, shrink, weights_0, low_0, v_scale_0)
+        high = _add(high, shrink, weights_0, high_0, v_scale_0)
+        total = _add(total, shrink, weights_0, ones, grow_0)
     return low, high, new_top, total
 
 
 @triton.jit
-def _scores(q, k, inside, MASKED: tl.constexpr):
-    """MAGIC + q @ k.T; less than any such number where not inside."""
-    scores = tl.full([q.shape[0], k.shape[0]], MAGIC_BITS, tl.int32)
-    scores = _product(q, tl.trans(k), scores).to(tl.float32, bitcast=True)
-    if MASKED:
-        scores = tl.where(inside[None, :], scores, 0.0)
-    return scores
+def _weights(q, k, scale, inside, MASKED: tl.constexpr):
+    """int8 codes of the softmax weights of a part, relative to the largest of each row; and the
+    scores of these.
 
-
-@triton.jit
-def _weights(scores, scale, offset, inside, MASKED: tl.constexpr):
-    """int8 codes of exp2(scores * scale + offset), the columns in the order of v's codes.
-
-    It is the order in which a thread holds the scores of one product and takes the weights of the
-    next, so nothing moves between threads.
+    The columns are in the order of v's codes: it is that in which a thread holds the scores of one
+    product and takes the weights of the next, so nothing moves between threads.
     """
-    weights = tl.exp2(scores * scale[:, None] + offset[:, None])
+    scores = _product(q, k).to(tl.float32, bitcast=True)
+    if MASKED:
+        scores = tl.where(inside[None, :], scores, 0.0)  # less than MAGIC and any score
+    largest = tl.max(scores, 1)
+    scale = tl.minimum(scale, LARGEST)
+    in_part = tl.minimum(scale, LARGEST_SCALE)
+    offset = LOG2_126 - largest * in_part
+    weights = tl.exp2(scores * in_part[:, None] + offset[:, None])
     if MASKED:
         weights = tl.where(inside[None, :], weights, 0.0)
     codes = (weights + MAGIC).to(tl.int32, bitcast=True).to(tl.int8)
     pairs = tl.reshape(codes, [codes.shape[0], codes.shape[1] // 16, 2, 4, 2])
-    return tl.reshape(tl.permute(pairs, [0, 1, 3, 2, 4]), codes.shape)
+    codes = tl.reshape(tl.permute(pairs, [0, 1, 3, 2, 4]), codes.shape)
+    return codes, (largest - MAGIC) * scale
 
 
 @triton.jit
-def _product(a, b, sums):
-    return tl.dot(a, b, sums, out_dtype=tl.int32)
+def _add(acc, shrink, weights, v, grow):
+    """acc * shrink + weights @ v.T * grow, a row at a time."""
+    sums = _product(weights, v).to(tl.float32, bitcast=True)
+    return acc * shrink[:, None] - (grow * MAGIC)[:, None] + sums * grow[:, None]
 
 
 @triton.jit
-def _add(acc, shrink, sums, grow):
-    """acc * shrink + (sums - MAGIC_BITS) * grow, a row at a time."""
-    acc = acc * shrink[:, None] - (grow * MAGIC)[:, None]
-    return acc + sums.to(tl.float32, bitcast=True) * grow[:, None]
+def _add_two(acc, shrink, weights_0, v_0, grow_0, weights_1, v_1, grow_1):
+    """`_add` for both parts of a step."""
+    sums_0 = _product(weights_0, v_0).to(tl.float32, bitcast=True)
+    sums_1 = _product(weights_1, v_1).to(tl.float32, bitcast=True)
+    acc = acc * shrink[:, None] - ((grow_0 + grow_1) * MAGIC)[:, None]
+    return acc + sums_0 * grow_0[:, None] + sums_1 * grow_1[:, None]
+
+
+@triton.jit
+def _product(a, b):
+    """MAGIC_BITS + a @ b.T, int32."""
+    sums = tl.full([a.shape[0], b.shape[0]], MAGIC_BITS, tl.int32)
+    return tl.dot(a, tl.trans(b), sums, out_dtype=tl.int32)
 
 
 @triton.jit

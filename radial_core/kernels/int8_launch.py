@@ -6,14 +6,16 @@ import torch
 import triton
 
 from .int8 import attend
+from .int8_codes import PART as PART_OF_KERNELS
 from .int8_quantize import quantize
 from .int8_statistics import statistics
 from .launch import LOG2_E, launch, list_stride, outputs
 from .portable_launch import Tiles
 
 CODES_AT_ONCE = 2**30  # bytes of codes of k and v; more if one head has more
+PART = PART_OF_KERNELS.value
 SAMPLE = 1024  # tokens for int8_statistics.py, at most
-QUANTIZE_STEPS = 1  # of a program
+QUANTIZE_PARTS = 4  # of a program
 # The fewest columns that a product may have.
 _version = tuple(map(int, triton.__version__.split(".")[:2]))
 SUMS = 8 if torch.version.cuda and _version >= (3, 5) else 16
@@ -40,16 +42,16 @@ def run(
     out, lse = outputs(q, return_lse)
     block_m, block_n = min(tiles.block_m, block_size), min(tiles.block_n, block_size)
     blocks = -(-tokens // block_size)
-    steps = blocks * (block_size // block_n)
+    parts = blocks * (block_size // PART)
     to_next_list, to_next_row = list_stride(indptr), int(indptr.shape[1] == blocks + 1)
-    at_once = _heads_at_once(heads, 2 * batch * steps * block_n * head_dim)
+    at_once = _heads_at_once(heads, 2 * batch * parts * PART * head_dim)
     rotation = rotation_matrix(head_dim // 2, q.device)
 
     def empty(*shape, dtype=torch.float32):
         return torch.empty(batch * at_once, *shape, dtype=dtype, device=q.device)
 
-    k_codes, v_codes = (empty(steps, block_n * head_dim, dtype=torch.int8) for _ in range(2))
-    k_scales, v_scales, q_scales = empty(steps), empty(steps), empty(tokens)
+    k_codes, v_codes = (empty(parts, PART * head_dim, dtype=torch.int8) for _ in range(2))
+    k_scales, v_scales, q_scales = empty(parts), empty(parts), empty(tokens)
     lse_shift = empty(tokens) if return_lse else q_scales  # not touched
     k_mean, v_mean, v_deviation = (empty(head_dim) for _ in range(3))
     q_strides, kv_strides = q.stride()[:3], (*k.stride()[:3], *v.stride()[:3])
@@ -93,7 +95,7 @@ def run(
         launch(
             key,
             quantize,
-            (batch * count, -(-steps // QUANTIZE_STEPS), 3),
+            (batch * count, -(-parts // QUANTIZE_PARTS), 3),
             (
                 some_q,
                 some_k,
@@ -110,18 +112,17 @@ def run(
                 v_scales,
                 lse_shift,
                 tokens,
-                steps,
+                parts,
                 count,
                 heads,
                 softmax_scale * LOG2_E / head_dim,
                 *q_strides,
                 *kv_strides,
                 head_dim,
-                block_n,
-                QUANTIZE_STEPS,
+                QUANTIZE_PARTS,
                 return_lse,
             ),
-            num_warps=block_n // 16,
+            num_warps=4,
         )
         launch(
             (*key, to_next_list > 0, to_next_row),
@@ -145,7 +146,7 @@ def run(
                 to_next_list,
                 to_next_row,
                 tokens,
-                steps,
+                parts,
                 count,
                 heads,
                 head_dim,

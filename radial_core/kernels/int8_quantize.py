@@ -1,6 +1,6 @@
 """q, k and v to int8 in one pass: what the kernel in int8.py reads.
 
-A step is BLOCK_N tokens. q has a scale for each token, k and v one for each step. Three things make
+q has a scale for each token, k and v one for each part of 64 tokens. Three things make
 the codes finer, and change nothing else:
 
 - k is taken less its mean, which lowers all scores of a query alike. Any constant vector does that,
@@ -28,13 +28,13 @@ def quantize(
     rotation,  # (d / 2, d / 2), of -1 and 1
     q_codes,  # int8 (b, s, all heads, 2 d), of which the first d are written
     q_scales,  # float32 (b, h, s)
-    k_codes,  # int8 (b, h, steps, BLOCK_N, d)
-    k_scales,  # float32 (b, h, steps)
-    v_codes,  # int8 (b, h, parts of 64 tokens, d, 64)
-    v_scales,  # float32 (b, h, steps)
+    k_codes,  # int8 (b, h, parts, 64, d)
+    k_scales,  # float32 (b, h, parts)
+    v_codes,  # int8 (b, h, parts, d, 64)
+    v_scales,  # float32 (b, h, parts)
     lse_shift,  # float32 (b, h, s): by what the mean of k lowers the scores; only if LSE
     tokens,
-    steps,
+    parts,
     heads,
     all_heads,
     scale,  # softmax_scale * log2(e) / head_dim: the rotation makes q and k sqrt(head_dim) larger
@@ -48,41 +48,40 @@ def quantize(
     v_token,
     v_head,
     HEAD_DIM: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-    EACH: tl.constexpr,  # steps of a program
+    EACH: tl.constexpr,  # parts of a program
     LSE: tl.constexpr,
 ):
-    """A program is for some steps of one head of q, k or v. Past the last token, all codes are 0."""
+    """A program is for some parts of one head of q, k or v. Past the last token, codes are 0."""
     pair = tl.program_id(0)  # first: heads are neighbours in memory
     batch = (pair // heads).to(tl.int64)
     head = (pair % heads).to(tl.int64)
-    first_step = pair.to(tl.int64) * steps
     of_head = pair * HEAD_DIM
+    first_part = pair.to(tl.int64) * parts
     first = tl.program_id(1) * EACH
-    last = tl.minimum(first + EACH, steps)
+    last = tl.minimum(first + EACH, parts)
     if tl.program_id(2) == 0:
         q_start += batch * q_batch + head * q_head
         q_codes += (batch * tokens * all_heads + head) * (2 * HEAD_DIM)
         q_scales += pair.to(tl.int64) * tokens
         lse_shift += pair.to(tl.int64) * tokens
-        for step in tl.range(first, last, num_stages=1):
+        for part in tl.range(first, last, num_stages=1):
             _quantize_q(
-                q_start, k_mean + of_head, rotation, q_codes, q_scales, lse_shift, step * BLOCK_N,
-                tokens, all_heads, q_token, scale, HEAD_DIM, BLOCK_N, LSE,
+                q_start, k_mean + of_head, rotation, q_codes, q_scales, lse_shift, part, tokens,
+                all_heads, q_token, scale, HEAD_DIM, LSE,
             )  # fmt: skip
     elif tl.program_id(2) == 1:
         k_start += batch * k_batch + head * k_head
-        for step in tl.range(first, last, num_stages=1):
+        for part in tl.range(first, last, num_stages=1):
             _quantize_k(
-                k_start, k_mean + of_head, rotation, k_codes, k_scales, first_step + step,
-                step * BLOCK_N, tokens, k_token, HEAD_DIM, BLOCK_N,
+                k_start, k_mean + of_head, rotation, k_codes, k_scales, first_part, part, tokens,
+                k_token, HEAD_DIM,
             )  # fmt: skip
     else:
         v_start += batch * v_batch + head * v_head
-        for step in tl.range(first, last, num_stages=1):
+        for part in tl.range(first, last, num_stages=1):
             _quantize_v(
-                v_start, v_mean + of_head, v_deviation + of_head, v_codes, v_scales,
-                first_step + step, step * BLOCK_N, tokens, v_token, HEAD_DIM, BLOCK_N,
+                v_start, v_mean + of_head, v_deviation + of_head, v_codes, v_scales, first_part,
+                part, tokens, v_token, HEAD_DIM,
             )  # fmt: skip
 
 
@@ -94,17 +93,16 @@ def _quantize_q(
     q_codes,
     q_scales,
     lse_shift,
-    first,
+    part,
     tokens,
     all_heads,
     stride,
     scale,
     HEAD_DIM: tl.constexpr,
-    BLOCK_N: tl.constexpr,
     LSE: tl.constexpr,
 ):
     HALF: tl.constexpr = HEAD_DIM // 2
-    rows = first + tl.arange(0, BLOCK_N)
+    rows = part * PART + tl.arange(0, PART)
     inside = rows < tokens
     channels = tl.arange(0, HALF)
     low = _tile(q_start, rows, stride, tokens, HALF)
@@ -115,8 +113,7 @@ def _quantize_q(
         tl.store(lse_shift + rows, shift * scale * HEAD_DIM, inside)
     low, high = _rotated(low, high, rotation, HALF)
     largest = tl.maximum(tl.max(tl.abs(low), 1), tl.max(tl.abs(high), 1))
-    largest = tl.maximum(largest, LEAST)
-    factor = (127 / largest)[:, None]
+    factor = (127 / tl.maximum(largest, LEAST))[:, None]
     places = rows.to(tl.int64)[:, None] * (all_heads * 2 * HEAD_DIM) + channels[None, :]
     tl.store(q_codes + places, as_int8(low * factor), inside[:, None])
     tl.store(q_codes + places + HALF, as_int8(high * factor), inside[:, None])
@@ -130,16 +127,15 @@ def _quantize_k(
     rotation,
     k_codes,
     k_scales,
-    of_step,
-    first,
+    first_part,
+    part,
     tokens,
     stride,
     HEAD_DIM: tl.constexpr,
-    BLOCK_N: tl.constexpr,
 ):
     HALF: tl.constexpr = HEAD_DIM // 2
-    places = tl.arange(0, BLOCK_N)
-    rows = first + places
+    places = tl.arange(0, PART)
+    rows = part * PART + places
     inside = (rows < tokens)[:, None]
     channels = tl.arange(0, HALF)
     low = _tile(k_start, rows, stride, tokens, HALF)
@@ -147,12 +143,14 @@ def _quantize_k(
     low = tl.where(inside, low - tl.load(k_mean + channels)[None, :], 0.0)
     high = tl.where(inside, high - tl.load(k_mean + HALF + channels)[None, :], 0.0)
     low, high = _rotated(low, high, rotation, HALF)
-    largest = tl.maximum(tl.max(tl.maximum(tl.abs(low), tl.abs(high))), LEAST)
-    factor = 127 / largest
-    places = of_step * (BLOCK_N * HEAD_DIM) + places[:, None] * HEAD_DIM + channels[None, :]
+    largest = tl.max(tl.maximum(tl.abs(low), tl.abs(high)))
+    factor = 127 / tl.maximum(largest, LEAST)
+    places = (
+        (first_part + part) * (PART * HEAD_DIM) + places[:, None] * HEAD_DIM + channels[None, :]
+    )
     tl.store(k_codes + places, as_int8(low * factor))
     tl.store(k_codes + places + HALF, as_int8(high * factor))
-    tl.store(k_scales + of_step, largest / 127)
+    tl.store(k_scales + first_part + part, largest / 127)
 
 
 @triton.jit
@@ -162,26 +160,24 @@ def _quantize_v(
     v_deviation,
     v_codes,
     v_scales,
-    of_step,
-    first,
+    first_part,
+    part,
     tokens,
     stride,
     HEAD_DIM: tl.constexpr,
-    BLOCK_N: tl.constexpr,
 ):
     """Transposed, and of each 16 tokens in the order of `_weights` in int8.py."""
-    places = tl.arange(0, BLOCK_N)
-    rows = first + places // 16 * 16 + places // 2 % 2 * 8 + places // 4 % 4 * 2 + places % 2
+    places = tl.arange(0, PART)
+    rows = part * PART + places // 16 * 16 + places // 2 % 2 * 8 + places // 4 % 4 * 2 + places % 2
     channels = tl.arange(0, HEAD_DIM)
     factor = 1 / tl.load(v_deviation + channels)[None, :]
     v = _tile(v_start, rows, stride, tokens, HEAD_DIM)
     v = (v - tl.load(v_mean + channels)[None, :]) * factor
     v = tl.where((rows < tokens)[:, None], v, 0.0)
-    largest = tl.maximum(tl.max(tl.abs(v)), LEAST)
-    in_part = places // PART * (PART * HEAD_DIM) + places % PART
-    places = of_step * (BLOCK_N * HEAD_DIM) + channels[None, :] * PART + in_part[:, None]
-    tl.store(v_codes + places, as_int8(v * (127 / largest)))
-    tl.store(v_scales + of_step, largest / 127)
+    largest = tl.max(tl.abs(v))
+    places = (first_part + part) * (PART * HEAD_DIM) + channels[None, :] * PART + places[:, None]
+    tl.store(v_codes + places, as_int8(v * (127 / tl.maximum(largest, LEAST))))
+    tl.store(v_scales + first_part + part, largest / 127)
 
 
 @triton.jit

@@ -1,10 +1,10 @@
-"""Means and deviations of k and v over a sample of the tokens, for int8_quantize.py."""
+"""Means and mean deviations of k and v over a sample of the tokens, for int8_quantize.py."""
 
 import triton
 import triton.language as tl
 
 ROWS = tl.constexpr(128)
-LEAST_DEVIATION = tl.constexpr(0.05)  # of a channel, as a share of the RMS over all channels
+LEAST_DEVIATION = tl.constexpr(0.05)  # of a channel, as a share of the mean over all channels
 
 
 @triton.jit
@@ -38,12 +38,13 @@ def statistics(
         sum_k += tl.sum(_sample(k_start, first, count, every, k_token, 0.0, HEAD_DIM), 0)
         sum_v += tl.sum(_sample(v_start, first, count, every, v_token, 0.0, HEAD_DIM), 0)
     mean = sum_v / count
-    squares = tl.zeros([HEAD_DIM], tl.float32)
+    # Not the root of the mean square, which a single loud token would decide.
+    deviation = tl.zeros([HEAD_DIM], tl.float32)
     for first in tl.range(0, count, ROWS, num_stages=1):
         v = _sample(v_start, first, count, every, v_token, mean[None, :], HEAD_DIM) - mean[None, :]
-        squares += tl.sum(v * v, 0)
-    deviation = tl.sqrt(squares / count)
-    least = LEAST_DEVIATION * tl.sqrt(tl.sum(squares / count) / HEAD_DIM)
+        deviation += tl.sum(tl.abs(v), 0)
+    deviation /= count
+    least = LEAST_DEVIATION * tl.sum(deviation) / HEAD_DIM
     places = pair * HEAD_DIM + channels
     tl.store(k_mean + places, sum_k / count)
     tl.store(v_mean + places, mean)

@@ -34,6 +34,7 @@ SIZES = [
     (block_size, *size)
     for block_size, options in INT8.candidates.items()
     for size in sorted({(each.block_m, each.block_n) for each in (*options, *INT8.elsewhere)})
+    if size[0] <= block_size
 ]
 
 

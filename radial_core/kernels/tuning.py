@@ -75,6 +75,8 @@ INT8 = Kernel(
         ),
     },
     INT8_ACCURACY,
+    # As above: next to none on RDNA 4 and 3 (the second: 30 registers on RDNA 3).
+    (Tiles(64, 64, 8, 1), Tiles(128, 64, 8, 1)),
 )
 
 # About half a TFLOP: 1 ms on an H100, 20 ms on the smallest cards.

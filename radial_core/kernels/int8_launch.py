@@ -91,6 +91,7 @@ def run(
                 head_dim,
             ),
             num_warps=8,
+            enable_fp_fusion=True,
         )
         launch(
             key,
@@ -123,6 +124,7 @@ def run(
                 return_lse,
             ),
             num_warps=4,
+            enable_fp_fusion=True,
         )
         launch(
             (*key, to_next_list > 0, to_next_row),
@@ -159,6 +161,7 @@ def run(
             ),
             num_warps=tiles.warps,
             num_stages=tiles.stages,
+            enable_fp_fusion=True,
         )
     return out, lse
 

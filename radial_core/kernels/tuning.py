@@ -67,7 +67,7 @@ INT8 = Kernel(
         64: (SAFE, Tiles(64, 64, 4, 3), Tiles(64, 64, 4, 5)),
         128: (
             SAFE,
-            Tiles(64, 64, 4, 5),
+            Tiles(64, 128, 4, 2),
             Tiles(64, 128, 4, 3),
             Tiles(64, 128, 4, 5),
             Tiles(128, 128, 8, 3),

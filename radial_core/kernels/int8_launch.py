@@ -1,6 +1,7 @@
 """Launches the 8-bit kernels: int8_quantize.py and then int8.py, for some heads at a time."""
 
 from functools import lru_cache
+from typing import NamedTuple
 
 import torch
 import triton
@@ -21,6 +22,20 @@ _version = tuple(map(int, triton.__version__.split(".")[:2]))
 SUMS = 8 if torch.version.cuda and _version >= (3, 5) else 16
 
 
+class Scratch(NamedTuple):
+    """What the kernels hand to each other, for some heads; see int8_quantize.py."""
+
+    k_mean: torch.Tensor
+    v_mean: torch.Tensor
+    v_deviation: torch.Tensor
+    q_scales: torch.Tensor
+    k_codes: torch.Tensor
+    k_scales: torch.Tensor
+    v_codes: torch.Tensor
+    v_scales: torch.Tensor
+    lse_shift: torch.Tensor
+
+
 def run(
     tiles: Tiles,
     q: torch.Tensor,
@@ -37,132 +52,20 @@ def run(
 
     indptr, indices, order: of a plan; or with an indptr of one row, which all rows then walk.
     """
-    batch, tokens, heads, head_dim = q.shape
+    heads = q.shape[2]
     q, k, v = (x if x.stride(-1) == 1 else x.contiguous() for x in (q, k, v))
     out, lse = outputs(q, return_lse)
-    block_m, block_n = min(tiles.block_m, block_size), min(tiles.block_n, block_size)
-    blocks = -(-tokens // block_size)
-    parts = blocks * (block_size // PART)
-    to_next_list, to_next_row = list_stride(indptr), int(indptr.shape[1] == blocks + 1)
-    at_once = _heads_at_once(heads, 2 * batch * parts * PART * head_dim)
-    rotation = rotation_matrix(head_dim // 2, q.device)
-
-    def empty(*shape, dtype=torch.float32):
-        return torch.empty(batch * at_once, *shape, dtype=dtype, device=q.device)
-
-    k_codes, v_codes = (empty(parts, PART * head_dim, dtype=torch.int8) for _ in range(2))
-    k_scales, v_scales, q_scales = empty(parts), empty(parts), empty(tokens)
-    lse_shift = empty(tokens) if return_lse else q_scales  # not touched
-    k_mean, v_mean, v_deviation = (empty(head_dim) for _ in range(3))
-    q_strides, kv_strides = q.stride()[:3], (*k.stride()[:3], *v.stride()[:3])
+    parts = -(-q.shape[1] // block_size) * (block_size // PART)
+    at_once = _heads_at_once(heads, 2 * q.shape[0] * parts * PART * q.shape[3])
+    scratch = _empty_scratch(q, parts, at_once, return_lse)
+    key = (tiles, q.device, q.dtype, q.shape, q.stride(), k.stride(), v.stride(), block_size)
     for first in range(0, heads, at_once):
         some = slice(first, min(first + at_once, heads))
-        count = some.stop - first
         some_q, some_k, some_v, some_out = (x[:, :, some] for x in (q, k, v, out))
-        some_lse = some_out if lse is None else lse[:, some]  # not touched
-        lists = indptr[some] if to_next_list else indptr
-        q_codes = some_out.view(torch.int8)  # they wait where the output of their rows will be
-        key = (
-            tiles,
-            q.device,
-            q.dtype,
-            q.shape,
-            count,
-            q_strides,
-            kv_strides,
-            block_size,
-            return_lse,
-        )
-        key += tuple(x.data_ptr() % 16 for x in (some_q, some_k, some_v, some_lse, lists))
-        launch(
-            key,
-            statistics,
-            (batch * count, 1, 1),
-            (
-                some_k,
-                some_v,
-                k_mean,
-                v_mean,
-                v_deviation,
-                tokens,
-                -(-tokens // SAMPLE),
-                count,
-                *kv_strides,
-                head_dim,
-            ),
-            num_warps=8,
-            enable_fp_fusion=True,
-        )
-        launch(
-            key,
-            quantize,
-            (batch * count, -(-parts // QUANTIZE_PARTS), 3),
-            (
-                some_q,
-                some_k,
-                some_v,
-                k_mean,
-                v_mean,
-                v_deviation,
-                rotation,
-                q_codes,
-                q_scales,
-                k_codes,
-                k_scales,
-                v_codes,
-                v_scales,
-                lse_shift,
-                tokens,
-                parts,
-                count,
-                heads,
-                softmax_scale * LOG2_E / head_dim,
-                *q_strides,
-                *kv_strides,
-                head_dim,
-                QUANTIZE_PARTS,
-                return_lse,
-            ),
-            num_warps=4,
-            enable_fp_fusion=True,
-        )
-        launch(
-            (*key, to_next_list > 0, to_next_row),
-            attend,
-            (blocks * (block_size // block_m), batch * count, 1),
-            (
-                q_codes,
-                q_scales,
-                k_codes,
-                k_scales,
-                v_codes,
-                v_scales,
-                v_mean,
-                v_deviation,
-                lse_shift,
-                some_out,
-                some_lse,
-                lists,
-                indices,
-                order,
-                to_next_list,
-                to_next_row,
-                tokens,
-                parts,
-                count,
-                heads,
-                head_dim,
-                block_size,
-                block_m,
-                block_n,
-                tiles.stages,
-                SUMS,
-                return_lse,
-            ),
-            num_warps=tiles.warps,
-            num_stages=tiles.stages,
-            enable_fp_fusion=True,
-        )
+        some_lse = None if lse is None else lse[:, some]
+        lists = (indptr[some] if list_stride(indptr) else indptr, indices, order)
+        _quantize(key, some_q, some_k, some_v, some_out, scratch, parts, softmax_scale, return_lse)
+        _attend(key, tiles, some_out, some_lse, scratch, lists, block_size, parts)
     return out, lse
 
 
@@ -170,6 +73,107 @@ def _heads_at_once(heads: int, bytes_of_each: int) -> int:
     """As many as CODES_AT_ONCE allows, and about as many each time."""
     launches = -(-heads // max(1, CODES_AT_ONCE // bytes_of_each))
     return -(-heads // launches)
+
+
+def _empty_scratch(q: torch.Tensor, parts: int, heads: int, lse: bool) -> Scratch:
+    batch, tokens, _, head_dim = q.shape
+
+    def empty(*shape, dtype=torch.float32):
+        return torch.empty(batch * heads, *shape, dtype=dtype, device=q.device)
+
+    k_codes, v_codes = (empty(parts, PART * head_dim, dtype=torch.int8) for _ in range(2))
+    means = (empty(head_dim) for _ in range(3))
+    q_scales, k_scales, v_scales = empty(tokens), empty(parts), empty(parts)
+    lse_shift = empty(tokens) if lse else q_scales  # not touched
+    return Scratch(*means, q_scales, k_codes, k_scales, v_codes, v_scales, lse_shift)
+
+
+def _quantize(key, q, k, v, out, scratch: Scratch, parts: int, softmax_scale: float, lse: bool):
+    """Fill the scratch. q, k, v, out: (b, s, some heads, d)."""
+    batch, tokens, count, head_dim = q.shape
+    all_heads = out.stride(1) // head_dim
+    q_strides, kv_strides = q.stride()[:3], (*k.stride()[:3], *v.stride()[:3])
+    key = (*key, count, lse, *(x.data_ptr() % 16 for x in (q, k, v)))
+    means = (scratch.k_mean, scratch.v_mean, scratch.v_deviation)
+    every = -(-tokens // SAMPLE)
+    launch(
+        key,
+        statistics,
+        (batch * count, 1, 1),
+        (k, v, *means, tokens, every, count, *kv_strides, head_dim),
+        num_warps=8,
+        enable_fp_fusion=True,
+    )
+    launch(
+        key,
+        quantize,
+        (batch * count, -(-parts // QUANTIZE_PARTS), 3),
+        (
+            q,
+            k,
+            v,
+            *means,
+            rotation_matrix(head_dim // 2, q.device),
+            out.view(torch.int8),  # q's codes wait where the output of the same rows will be
+            *scratch[3:],
+            tokens,
+            parts,
+            count,
+            all_heads,
+            softmax_scale * LOG2_E / head_dim,
+            *q_strides,
+            *kv_strides,
+            head_dim,
+            QUANTIZE_PARTS,
+            lse,
+        ),
+        num_warps=4,
+        enable_fp_fusion=True,
+    )
+
+
+def _attend(key, tiles: Tiles, out, lse, scratch: Scratch, lists, block_size: int, parts: int):
+    """Fill out, (b, s, some heads, d), and lse, (b, some heads, s) or None."""
+    batch, tokens, count, head_dim = out.shape
+    indptr, indices, order = lists
+    blocks = -(-tokens // block_size)
+    to_next_list, to_next_row = list_stride(indptr), int(indptr.shape[1] == blocks + 1)
+    block_m, block_n = min(tiles.block_m, block_size), min(tiles.block_n, block_size)
+    some_lse = out if lse is None else lse  # not touched
+    addresses = (some_lse.data_ptr() % 16, indptr.data_ptr() % 16)
+    launch(
+        (*key, count, lse is None, to_next_list > 0, to_next_row, *addresses),
+        attend,
+        (blocks * (block_size // block_m), batch * count, 1),
+        (
+            out.view(torch.int8),
+            *scratch[3:8],
+            scratch.v_mean,
+            scratch.v_deviation,
+            scratch.lse_shift,
+            out,
+            some_lse,
+            indptr,
+            indices,
+            order,
+            to_next_list,
+            to_next_row,
+            tokens,
+            parts,
+            count,
+            out.stride(1) // head_dim,
+            head_dim,
+            block_size,
+            block_m,
+            block_n,
+            tiles.stages,
+            SUMS,
+            lse is not None,
+        ),
+        num_warps=tiles.warps,
+        num_stages=tiles.stages,
+        enable_fp_fusion=True,  # no longer Triton's default from 3.10 on
+    )
 
 
 @lru_cache(maxsize=8)

@@ -154,6 +154,16 @@ def test_a_function_of_another_pack(sage, source, in_8_bits):
     assert runs_in_8_bits(EXACT, override) == in_8_bits
 
 
+@pytest.mark.parametrize("there", range(5))
+def test_any_kernel_counts_where_others_are_missing(sage, there):
+    """SageAttention 1 has none of version 2's kernels, and packs name them all."""
+    names = [f"sageattn_qk_int8_pv_fp16_{i}" for i in range(5)]
+    calls = "\n".join(f" if {name}: return {name}(*a)" for name in names)
+    kernels = dict.fromkeys(names) | {names[there]: sage}
+    override = of_a_pack(f"def override(f, *a):\n{calls}", **kernels)
+    assert runs_in_8_bits(EXACT, override)
+
+
 @pytest.mark.parametrize("name", ["usage", "message_attention", "attention_usage", "sageattn_off"])
 def test_a_name_with_sage_in_it(name):
     function = attention_of(scaled_dot_product_attention, name)
@@ -172,12 +182,33 @@ class Hostile:
         return func(*args, **kwargs)
 
 
+class Incomparable:
+    """Has a hash, but its comparison answers neither yes nor no."""
+
+    def __hash__(self):
+        return 1
+
+    def __eq__(self, other):
+        return torch.ones(2) == 1
+
+    def __call__(self, func, *args, **kwargs):
+        return func(*args, **kwargs)
+
+
+class Unhashable(Incomparable):
+    def __hash__(self):
+        raise RuntimeError("no hash")
+
+
 def test_nothing_raises(sage):
+    for override in (Incomparable(), Unhashable()):
+        for _ in range(2):
+            assert runs_in_8_bits(SAGE, override) and not runs_in_8_bits(EXACT, override)
     assert not runs_in_8_bits(EXACT, Hostile())
     assert runs_in_8_bits(SAGE, Hostile())
     assert not runs_in_8_bits(EXACT, scaled_dot_product_attention)
     endless = FunctionType(passing_on.__code__, globals())
-    endless.again = endless
+    endless.again = endless.__wrapped__ = endless
     assert not runs_in_8_bits(EXACT, endless)
 
 

@@ -155,11 +155,13 @@ def _passes_on(override: Callable) -> bool:
         if isinstance(override, FunctionType) and "__wrapped__" not in vars(override):
             break
         if isinstance(override, MethodType):
-            override, position = override.__func__, 1
+            override, position = override.__func__, position + 1
+        elif isinstance(override, partial):
+            override, position = override.func, position + len(override.args)
         elif isinstance(override, FunctionType):
             override = override.__wrapped__
         elif isinstance(type(override).__call__, FunctionType):
-            override, position = type(override).__call__, 1
+            override, position = type(override).__call__, position + 1
         else:
             return True
     else:

@@ -63,6 +63,14 @@ class Deaf(Chained):
         return self.previous(None, *args, **kwargs)
 
 
+def passing_on_to(override, func, *args, **kwargs):
+    return override(func, *args, **kwargs)
+
+
+def deaf_on_to(override, func, *args, **kwargs):
+    return override(None, *args, **kwargs)
+
+
 def test_comfyuis_own_functions():
     names = {name for name, f in pack_module("nodes.comfyui.attention_functions").FUNCTIONS.items()}
     functions = {name: getattr(comfy_attention, name).__wrapped__ for name in names}
@@ -103,10 +111,6 @@ def test_an_override_within_another(sage, wrap):
     assert not runs_in_8_bits(EXACT, wrap(passing_on))
 
 
-def passing_on_to(override, func, *args, **kwargs):
-    return override(func, *args, **kwargs)
-
-
 @pytest.mark.parametrize(
     "previous, in_8_bits",
     [
@@ -121,6 +125,11 @@ def passing_on_to(override, func, *args, **kwargs):
         (model_attention_backend(attention_of(scaled_dot_product_attention, "attention")), False),
         (torch.compiler.disable()(patch_flash_kj()), False),
         (Deaf(patch_flash_kj()), False),
+        (partial(patch_flash_kj()), False),
+        (partial(Deaf(patch_flash_kj()).__call__), False),
+        (partial(passing_on), True),
+        (partial(passing_on_to, passing_on), True),
+        (partial(deaf_on_to, patch_flash_kj()), False),
     ],
 )
 def test_comfyuis_function_counts_where_the_override_passes_it_on(previous, in_8_bits):

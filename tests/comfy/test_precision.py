@@ -102,6 +102,17 @@ def test_auto_is_exact_otherwise(wan, rounded, summaries, override, dense):
     assert torch.equal(out, sample(patch(model, precision="exact", **DENSE)))
 
 
+def test_auto_is_exact_where_the_model_asks_for_it(wan, rounded, use_sage, summaries, monkeypatch):
+    """ComfyUI's own function for SageAttention is exact there too."""
+
+    def attention(*arguments, **more):
+        return comfy_attention.attention_sage(*arguments, low_precision_attention=False, **more)
+
+    monkeypatch.setattr(comfy.ldm.wan.model, "optimized_attention", attention)
+    sample(patch(wan, **DENSE))
+    assert ran(summaries)[0] == "exact" and use_sage.calls == 0 and rounded.calls == []
+
+
 @pytest.mark.parametrize(
     "is_there, radial, dense", [(True, "exact", "exact"), (False, *["8 bit"] * 2)]
 )

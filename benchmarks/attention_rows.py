@@ -129,6 +129,9 @@ def comfy_kitchen_rows(everything: Plan):
         import comfy_kitchen
     except ImportError:
         return
+    except Exception as error:  # made for another torch or GPU
+        print(f"  comfy-kitchen: {type(error).__name__}: {error}", flush=True)
+        return
     if _has(comfy_kitchen, "sol_attn"):
 
         def sparse(q, k, v):

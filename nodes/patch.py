@@ -130,8 +130,9 @@ class RadialAttentionPatch(io.ComfyNode):
                     optional=True,  # older saved graphs don't have it
                     tooltip="What computes the video's self-attention where it is full, such as in "
                     "the dense steps. comfyui: what would run without this node. fastest: the "
-                    "fastest exact kernel on this machine. auto: the fastest, unless you chose an "
-                    "attention yourself, on ComfyUI's command line or with another node.",
+                    "fastest kernel on this machine, an exact one unless precision is 8 bit. auto: "
+                    "the fastest, unless you chose an attention yourself, on ComfyUI's command "
+                    "line or with another node.",
                     advanced=True,
                 ),
                 io.Combo.Input(

@@ -64,7 +64,7 @@ def runs_in_8_bits(func: Callable, previous: Callable | None) -> bool:
 def _look_at(function: Callable) -> Known:
     try:
         return _known[function]
-    except (KeyError, TypeError):  # not seen before; no hash, or no weak reference to it
+    except Exception:  # not seen before; or it has no hash, no weak reference or no comparison
         pass
     try:
         known = Known(any(map(_is_8_bit, _reachable(function))), _passes_on(function))
@@ -72,7 +72,7 @@ def _look_at(function: Callable) -> Known:
         known = Known(in_8_bits=False, passes_on=True)
     try:
         _known[function] = known
-    except TypeError:
+    except Exception:
         pass
     return known
 
@@ -95,10 +95,11 @@ def _names_a_kernel(function: FunctionType) -> bool:
     for name in names:
         if name not in FUNCTIONS and not KERNELS.fullmatch(name):
             continue
-        if name in variables:  # None if the package is not installed
-            return callable(variables[name])
+        if name in variables:
+            if callable(variables[name]):  # None if the package, or this version of it, has none
+                return True
         # Imported inside, or looked up in the package's module.
-        if any(each in PACKAGES or _is_package(variables.get(each)) for each in names):
+        elif any(each in PACKAGES or _is_package(variables.get(each)) for each in names):
             return True
     return False
 
@@ -150,15 +151,21 @@ def _parts(function: Callable) -> Iterator:
 def _passes_on(override: Callable) -> bool:
     """Whether an override uses its first argument. KJNodes' and ComfyUI's own don't."""
     position = 0
-    while not isinstance(override, FunctionType) or "__wrapped__" in vars(override):
+    for _ in range(MOST):  # a function may wrap itself
+        if isinstance(override, FunctionType) and "__wrapped__" not in vars(override):
+            break
         if isinstance(override, MethodType):
-            override, position = override.__func__, 1
+            override, position = override.__func__, position + 1
+        elif isinstance(override, partial):
+            override, position = override.func, position + len(override.args)
         elif isinstance(override, FunctionType):
             override = override.__wrapped__
         elif isinstance(type(override).__call__, FunctionType):
-            override, position = type(override).__call__, 1
+            override, position = type(override).__call__, position + 1
         else:
             return True
+    else:
+        return True
     code = override.__code__
     if position >= code.co_argcount:
         return True

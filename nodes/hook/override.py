@@ -200,6 +200,7 @@ class RadialOverride:
         approximate = not stays_exact and (
             wanted == EIGHT_BIT
             or wanted == AUTO
+            and kwargs.get("low_precision_attention") is not False  # as the model may ask
             and runs_in_8_bits(func, previous)
             and not self._exact_if_dense(forward, func, q, k, v, heads, kwargs)
         )

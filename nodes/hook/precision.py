@@ -51,6 +51,9 @@ def why_exact(backend: str, call: Call, tokens: int) -> str:
     backend: the one that was asked for, or "auto".
     """
     names = ranking(call, tokens, approximate=True) if backend == AUTO else (backend,)
-    reasons = [why_not(name, call) for name in names if precision_of(name) == EIGHT_BIT]
-    none_known = f"no 8-bit kernel is known to be faster on {call.device}"
-    return "; ".join(filter(None, reasons)) or none_known
+    names = [name for name in names if precision_of(name) == EIGHT_BIT]
+    if not names:
+        return f"no 8-bit kernel is known to be faster on {call.device}"
+    reasons = [why_not(name, call) for name in names]
+    # One that can take the call ran out of memory in it: any other failure is a reason.
+    return "; ".join(filter(None, reasons)) or f"{names[0]} lacked memory in some calls"

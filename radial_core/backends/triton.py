@@ -35,20 +35,25 @@ PACKAGES = (
 
 
 def why_not(call: Call) -> str | None:
+    return why_not_ours("triton", HEAD_DIMS, call)
+
+
+def why_not_ours(name: str, head_dims: tuple[int, ...], call: Call) -> str | None:
+    """`why_not` of a backend with kernels of ours that run wherever the portable one does."""
     nvidia = capability(call.device) >= (8, 0)
     if not nvidia and not has_matrix_units(call.device):
         return (
-            "triton needs an NVIDIA GPU of compute capability 8.0 or newer, or a GPU of AMD or "
+            f"{name} needs an NVIDIA GPU of compute capability 8.0 or newer, or a GPU of AMD or "
             f"Intel with matrix units, got {call.device}"
         )
     if _version() < LEAST_VERSION:
-        return f"triton 3.3 or newer is not installed: {INSTALL}{ON_WINDOWS * nvidia}"
+        return f"{name} needs Triton 3.3 or newer: {INSTALL}{ON_WINDOWS * nvidia}"
     if call.dtype not in (torch.float16, torch.bfloat16):
-        return f"triton needs float16 or bfloat16, got {call.dtype}"
-    if call.head_dim not in HEAD_DIMS:
-        return f"triton needs head_dim {', '.join(map(str, HEAD_DIMS))}, got {call.head_dim}"
+        return f"{name} needs float16 or bfloat16, got {call.dtype}"
+    if call.head_dim not in head_dims:
+        return f"{name} needs head_dim {', '.join(map(str, head_dims))}, got {call.head_dim}"
     if call.grad:
-        return "triton has no backward pass"
+        return f"{name} has no backward pass"
     return None
 
 

@@ -15,11 +15,7 @@ HEAD_DIMS = (64, 128)
 
 
 def why_not(call: Call) -> str | None:
-    if reason := triton.why_not(call):
-        return reason.replace("triton", "triton_int8", 1)
-    if call.head_dim not in HEAD_DIMS:
-        return f"triton_int8 needs head_dim 64 or 128, got {call.head_dim}"
-    return None
+    return triton.why_not_ours("triton_int8", HEAD_DIMS, call)
 
 
 def run(

@@ -63,6 +63,14 @@ class Deaf(Chained):
         return self.previous(None, *args, **kwargs)
 
 
+def passing_on_to(override, func, *args, **kwargs):
+    return override(func, *args, **kwargs)
+
+
+def deaf_on_to(override, func, *args, **kwargs):
+    return override(None, *args, **kwargs)
+
+
 def test_comfyuis_own_functions():
     names = {name for name, f in pack_module("nodes.comfyui.attention_functions").FUNCTIONS.items()}
     functions = {name: getattr(comfy_attention, name).__wrapped__ for name in names}
@@ -103,10 +111,6 @@ def test_an_override_within_another(sage, wrap):
     assert not runs_in_8_bits(EXACT, wrap(passing_on))
 
 
-def passing_on_to(override, func, *args, **kwargs):
-    return override(func, *args, **kwargs)
-
-
 @pytest.mark.parametrize(
     "previous, in_8_bits",
     [
@@ -121,6 +125,11 @@ def passing_on_to(override, func, *args, **kwargs):
         (model_attention_backend(attention_of(scaled_dot_product_attention, "attention")), False),
         (torch.compiler.disable()(patch_flash_kj()), False),
         (Deaf(patch_flash_kj()), False),
+        (partial(patch_flash_kj()), False),
+        (partial(Deaf(patch_flash_kj()).__call__), False),
+        (partial(passing_on), True),
+        (partial(passing_on_to, passing_on), True),
+        (partial(deaf_on_to, patch_flash_kj()), False),
     ],
 )
 def test_comfyuis_function_counts_where_the_override_passes_it_on(previous, in_8_bits):
@@ -154,6 +163,16 @@ def test_a_function_of_another_pack(sage, source, in_8_bits):
     assert runs_in_8_bits(EXACT, override) == in_8_bits
 
 
+@pytest.mark.parametrize("there", range(5))
+def test_any_kernel_counts_where_others_are_missing(sage, there):
+    """SageAttention 1 has none of version 2's kernels, and packs name them all."""
+    names = [f"sageattn_qk_int8_pv_fp16_{i}" for i in range(5)]
+    calls = "\n".join(f" if {name}: return {name}(*a)" for name in names)
+    kernels = dict.fromkeys(names) | {names[there]: sage}
+    override = of_a_pack(f"def override(f, *a):\n{calls}", **kernels)
+    assert runs_in_8_bits(EXACT, override)
+
+
 @pytest.mark.parametrize("name", ["usage", "message_attention", "attention_usage", "sageattn_off"])
 def test_a_name_with_sage_in_it(name):
     function = attention_of(scaled_dot_product_attention, name)
@@ -172,12 +191,33 @@ class Hostile:
         return func(*args, **kwargs)
 
 
+class Incomparable:
+    """Has a hash, but its comparison answers neither yes nor no."""
+
+    def __hash__(self):
+        return 1
+
+    def __eq__(self, other):
+        return torch.ones(2) == 1
+
+    def __call__(self, func, *args, **kwargs):
+        return func(*args, **kwargs)
+
+
+class Unhashable(Incomparable):
+    def __hash__(self):
+        raise RuntimeError("no hash")
+
+
 def test_nothing_raises(sage):
+    for override in (Incomparable(), Unhashable()):
+        for _ in range(2):
+            assert runs_in_8_bits(SAGE, override) and not runs_in_8_bits(EXACT, override)
     assert not runs_in_8_bits(EXACT, Hostile())
     assert runs_in_8_bits(SAGE, Hostile())
     assert not runs_in_8_bits(EXACT, scaled_dot_product_attention)
     endless = FunctionType(passing_on.__code__, globals())
-    endless.again = endless
+    endless.again = endless.__wrapped__ = endless
     assert not runs_in_8_bits(EXACT, endless)
 
 

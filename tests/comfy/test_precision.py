@@ -102,6 +102,17 @@ def test_auto_is_exact_otherwise(wan, rounded, summaries, override, dense):
     assert torch.equal(out, sample(patch(model, precision="exact", **DENSE)))
 
 
+def test_auto_is_exact_where_the_model_asks_for_it(wan, rounded, use_sage, summaries, monkeypatch):
+    """ComfyUI's own function for SageAttention is exact there too."""
+
+    def attention(*arguments, **more):
+        return comfy_attention.attention_sage(*arguments, low_precision_attention=False, **more)
+
+    monkeypatch.setattr(comfy.ldm.wan.model, "optimized_attention", attention)
+    sample(patch(wan, **DENSE))
+    assert ran(summaries)[0] == "exact" and use_sage.calls == 0 and rounded.calls == []
+
+
 @pytest.mark.parametrize(
     "is_there, radial, dense", [(True, "exact", "exact"), (False, *["8 bit"] * 2)]
 )
@@ -158,14 +169,27 @@ def test_where_no_8_bit_backend_can_run_an_exact_one_does_and_says_why(wan, roun
     assert "rounded" not in summaries[1]["text"]
 
 
-def test_one_that_fails_leaves_its_calls_to_an_exact_one(wan, rounded, summaries):
+@pytest.mark.parametrize(
+    "error, said",
+    [
+        (RuntimeError("illegal instruction"), "rounded failed: RuntimeError: illegal instruction"),
+        (torch.cuda.OutOfMemoryError("CUDA out of memory"), "rounded lacked memory in some calls"),
+    ],
+    ids=["failure", "memory"],
+)
+def test_one_that_fails_leaves_its_calls_to_an_exact_one(wan, rounded, summaries, error, said):
     def fails(*args):
-        raise RuntimeError("illegal instruction")
+        raise error
 
-    works, rounded.run = rounded.run, lambda *args: (fails if rounded.calls else works)(*args)
-    sample(patch(wan, precision="8 bit", dense_attention="comfyui"))
+    works = rounded.run
+    rounded.run = lambda *args: (fails if rounded.calls else works)(*args)
+    model = patch(wan, precision="8 bit", dense_attention="comfyui")
+    sample(model)
     assert set(summaries[0]["precisions"]) == {"exact", "8 bit"}
-    assert "illegal instruction" in summaries[0]["status"]
+    assert said in summaries[0]["status"]
+    rounded.run = works
+    sample(model)
+    assert ran(summaries)[0] == "8 bit" and "not 8 bit" not in summaries[1]["status"]
 
 
 def test_without_a_ranked_one_it_says_so(wan, summaries):

@@ -171,6 +171,7 @@ def test_it_writes_one_file_and_says_where_to_send_it(monkeypatch, tmp_path, cap
     monkeypatch.setattr(mine, "CASES", small)
     monkeypatch.setattr(record, "ROOT", tmp_path)
     monkeypatch.setattr(record, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(record, "machine", lambda: "AMD Radeon RX 7900 XT/7900 XTX; a CPU")
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "NVIDIA GeForce RTX 4090")
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (needed - 1, 24 * 2**30))
     mine.main()
@@ -182,6 +183,14 @@ def test_it_writes_one_file_and_says_where_to_send_it(monkeypatch, tmp_path, cap
     assert all(case["name"].endswith(", 1 of 2 heads") for case in found["cases"])
     last = capsys.readouterr().out.splitlines()[-1]
     assert file.name in last and mine.ADDRESS in last
+
+
+@pytest.mark.parametrize("error", [float("nan"), 1.3])
+def test_a_kernel_that_is_wrong_costs_its_row_alone(measured, capsys, error):
+    rows = deepcopy(measured["cases"][0]["rows"])
+    wrong = {**rows[0], "backend": mine.SAGE, "relative_error": error}
+    assert mine.believable([*rows, wrong]) == rows
+    assert capsys.readouterr().out.startswith(f"  {mine.SAGE}: left out, ")
 
 
 def test_the_form_is_there_and_asks_for_the_file():

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from radial_core.backends import triton
+from radial_core.backends import triton, triton_int8
 from radial_core.call import Call
 
 CUDA = torch.device("cuda", 0)
@@ -29,13 +29,27 @@ def test_why_not(monkeypatch, gpu, dtype, head_dim, options, reason):
     assert answer is None if reason is None else answer.startswith(reason)
 
 
-def test_says_what_to_install(monkeypatch):
+@pytest.mark.parametrize("head_dim, grad", [(64, False), (80, False), (256, False), (128, True)])
+def test_the_8_bit_kernel_answers_for_itself(monkeypatch, head_dim, grad):
+    monkeypatch.setattr(triton, "capability", lambda device: (8, 9))
+    monkeypatch.setattr(triton, "_version", lambda: (3, 6))
+    answer = triton_int8.why_not(Call(CUDA, BF, head_dim, 128, grad))
+    if grad:
+        assert answer == "triton_int8 has no backward pass"
+    elif head_dim in triton_int8.HEAD_DIMS:
+        assert answer is None
+    else:
+        assert answer == f"triton_int8 needs head_dim 64, 128, got {head_dim}"
+
+
+@pytest.mark.parametrize("backend", [triton, triton_int8])
+def test_says_what_to_install(monkeypatch, backend):
     monkeypatch.setattr(triton, "capability", lambda device: (9, 0))
     for version in ((), (3, 2)):
         monkeypatch.setattr(triton, "_version", lambda version=version: version)
-        reason = triton.why_not(Call(CUDA, BF, 128, 128))
-        assert "triton 3.3 or newer is not installed" in reason
-        assert "pip install triton-windows" in reason
+        reason = backend.why_not(Call(CUDA, BF, 128, 128))
+        assert " needs Triton 3.3 or newer: " in reason
+        assert reason.endswith("pip install triton-windows")
 
 
 @pytest.mark.parametrize(

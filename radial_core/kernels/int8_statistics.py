@@ -35,13 +35,16 @@ def statistics(
     sum_k = tl.zeros([HEAD_DIM], tl.float32)
     sum_v = tl.zeros([HEAD_DIM], tl.float32)
     for first in tl.range(0, count, ROWS, num_stages=1):
-        sum_k += tl.sum(_sample(k_start, first, count, every, k_token, 0.0, HEAD_DIM), 0)
-        sum_v += tl.sum(_sample(v_start, first, count, every, v_token, 0.0, HEAD_DIM), 0)
+        sum_k += tl.sum(_sample(k_start, first, count, every, tokens, k_token, 0.0, HEAD_DIM), 0)
+        sum_v += tl.sum(_sample(v_start, first, count, every, tokens, v_token, 0.0, HEAD_DIM), 0)
     mean = sum_v / count
     # Not the root of the mean square, which a single loud token would decide.
     deviation = tl.zeros([HEAD_DIM], tl.float32)
     for first in tl.range(0, count, ROWS, num_stages=1):
-        v = _sample(v_start, first, count, every, v_token, mean[None, :], HEAD_DIM) - mean[None, :]
+        v = (
+            _sample(v_start, first, count, every, tokens, v_token, mean[None, :], HEAD_DIM)
+            - mean[None, :]
+        )
         deviation += tl.sum(tl.abs(v), 0)
     deviation /= count
     least = LEAST_DEVIATION * tl.sum(deviation) / HEAD_DIM
@@ -52,9 +55,11 @@ def statistics(
 
 
 @triton.jit
-def _sample(start, first, count, every, stride, other, HEAD_DIM: tl.constexpr):
+def _sample(start, first, count, every, tokens, stride, other, HEAD_DIM: tl.constexpr):
     """float32 (ROWS, HEAD_DIM); `other` past the sample's end."""
     rows = first + tl.arange(0, ROWS)
-    places = start + (rows * every).to(tl.int64)[:, None] * stride
+    # Not each time the same place in its stretch, which might be the same column of each frame.
+    tokens_of_rows = tl.minimum(rows * every + rows * 37 % every, tokens - 1)
+    places = start + tokens_of_rows.to(tl.int64)[:, None] * stride
     x = tl.load(places + tl.arange(0, HEAD_DIM)[None, :], mask=(rows < count)[:, None], other=0.0)
     return tl.where((rows < count)[:, None], x.to(tl.float32), other)

@@ -8,7 +8,7 @@ from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
 from .hopper import attend
-from .launch import LOG2_E, SHAPES_KEPT, launch, list_stride, outputs
+from .launch import FUSED, LOG2_E, SHAPES_KEPT, launch, list_stride, outputs
 
 DTYPES = {torch.float16: gl.float16, torch.bfloat16: gl.bfloat16}
 MAX_REGISTERS = 168  # of a thread when the program starts: 384 threads share 65,536
@@ -92,6 +92,7 @@ def run(
         ),
         num_warps=4,
         maxnreg=MAX_REGISTERS,
+        **FUSED,
     )
     return out, lse
 

@@ -2,28 +2,28 @@
 
 Both products of the online softmax (kernels/portable.py) are of int8 codes, with sums in int32:
 scores from the codes of q and k, the output from the codes of the softmax weights and of v. The
-weights of each step of BLOCK_N keys are rounded relative to the largest of that step, so a row's
-largest weight costs no accuracy in the other steps.
+weights of each part of 64 keys are rounded relative to the largest of that part, so a row's largest
+weight costs no accuracy in the other parts.
 
 What limits such a kernel is all the work around its products, hence:
 
 - Sums up to 2^22 are read as floats without a conversion: MAGIC_BITS are added to them, the bits of
   a float whose last one counts as 1. Rounding to int8 works the same way.
 - The sum of a row's weights is a product as well, with a matrix of ones.
-- Steps work in parts of 64 keys and half of the channels, which keeps all in registers.
+- A product is of one part, and the output's of half of the channels, which keeps all in registers.
 """
 
 import triton
 import triton.language as tl
 
-from .int8_codes import MAGIC, MAGIC_BITS, PART
+from .int8_codes import MAGIC, MAGIC_BITS, PART, as_int8
 
 LOG2_126 = tl.constexpr(6.977279923499917)
 LN_2 = tl.constexpr(0.6931471805599453)
-# Of the scores of a step. A larger one would let weights exceed 127, and is far beyond where
+# Of the scores within a part. A larger one would let weights exceed 127, and is far beyond where
 # rounding q and k decides which key wins.
 LARGEST_SCALE = tl.constexpr(0.02)
-LARGEST = tl.constexpr(1e30)  # of the same between steps: keeps what is multiplied by it finite
+LARGEST = tl.constexpr(1e30)  # of the same between parts: keeps what is multiplied by it finite
 
 
 @triton.jit
@@ -192,7 +192,7 @@ def _weights(q, k, scale, inside, MASKED: tl.constexpr):
     weights = tl.exp2(scores * in_part[:, None] + offset[:, None])
     if MASKED:
         weights = tl.where(inside[None, :], weights, 0.0)
-    codes = (weights + MAGIC).to(tl.int32, bitcast=True).to(tl.int8)
+    codes = as_int8(weights)
     pairs = tl.reshape(codes, [codes.shape[0], codes.shape[1] // 16, 2, 4, 2])
     codes = tl.reshape(tl.permute(pairs, [0, 1, 3, 2, 4]), codes.shape)
     return codes, (largest - MAGIC) * scale

@@ -4,7 +4,7 @@ import triton
 import triton.language as tl
 
 # 1.5 * 2^23, a float whose last bit counts as 1, and its bits: an int32 below 2^22 that is added to
-# the bits is added to the number. The low 22 bits are 0.
+# the bits is added to the number.
 MAGIC = tl.constexpr(12582912.0)
 MAGIC_BITS = tl.constexpr(0x4B400000)
 LEAST = tl.constexpr(1e-30)  # of what is divided by

@@ -6,15 +6,15 @@ from typing import NamedTuple
 import torch
 import triton
 
+from . import int8_codes
 from .int8 import attend
-from .int8_codes import PART as PART_OF_KERNELS
 from .int8_quantize import quantize
 from .int8_statistics import statistics
-from .launch import LOG2_E, launch, list_stride, outputs
+from .launch import FUSED, LOG2_E, launch, list_stride, outputs
 from .portable_launch import Tiles
 
 CODES_AT_ONCE = 2**30  # bytes of codes of k and v; more if one head has more
-PART = PART_OF_KERNELS.value
+PART = int8_codes.PART.value
 SAMPLE = 1024  # tokens for int8_statistics.py, at most
 QUANTIZE_PARTS = 4  # of a program
 # The fewest columns that a product may have.
@@ -23,16 +23,13 @@ SUMS = 8 if torch.version.cuda and _version >= (3, 5) else 16
 
 
 class Scratch(NamedTuple):
-    """What the kernels hand to each other, for some heads; see int8_quantize.py."""
+    """What the kernels hand to each other, for some heads; see int8_quantize.py.
 
-    k_mean: torch.Tensor
-    v_mean: torch.Tensor
-    v_deviation: torch.Tensor
-    q_scales: torch.Tensor
-    k_codes: torch.Tensor
-    k_scales: torch.Tensor
-    v_codes: torch.Tensor
-    v_scales: torch.Tensor
+    means: k_mean, v_mean, v_deviation. codes: q_scales, k_codes, k_scales, v_codes, v_scales.
+    """
+
+    means: tuple[torch.Tensor, ...]
+    codes: tuple[torch.Tensor, ...]
     lse_shift: torch.Tensor
 
 
@@ -82,10 +79,12 @@ def _empty_scratch(q: torch.Tensor, parts: int, heads: int, lse: bool) -> Scratc
         return torch.empty(batch * heads, *shape, dtype=dtype, device=q.device)
 
     k_codes, v_codes = (empty(parts, PART * head_dim, dtype=torch.int8) for _ in range(2))
-    means = (empty(head_dim) for _ in range(3))
     q_scales, k_scales, v_scales = empty(tokens), empty(parts), empty(parts)
-    lse_shift = empty(tokens) if lse else q_scales  # not touched
-    return Scratch(*means, q_scales, k_codes, k_scales, v_codes, v_scales, lse_shift)
+    return Scratch(
+        means=tuple(empty(head_dim) for _ in range(3)),
+        codes=(q_scales, k_codes, k_scales, v_codes, v_scales),
+        lse_shift=empty(tokens) if lse else q_scales,  # not touched
+    )
 
 
 def _quantize(key, q, k, v, out, scratch: Scratch, parts: int, softmax_scale: float, lse: bool):
@@ -94,15 +93,14 @@ def _quantize(key, q, k, v, out, scratch: Scratch, parts: int, softmax_scale: fl
     all_heads = out.stride(1) // head_dim
     q_strides, kv_strides = q.stride()[:3], (*k.stride()[:3], *v.stride()[:3])
     key = (*key, count, lse, *(x.data_ptr() % 16 for x in (q, k, v)))
-    means = (scratch.k_mean, scratch.v_mean, scratch.v_deviation)
     every = -(-tokens // SAMPLE)
     launch(
         key,
         statistics,
         (batch * count, 1, 1),
-        (k, v, *means, tokens, every, count, *kv_strides, head_dim),
+        (k, v, *scratch.means, tokens, every, count, *kv_strides, head_dim),
         num_warps=8,
-        enable_fp_fusion=True,
+        **FUSED,
     )
     launch(
         key,
@@ -112,10 +110,11 @@ def _quantize(key, q, k, v, out, scratch: Scratch, parts: int, softmax_scale: fl
             q,
             k,
             v,
-            *means,
+            *scratch.means,
             rotation_matrix(head_dim // 2, q.device),
             out.view(torch.int8),  # q's codes wait where the output of the same rows will be
-            *scratch[3:],
+            *scratch.codes,
+            scratch.lse_shift,
             tokens,
             parts,
             count,
@@ -128,7 +127,7 @@ def _quantize(key, q, k, v, out, scratch: Scratch, parts: int, softmax_scale: fl
             lse,
         ),
         num_warps=4,
-        enable_fp_fusion=True,
+        **FUSED,
     )
 
 
@@ -147,9 +146,8 @@ def _attend(key, tiles: Tiles, out, lse, scratch: Scratch, lists, block_size: in
         (blocks * (block_size // block_m), batch * count, 1),
         (
             out.view(torch.int8),
-            *scratch[3:8],
-            scratch.v_mean,
-            scratch.v_deviation,
+            *scratch.codes,
+            *scratch.means[1:],
             scratch.lse_shift,
             out,
             some_lse,
@@ -172,7 +170,7 @@ def _attend(key, tiles: Tiles, out, lse, scratch: Scratch, lists, block_size: in
         ),
         num_warps=tiles.warps,
         num_stages=tiles.stages,
-        enable_fp_fusion=True,  # no longer Triton's default from 3.10 on
+        **FUSED,
     )
 
 

@@ -1,7 +1,7 @@
 """q, k and v to int8 in one pass: what the kernel in int8.py reads.
 
-q has a scale for each token, k and v one for each part of 64 tokens. Three things make
-the codes finer, and change nothing else:
+q has a scale for each token, k and v one for each part of 64 tokens. Three things make the codes
+finer, and change nothing else:
 
 - k is taken less its mean, which lowers all scores of a query alike. Any constant vector does that,
   so the mean of a sample will do.

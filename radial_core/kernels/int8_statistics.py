@@ -41,10 +41,7 @@ def statistics(
     # Not the root of the mean square, which a single loud token would decide.
     deviation = tl.zeros([HEAD_DIM], tl.float32)
     for first in tl.range(0, count, ROWS, num_stages=1):
-        v = (
-            _sample(v_start, first, count, every, tokens, v_token, mean[None, :], HEAD_DIM)
-            - mean[None, :]
-        )
+        v = _sample(v_start, first, count, every, tokens, v_token, mean[None, :], HEAD_DIM)
         deviation += tl.sum(tl.abs(v), 0)
     deviation /= count
     least = LEAST_DEVIATION * tl.sum(deviation) / HEAD_DIM
@@ -55,11 +52,11 @@ def statistics(
 
 
 @triton.jit
-def _sample(start, first, count, every, tokens, stride, other, HEAD_DIM: tl.constexpr):
-    """float32 (ROWS, HEAD_DIM); `other` past the sample's end."""
+def _sample(start, first, count, every, tokens, stride, less, HEAD_DIM: tl.constexpr):
+    """Some of the sample less `less`, float32 (ROWS, HEAD_DIM); 0 past its end."""
     rows = first + tl.arange(0, ROWS)
     # Not each time the same place in its stretch, which might be the same column of each frame.
     tokens_of_rows = tl.minimum(rows * every + rows * 37 % every, tokens - 1)
     places = start + tokens_of_rows.to(tl.int64)[:, None] * stride
     x = tl.load(places + tl.arange(0, HEAD_DIM)[None, :], mask=(rows < count)[:, None], other=0.0)
-    return tl.where((rows < count)[:, None], x.to(tl.float32), other)
+    return tl.where((rows < count)[:, None], x.to(tl.float32) - less, 0.0)

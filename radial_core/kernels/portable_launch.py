@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 import triton
 
-from .launch import LOG2_E, launch, list_stride, outputs
+from .launch import FUSED, LOG2_E, launch, list_stride, outputs
 from .portable import attend
 
 
@@ -77,6 +77,6 @@ def run(
         ),
         num_warps=tiles.warps,
         num_stages=tiles.stages,
-        enable_fp_fusion=True,  # no longer Triton's default from 3.10 on
+        **FUSED,
     )
     return out, lse

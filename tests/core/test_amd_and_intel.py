@@ -1,21 +1,17 @@
 """GPUs of AMD and Intel, faked: what is tried there. For AMD the kernels are compiled too."""
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
+from compiling import output_of
 
 from radial_core import devices, proof
 from radial_core.backends import triton, triton_int8
 from radial_core.backends.ranking import dense_ranking, ranking
 from radial_core.call import Call, capability, is_out_of_memory, on_device
 
-COMPILE = Path(__file__).with_name("compile_amd.py")
 # Bytes of a thread that don't fit its registers. RDNA 3 has the fewest; what needs the most is the
 # quantization, a small part of a call.
 MOST_SCRATCH = {"gfx942": 0, "gfx1100": 160, "gfx1201": 0}
@@ -128,12 +124,7 @@ def compiled():
     backends = pytest.importorskip("triton.backends")
     if "amd" not in backends.backends:
         pytest.skip("this Triton compiles for NVIDIA only")
-    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
-    done = subprocess.run(
-        [sys.executable, COMPILE], capture_output=True, text=True, env=environment
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return [json.loads(line) for line in done.stdout.splitlines()]
+    return [json.loads(line) for line in output_of("compile_amd.py").splitlines()]
 
 
 @pytest.mark.parametrize("architecture", MOST_SCRATCH)

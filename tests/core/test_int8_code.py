@@ -1,14 +1,11 @@
 """The machine code of our 8-bit kernels for the cards that we don't have: what makes it fast."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from compiling import output_of
 
-COMPILE = Path(__file__).with_name("compile_int8.py")
 PART = 64  # keys whose scores are one product
 REGISTERS = 65_536  # of a multiprocessor
 # Bytes of its shared memory, of which each program takes some more than it asks for.
@@ -23,12 +20,7 @@ def compiled():
     backends = pytest.importorskip("triton.backends")
     if not (Path(backends.__file__).parent / "nvidia/bin/ptxas").exists():
         pytest.skip("this Triton brings no assembler")
-    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
-    done = subprocess.run(
-        [sys.executable, COMPILE], capture_output=True, text=True, env=environment
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return [json.loads(line) for line in done.stdout.splitlines()]
+    return [json.loads(line) for line in output_of("compile_int8.py").splitlines()]
 
 
 @pytest.fixture(params=CAPABILITIES)

@@ -1,13 +1,10 @@
 """Our kernels without a GPU: the portable one in Triton's interpreter, Hopper's only compiled."""
 
-import os
 import re
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
+from compiling import output_of
 
 from radial_core import RadialPattern, VideoLayout, make_plan
 from radial_core.masks.per_head import MaskPerHead
@@ -94,9 +91,6 @@ def test_the_second_launch_skips_the_dispatch(monkeypatch):
     assert [options for _, options in ready] == [{"num_warps": 4}, {}, {"num_warps": 4}]
 
 
-COMPILE = Path(__file__).with_name("compile_hopper.py")
-
-
 @pytest.fixture(scope="module")
 def hopper():
     """What the assembler says of the Hopper kernel: needs no GPU, nor an NVIDIA driver."""
@@ -105,12 +99,7 @@ def hopper():
 
     if not parse("3.6") <= parse(triton.__version__) < parse("4"):
         pytest.skip("Gluon as the kernel needs it came with Triton 3.6")
-    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
-    done = subprocess.run(
-        [sys.executable, COMPILE], capture_output=True, text=True, env=environment
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout
+    return output_of("compile_hopper.py")
 
 
 def test_the_hopper_kernel_keeps_all_in_registers(hopper):

@@ -1,6 +1,5 @@
 """benchmarks/attention_mma_sync.py: Triton writes Ampere's code, and it is assembled for Hopper."""
 
-import os
 import re
 import subprocess
 import sys
@@ -9,6 +8,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from compiling import output_of
 
 ROOT = Path(__file__).parents[2]
 sys.path.append(str(ROOT / "benchmarks"))
@@ -18,13 +18,7 @@ import mma_sync  # noqa: E402
 
 
 def compiled_as(chip: str) -> list[str]:
-    environment = {name: x for name, x in os.environ.items() if name != "TRITON_INTERPRET"}
-    script = Path(__file__).with_name("compile_mma_sync.py")
-    done = subprocess.run(
-        [sys.executable, script, chip], env=environment, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout.splitlines()
+    return output_of("compile_mma_sync.py", chip).splitlines()
 
 
 def test_ampere_s_code_is_assembled_for_hopper():

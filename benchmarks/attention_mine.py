@@ -12,6 +12,8 @@ from attention_case import CASES, bench
 from attention_measure import DTYPE, HEAD_DIM
 from attention_rows import KITCHEN_DENSE, SAGE
 
+from radial_core.backends.contract import PRECISIONS
+
 VIDEOS = ("Wan 1.3B 81 f 480p", "Wan 14B 81 f 720p")
 BACKENDS = (
     "triton",
@@ -128,7 +130,7 @@ def _row_fault(row: dict) -> str | None:
         return f"a row must have {_names(ROW_KEYS)}, got {_names(row)}"
     if row["backend"] not in BACKENDS:
         return f"a backend must be one of {', '.join(BACKENDS)}, got {row['backend']!r}"
-    if row["precision"] not in ("exact", "8 bit"):
+    if row["precision"] not in PRECISIONS:
         return f"precision must be exact or 8 bit, got {row['precision']!r}"
     if not (row["ms"] > 0 and 0 < row["relative_error"] < 1):
         figures = f"{row['ms']} ms, {row['relative_error']}"

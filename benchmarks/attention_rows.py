@@ -15,12 +15,12 @@ from torch.nn.functional import scaled_dot_product_attention
 from radial_core import BACKENDS, Plan
 from radial_core.attention import attend, choose_backend, why_not
 from radial_core.backends import backend_module
-from radial_core.backends.contract import EXACT
+from radial_core.backends.contract import EXACT, PRECISIONS
 from radial_core.call import Call
 
 CALL = Call(DEVICE, DTYPE, HEAD_DIM, 128)
 SLOW = 100_000  # from this many tokens on the slowest backends are left out
-EIGHT_BIT = "8 bit"
+_, EIGHT_BIT = PRECISIONS
 AUTO = {"auto": False, "auto, 8 bit": True}  # name -> whether it may be approximate
 PORTABLE = "triton, portable kernel"
 KITCHEN_SPARSE = "comfy-kitchen sol_attn (int8, tau 1.3), error against dense"
@@ -32,7 +32,7 @@ class Row(NamedTuple):
     """A row before it is measured. run: q, k, v -> out, all (b, s, h, d)."""
 
     backend: str
-    precision: str  # "exact" or "8 bit"
+    precision: str  # one of PRECISIONS
     kept: Plan
     run: Callable
     changes_k: bool = False

@@ -3,7 +3,7 @@
 from comfy_api.latest import io
 
 from ..radial_core.attention import check_backend_name, choose_backend
-from ..radial_core.backends import BACKENDS, backend_module
+from ..radial_core.backends import BACKENDS
 from ..radial_core.call import Call
 from ..radial_core.masks.radial import MAX_DECAY
 from .comfyui import features
@@ -14,7 +14,7 @@ from .hook.attach import attach
 from .hook.dense_choice import AUTO, CHOICES
 from .hook.override import RadialOverride
 from .hook.precision import CHOICES as PRECISIONS
-from .hook.precision import check_backend_precision
+from .hook.precision import EIGHT_BIT, check_backend_precision, precision_of
 from .inputs.checks import (
     BLOCK_SIZE_CHOICES,
     check_choice,
@@ -25,7 +25,7 @@ from .inputs.checks import (
 from .inputs.settings import AUTOMATIC, MOST, read_settings
 
 TRAINING = f"{KEY}_training"  # the key of the callbacks for training
-APPROXIMATE = ", ".join(n for n in BACKENDS if not backend_module(n).ACCURACY.exact)
+APPROXIMATE = ", ".join(name for name in BACKENDS if precision_of(name) == EIGHT_BIT)
 
 
 class RadialAttentionPatch(io.ComfyNode):

@@ -37,6 +37,7 @@ from masked import ALWAYS, Attention, masked, recorder
 
 from radial_core import Plan, RadialPattern, Schedule, make_plan
 from radial_core.attention import attend
+from radial_core.backends.contract import PRECISIONS
 from radial_core.reference import reference_attention
 
 BACKEND = "triton_int8"
@@ -103,9 +104,7 @@ def videos(lab: Lab, mask: Mask, dense_steps: int) -> dict:
         "dense_steps": dense_steps,
         **likeness(rounded, exact),
         "ssim_of_seeds": [round(x, 5) for x in metrics.ssim(rounded, exact).tolist()],
-        "psnr_to_dense": dict(
-            zip(("exact", "8 bit"), (round(x, 3) for x in to_dense), strict=True)
-        ),
+        "psnr_to_dense": dict(zip(PRECISIONS, (round(x, 3) for x in to_dense), strict=True)),
     }
 
 

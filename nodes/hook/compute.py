@@ -5,7 +5,6 @@ from contextlib import nullcontext
 import torch
 
 from ...radial_core.attention import attend
-from ...radial_core.call import Call
 from ...radial_core.padding import with_padding, without_padding
 from .decision import Dense, Sparse
 from .dense_choice import attend_fast
@@ -45,13 +44,6 @@ def compute(
     if padding is not None:
         out = with_padding(out, padding.prefix, padding.absent)
     return out.transpose(1, 2) if kwargs["skip_output_reshape"] else out.flatten(2), name
-
-
-def call_of(decision: Sparse, q, heads: int, kwargs: dict) -> Call:
-    """The kind of a sparse call without gradients."""
-    head_dim = q.shape[-1] if kwargs["skip_reshape"] else q.shape[-1] // heads
-    plan = decision.plan
-    return Call(q.device, q.dtype, head_dim, plan.block_size, per_head=plan.per_head)
 
 
 def to_bshd(q, k, v, heads: int, skip_reshape: bool) -> tuple[torch.Tensor, ...]:

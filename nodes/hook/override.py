@@ -9,7 +9,8 @@ from functools import partial
 import torch
 
 from ...radial_core import runs
-from ...radial_core.call import SIGNALS, wants_gradients
+from ...radial_core.call import SIGNALS, Call, call_key, wants_gradients
+from ...radial_core.plan import Plan
 from ..comfyui import features
 from ..comfyui.attention_functions import is_comfyuis
 from ..comfyui.eight_bit import runs_in_8_bits
@@ -20,7 +21,7 @@ from ..run.record import CallEntry, Record
 from ..run.run_reporter import RunReporter
 from .arguments import unknown_arguments
 from .block_numbers import says_its_block
-from .compute import call_of, compute, to_bshd
+from .compute import compute, to_bshd
 from .decision import CallFacts, Dense, NotOurs, Sparse, decide, find_video
 from .dense_choice import AUTO, is_beaten
 from .forward_pass import ForwardPass
@@ -210,7 +211,7 @@ class RadialOverride:
         entry.density = decision.plan.density
         entry.precision = precision_of(entry.backend)
         if entry.precision == EXACT and (approximate or wanted == EIGHT_BIT):
-            self._say_why_exact(decision, stays_exact, q, heads, kwargs)
+            self._say_why_exact(decision.plan, stays_exact, q, k, v, heads, kwargs)
         return out
 
     def _exact_if_dense(self, forward: ForwardPass, func, q, k, v, heads, kwargs) -> bool:
@@ -219,14 +220,15 @@ class RadialOverride:
             return False
         return is_beaten(*to_bshd(q, k, v, heads, kwargs["skip_reshape"]))
 
-    def _say_why_exact(self, decision: Sparse, stays_exact: bool, q, heads, kwargs) -> None:
+    def _say_why_exact(self, plan: Plan, stays_exact: bool, q, k, v, heads, kwargs) -> None:
         """Put into the record, once, why calls that might be 8 bit are exact."""
         record = self.reporter.record
         if record.why_exact is None:
             record.why_exact = TRAINING
             if not stays_exact:
-                call = call_of(decision, q, heads, kwargs)
-                record.why_exact = why_exact(self.backend, call, decision.plan.tokens)
+                tensors = to_bshd(q, k, v, heads, kwargs["skip_reshape"])
+                call = Call(*call_key(*tensors, plan.block_size, per_head=plan.per_head))
+                record.why_exact = why_exact(self.backend, call, plan.tokens)
 
     def _may_be_fast(self, forward: ForwardPass, func: Callable) -> bool:
         """Whether another kernel than ComfyUI's may compute a dense call over a video."""

@@ -8,12 +8,14 @@ from collections.abc import Callable
 
 from ...radial_core.attention import why_not
 from ...radial_core.backends import backend_module
+from ...radial_core.backends.contract import PRECISIONS
 from ...radial_core.backends.ranking import ranking
 from ...radial_core.call import Call
 from ..comfyui.attention_functions import is_comfyuis
 from ..comfyui.eight_bit import runs_in_8_bits
 
-AUTO, EXACT, EIGHT_BIT = "auto", "exact", "8 bit"
+EXACT, EIGHT_BIT = PRECISIONS
+AUTO = "auto"
 CHOICES = (AUTO, EXACT, EIGHT_BIT)
 TRAINING = "training stays exact"
 

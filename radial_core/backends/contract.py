@@ -16,6 +16,9 @@ import torch
 from ..call import Call
 from ..plan import Plan
 
+# What the node, the report and the benchmarks call exact backends, and those that are not.
+PRECISIONS = ("exact", "8 bit")
+
 
 def exact_tolerance(dtype: torch.dtype) -> float:
     """The largest relative RMS error of an exact backend: about five times what rounding makes."""
@@ -47,8 +50,9 @@ class Accuracy:
 
     @property
     def precision(self) -> str:
-        """What the node and the report call it: "exact" or "8 bit"."""
-        return "exact" if self.exact else "8 bit"
+        """One of PRECISIONS."""
+        exact, eight_bit = PRECISIONS
+        return exact if self.exact else eight_bit
 
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)

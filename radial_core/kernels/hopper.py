@@ -11,13 +11,11 @@ from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.hopper import (
     fence_async_shared,
     mbarrier,
-    tma,
     warpgroup_mma,
     warpgroup_mma_wait,
 )
 
-# Triton 3.9 renamed it.
-_copy = getattr(tma, "async_load", None) or tma.async_copy_global_to_shared
+from .hopper_load import load, next_slot
 
 STAGES = gl.constexpr(2)  # key and value blocks in shared memory: 2 x 64 KiB of 227
 
@@ -94,55 +92,11 @@ def attend(
         (_multiply_lower, (queries, keys, values, q_full, k_full, k_free, v_full, v_free,
                            out, lse, end - begin, last, first, tokens, heads, scale,
                            HEAD_DIM, BLOCK_SIZE, LSE)),
-        (_load, (Q, K, V, queries, keys, values, q_full, k_full, k_free, v_full, v_free,
-                 indices, begin, end, q_row, k_row, v_row,
-                 head * q_column, head * k_column, head * v_column, BLOCK_SIZE)),
+        (load, (Q, K, V, queries, keys, values, q_full, k_full, k_free, v_full, v_free,
+                indices, begin, end, q_row, k_row, v_row, head * q_column, head * k_column,
+                head * v_column, BLOCK_SIZE, BLOCK_SIZE, True)),
     ], [4, 1], [240, 24])  # warps and registers of the second warpgroup and of the loading warp
     # fmt: on
-
-
-@gluon.jit
-def _load(
-    Q,
-    K,
-    V,
-    queries,
-    keys,
-    values,
-    q_full,
-    k_full,
-    k_free,
-    v_full,
-    v_free,
-    indices,
-    begin,
-    end,
-    q_row,
-    k_row,
-    v_row,
-    q_column,
-    k_column,
-    v_column,
-    BLOCK_SIZE: gl.constexpr,
-):
-    """Streams the row's blocks. The last one comes first: only it can reach past the end."""
-    mbarrier.expect(q_full, 2 * Q.block_type.nbytes)
-    _copy(Q, [q_row, q_column], q_full, queries.index(0))
-    lower = q_row + BLOCK_SIZE // 2
-    _copy(Q, [lower, q_column], q_full, queries.index(1))
-    block = gl.load(indices + end - 1)
-    slot = 0
-    phase = 1  # a fresh barrier passes a wait for this one: the slots are free
-    for i in range(begin, end):
-        n = block * BLOCK_SIZE
-        block = gl.load(indices + i)
-        mbarrier.wait(k_free.index(slot), phase)
-        mbarrier.expect(k_full.index(slot), K.block_type.nbytes)
-        _copy(K, [k_row + n, k_column], k_full.index(slot), keys.index(slot))
-        mbarrier.wait(v_free.index(slot), phase)
-        mbarrier.expect(v_full.index(slot), V.block_type.nbytes)
-        _copy(V, [v_row + n, v_column], v_full.index(slot), values.index(slot))
-        slot, phase = _next(slot, phase)
 
 
 @gluon.jit
@@ -190,7 +144,7 @@ def _multiply(
     total = gl.sum(p, 1)
     p = gl.convert_layout(p.to(dtype), p_layout)
 
-    k_slot, k_phase = _next(0, 0)
+    k_slot, k_phase = next_slot(0, 0, STAGES)
     v_slot = 0
     v_phase = 0
     for _ in range(1, count):
@@ -213,8 +167,8 @@ def _multiply(
         mbarrier.arrive(v_free.index(v_slot), count=1)
         acc = acc * gl.convert_layout(shrink, acc_rows)[:, None]
         p = new_p
-        k_slot, k_phase = _next(k_slot, k_phase)
-        v_slot, v_phase = _next(v_slot, v_phase)
+        k_slot, k_phase = next_slot(k_slot, k_phase, STAGES)
+        v_slot, v_phase = next_slot(v_slot, v_phase, STAGES)
     mbarrier.wait(v_full.index(v_slot), v_phase)
     acc_running = warpgroup_mma(p, values.index(v_slot), acc, is_async=True)
     acc, p = warpgroup_mma_wait(0, deps=[acc_running, p])
@@ -232,14 +186,6 @@ def _multiply(
     if LSE:
         rows = first + gl.arange(0, ROWS, gl.SliceLayout(1, scores_layout))
         gl.store(lse + rows, (top + gl.log2(total)) * 0.6931471805599453, mask=rows < tokens)
-
-
-@gluon.jit
-def _next(slot, phase):
-    """The next slot. The phase flips when the slots start over."""
-    slot += 1
-    turn = slot == STAGES
-    return gl.where(turn, 0, slot), phase ^ turn.to(gl.int32)
 
 
 # fmt: off

@@ -66,8 +66,10 @@ def run(
     out, lse = outputs(q, return_lse)
     to_next_list = list_stride(indptr)
     descriptors = [
-        _descriptor(x, *how)
-        for x, *how in zip((q, k, v), found.matrices, found.boxes, found.layouts, strict=True)
+        descriptor(x, matrix.shape, matrix.strides, *how)
+        for x, matrix, *how in zip(
+            (q, k, v), found.matrices, found.boxes, found.layouts, strict=True
+        )
     ]
     launch(
         (found.key, q.device, order is None, to_next_list > 0, return_lse),
@@ -97,10 +99,11 @@ def run(
     return out, lse
 
 
-def _descriptor(x: torch.Tensor, matrix: Matrix, box: tuple[int, int], layout) -> TensorDescriptor:
+def descriptor(x, shape: tuple, strides: tuple, box: tuple[int, int], layout) -> TensorDescriptor:
+    """Of a tensor as a matrix, for the copy engine. box: what is copied at a time."""
     made = object.__new__(TensorDescriptor)  # whose own checks take longer than the launch
     made.base = x
-    made.shape, made.strides = matrix.shape, matrix.strides
+    made.shape, made.strides = shape, strides
     made.block_shape = box
     made.layout = layout
     made.padding = "zero"

@@ -16,14 +16,7 @@ What limits such a kernel is all the work around its products, hence:
 import triton
 import triton.language as tl
 
-from .int8_codes import MAGIC, MAGIC_BITS, PART, as_int8
-
-LOG2_126 = tl.constexpr(6.977279923499917)
-LN_2 = tl.constexpr(0.6931471805599453)
-# Of the scores within a part. A larger one would let weights exceed 127, and is far beyond where
-# rounding q and k decides which key wins.
-LARGEST_SCALE = tl.constexpr(0.02)
-LARGEST = tl.constexpr(1e30)  # of the same between parts: keeps what is multiplied by it finite
+from .int8_codes import LARGEST, LARGEST_SCALE, LN_2, LOG2_126, MAGIC, MAGIC_BITS, PART, as_int8
 
 
 @triton.jit

@@ -8,6 +8,12 @@ import triton.language as tl
 MAGIC = tl.constexpr(12582912.0)
 MAGIC_BITS = tl.constexpr(0x4B400000)
 LEAST = tl.constexpr(1e-30)  # of what is divided by
+LOG2_126 = tl.constexpr(6.977279923499917)
+LN_2 = tl.constexpr(0.6931471805599453)
+# Of the scores within a part. A larger one would let weights exceed 127, and is far beyond where
+# rounding q and k decides which key wins.
+LARGEST_SCALE = tl.constexpr(0.02)
+LARGEST = tl.constexpr(1e30)  # of the same between parts: keeps what is multiplied by it finite
 PART = tl.constexpr(64)  # keys whose scores are one product
 
 

@@ -1,4 +1,6 @@
-"""Launches the 8-bit kernels: int8_quantize.py and then int8.py, for some heads at a time."""
+"""Launches the 8-bit kernels, for some heads at a time: int8_quantize.py, and what reads its codes:
+int8.py, or hopper_int8.py through hopper_int8_launch.py.
+"""
 
 from functools import lru_cache
 from typing import NamedTuple
@@ -10,13 +12,13 @@ from . import int8_codes
 from .int8 import attend
 from .int8_quantize import quantize
 from .int8_statistics import statistics
-from .launch import FUSED, LOG2_E, launch, list_stride, outputs
+from .launch import FUSED, HOPPER, LOG2_E, launch, list_stride, outputs
 from .portable_launch import Tiles
 
 CODES_AT_ONCE = 2**30  # bytes of codes of k and v; more if one head has more
-PART = int8_codes.PART.value
+PART = int8_codes.PART.value  # of int8.py
 SAMPLE = 1024  # tokens for int8_statistics.py, at most
-QUANTIZE_PARTS = 4  # of a program
+QUANTIZED = 128
 # The fewest columns that a product may have.
 _version = tuple(map(int, triton.__version__.split(".")[:2]))
 SUMS = 8 if torch.version.cuda and _version >= (3, 5) else 16
@@ -32,9 +34,13 @@ class Scratch(NamedTuple):
     codes: tuple[torch.Tensor, ...]
     lse_shift: torch.Tensor
 
+    @property
+    def parts(self) -> int:
+        return self.codes[1].shape[1]
+
 
 def run(
-    tiles: Tiles,
+    config: str | Tiles,
     q: torch.Tensor,
     k: torch.Tensor,
     v: torch.Tensor,
@@ -47,22 +53,29 @@ def run(
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """out (b, s, h, d) contiguous, and lse (b, h, s) or None.
 
-    indptr, indices, order: of a plan; or with an indptr of one row, which all rows then walk.
+    config: HOPPER, or the tiles of int8.py. indptr, indices, order: of a plan; or with an indptr of
+    one row, which all rows then walk.
     """
     heads = q.shape[2]
     q, k, v = (x if x.stride(-1) == 1 else x.contiguous() for x in (q, k, v))
     out, lse = outputs(q, return_lse)
-    parts = -(-q.shape[1] // block_size) * (block_size // PART)
-    at_once = _heads_at_once(heads, 2 * q.shape[0] * parts * PART * q.shape[3])
-    scratch = _empty_scratch(q, parts, at_once, return_lse)
-    key = (tiles, q.device, q.dtype, q.shape, q.stride(), k.stride(), v.stride(), block_size)
+    part = block_size if config == HOPPER else PART
+    parts = -(-q.shape[1] // block_size) * (block_size // part)
+    at_once = _heads_at_once(heads, 2 * q.shape[0] * parts * part * q.shape[3])
+    scratch = _empty_scratch(q, parts, part, at_once, return_lse)
+    key = (config, q.device, q.dtype, q.shape, q.stride(), k.stride(), v.stride(), block_size)
     for first in range(0, heads, at_once):
         some = slice(first, min(first + at_once, heads))
         some_q, some_k, some_v, some_out = (x[:, :, some] for x in (q, k, v, out))
         some_lse = None if lse is None else lse[:, some]
         lists = (indptr[some] if list_stride(indptr) else indptr, indices, order)
-        _quantize(key, some_q, some_k, some_v, some_out, scratch, parts, softmax_scale, return_lse)
-        _attend(key, tiles, some_out, some_lse, scratch, lists, block_size, parts)
+        _quantize(key, some_q, some_k, some_v, some_out, scratch, part, softmax_scale, return_lse)
+        if config == HOPPER:
+            from .hopper_int8_launch import attend_on_hopper  # Gluon is not in every Triton
+
+            attend_on_hopper(key, some_out, some_lse, scratch, lists, block_size)
+        else:
+            _attend(key, config, some_out, some_lse, scratch, lists, block_size)
     return out, lse
 
 
@@ -72,13 +85,13 @@ def _heads_at_once(heads: int, bytes_of_each: int) -> int:
     return -(-heads // launches)
 
 
-def _empty_scratch(q: torch.Tensor, parts: int, heads: int, lse: bool) -> Scratch:
+def _empty_scratch(q: torch.Tensor, parts: int, part: int, heads: int, lse: bool) -> Scratch:
     batch, tokens, _, head_dim = q.shape
 
     def empty(*shape, dtype=torch.float32):
         return torch.empty(batch * heads, *shape, dtype=dtype, device=q.device)
 
-    k_codes, v_codes = (empty(parts, PART * head_dim, dtype=torch.int8) for _ in range(2))
+    k_codes, v_codes = (empty(parts, part * head_dim, dtype=torch.int8) for _ in range(2))
     q_scales, k_scales, v_scales = empty(tokens), empty(parts), empty(parts)
     return Scratch(
         means=tuple(empty(head_dim) for _ in range(3)),
@@ -87,9 +100,10 @@ def _empty_scratch(q: torch.Tensor, parts: int, heads: int, lse: bool) -> Scratc
     )
 
 
-def _quantize(key, q, k, v, out, scratch: Scratch, parts: int, softmax_scale: float, lse: bool):
+def _quantize(key, q, k, v, out, scratch: Scratch, part: int, softmax_scale: float, lse: bool):
     """Fill the scratch. q, k, v, out: (b, s, some heads, d)."""
     batch, tokens, count, head_dim = q.shape
+    parts = scratch.parts
     all_heads = out.stride(1) // head_dim
     q_strides, kv_strides = q.stride()[:3], (*k.stride()[:3], *v.stride()[:3])
     key = (*key, count, lse, *(x.data_ptr() % 16 for x in (q, k, v)))
@@ -105,7 +119,7 @@ def _quantize(key, q, k, v, out, scratch: Scratch, parts: int, softmax_scale: fl
     launch(
         key,
         quantize,
-        (batch * count, -(-parts // QUANTIZE_PARTS), 3),
+        (batch * count, -(-parts * part // QUANTIZED), 3),
         (
             q,
             k,
@@ -123,15 +137,16 @@ def _quantize(key, q, k, v, out, scratch: Scratch, parts: int, softmax_scale: fl
             *q_strides,
             *kv_strides,
             head_dim,
-            QUANTIZE_PARTS,
+            part,
+            QUANTIZED // part,
             lse,
         ),
-        num_warps=4,
+        num_warps=part // 16,
         **FUSED,
     )
 
 
-def _attend(key, tiles: Tiles, out, lse, scratch: Scratch, lists, block_size: int, parts: int):
+def _attend(key, tiles: Tiles, out, lse, scratch: Scratch, lists, block_size: int):
     """Fill out, (b, s, some heads, d), and lse, (b, some heads, s) or None."""
     batch, tokens, count, head_dim = out.shape
     indptr, indices, order = lists
@@ -157,7 +172,7 @@ def _attend(key, tiles: Tiles, out, lse, scratch: Scratch, lists, block_size: in
             to_next_list,
             to_next_row,
             tokens,
-            parts,
+            scratch.parts,
             count,
             out.stride(1) // head_dim,
             head_dim,

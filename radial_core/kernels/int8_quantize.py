@@ -1,6 +1,6 @@
 """q, k and v to int8 in one pass: what the kernel in int8.py reads.
 
-q has a scale for each token, k and v one for each part of 64 tokens. Three things make the codes
+q has a scale for each token, k and v one for each part of PART tokens. Three things make the codes
 finer, and change nothing else:
 
 - k is taken less its mean, which lowers all scores of a query alike. Any constant vector does that,
@@ -14,7 +14,7 @@ finer, and change nothing else:
 import triton
 import triton.language as tl
 
-from .int8_codes import LEAST, PART, as_int8
+from .int8_codes import LEAST, as_int8
 
 
 @triton.jit
@@ -28,9 +28,9 @@ def quantize(
     rotation,  # (d / 2, d / 2), of -1 and 1
     q_codes,  # int8 (b, s, all heads, 2 d), of which the first d are written
     q_scales,  # float32 (b, h, s)
-    k_codes,  # int8 (b, h, parts, 64, d)
+    k_codes,  # int8 (b, h, parts, PART, d)
     k_scales,  # float32 (b, h, parts)
-    v_codes,  # int8 (b, h, parts, d, 64)
+    v_codes,  # int8 (b, h, parts, d, PART)
     v_scales,  # float32 (b, h, parts)
     lse_shift,  # float32 (b, h, s): by what the mean of k lowers the scores; only if LSE
     tokens,
@@ -48,6 +48,7 @@ def quantize(
     v_token,
     v_head,
     HEAD_DIM: tl.constexpr,
+    PART: tl.constexpr,
     EACH: tl.constexpr,  # parts of a program
     LSE: tl.constexpr,
 ):
@@ -67,21 +68,21 @@ def quantize(
         for part in tl.range(first, last, num_stages=1):
             _quantize_q(
                 q_start, k_mean + of_head, rotation, q_codes, q_scales, lse_shift, part, tokens,
-                all_heads, q_token, scale, HEAD_DIM, LSE,
+                all_heads, q_token, scale, HEAD_DIM, PART, LSE,
             )  # fmt: skip
     elif tl.program_id(2) == 1:
         k_start += batch * k_batch + head * k_head
         for part in tl.range(first, last, num_stages=1):
             _quantize_k(
                 k_start, k_mean + of_head, rotation, k_codes, k_scales, first_part, part, tokens,
-                k_token, HEAD_DIM,
+                k_token, HEAD_DIM, PART,
             )  # fmt: skip
     else:
         v_start += batch * v_batch + head * v_head
         for part in tl.range(first, last, num_stages=1):
             _quantize_v(
                 v_start, v_mean + of_head, v_deviation + of_head, v_codes, v_scales, first_part,
-                part, tokens, v_token, HEAD_DIM,
+                part, tokens, v_token, HEAD_DIM, PART,
             )  # fmt: skip
 
 
@@ -99,6 +100,7 @@ def _quantize_q(
     stride,
     scale,
     HEAD_DIM: tl.constexpr,
+    PART: tl.constexpr,
     LSE: tl.constexpr,
 ):
     HALF: tl.constexpr = HEAD_DIM // 2
@@ -132,6 +134,7 @@ def _quantize_k(
     tokens,
     stride,
     HEAD_DIM: tl.constexpr,
+    PART: tl.constexpr,
 ):
     HALF: tl.constexpr = HEAD_DIM // 2
     places = tl.arange(0, PART)
@@ -165,6 +168,7 @@ def _quantize_v(
     tokens,
     stride,
     HEAD_DIM: tl.constexpr,
+    PART: tl.constexpr,
 ):
     """Transposed, and of each 16 tokens in the order of `_weights` in int8.py."""
     places = tl.arange(0, PART)

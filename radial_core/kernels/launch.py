@@ -10,6 +10,9 @@ LOG2_E = math.log2(math.e)  # the kernels take the softmax to base 2
 # weeks; to forget one costs some 50 us.
 SHAPES_KEPT = 4096
 
+# In place of tiles: the kernel that is written for Hopper.
+HOPPER = "hopper"
+
 # Without it from Triton 3.10 on, each multiplication and addition is two instructions.
 FUSED = {"enable_fp_fusion": True}
 

@@ -20,9 +20,9 @@ from ..masks.radial import RadialPattern
 from ..plan import make_plan
 from ..proof import fault_of
 from . import tuning_cache
+from .launch import HOPPER
 from .portable_launch import Tiles
 
-HOPPER = "hopper"
 # 80 KiB of shared memory for head_dim 128 in 16 bits: fits every GPU from Ampere on.
 SAFE = Tiles(64, 64, 4, 2)
 
@@ -77,6 +77,7 @@ INT8 = Kernel(
     INT8_ACCURACY,
     # As above: next to none on RDNA 4 and 3 (the second: 30 registers on RDNA 3).
     (Tiles(64, 64, 8, 1), Tiles(128, 64, 8, 1)),
+    has_hopper=True,
 )
 
 # About half a TFLOP: 1 ms on an H100, 20 ms on the smallest cards.

@@ -32,10 +32,10 @@ KITCHEN_SPARSE = {
 }
 KITCHEN_DENSE = "dense-comfy-kitchen int8"
 SAGE = "dense-sageattention"
-# Ours in 8 bits, what it is compared with, and its neighbours.
+# All in 8 bits, and our exact kernel beside them.
+_EIGHT_BIT = [name for name in BACKENDS if not backend_module(name).ACCURACY.exact]
 EIGHT_BIT_ROWS = (
-    *AUTO,
-    *("triton", "triton_int8", "dense-triton", "dense-triton_int8"),
+    *(*AUTO, "triton", *_EIGHT_BIT, "dense-triton", *(f"dense-{name}" for name in _EIGHT_BIT)),
     *(KITCHEN_DENSE, SAGE, *KITCHEN_SPARSE.values()),
 )
 

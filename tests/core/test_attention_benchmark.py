@@ -148,6 +148,8 @@ def test_where_8_bits_lead_auto_says_so(monkeypatch):
     plan = make_plan(PATTERN, LAYOUT, DEVICE)
     found = {row.backend: row.precision for row in rows(plan, plan, tuple(AUTO))}
     assert found == {"auto": "exact", "auto, 8 bit": "8 bit"}
+    assert {"triton", "triton_int8", "dense-triton_int8"} <= set(EIGHT_BIT_ROWS)
+    assert not {"sdpa", "flex", "dense-flash_attention"} & set(EIGHT_BIT_ROWS)
 
 
 def test_what_mine_writes_passes_its_check(measured):

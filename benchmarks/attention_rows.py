@@ -20,12 +20,24 @@ from radial_core.call import Call
 
 CALL = Call(DEVICE, DTYPE, HEAD_DIM, 128)
 SLOW = 100_000  # from this many tokens on the slowest backends are left out
+# From this many tokens on, so are the 8-bit dense kernels of others: a call takes 5 seconds, and
+# their rate is that of shorter videos.
+LONG = 200_000
 _, EIGHT_BIT = PRECISIONS
 AUTO = {"auto": False, "auto, 8 bit": True}  # name -> whether it may be approximate
 PORTABLE = "triton, portable kernel"
-KITCHEN_SPARSE = "comfy-kitchen sol_attn (int8, tau 1.3), error against dense"
+# Its threshold -> the row: the default of ComfyUI's node, and one that computes more.
+KITCHEN_SPARSE = {
+    tau: f"comfy-kitchen sol_attn (int8, tau {tau}), error against dense" for tau in (1.3, 1.0)
+}
 KITCHEN_DENSE = "dense-comfy-kitchen int8"
 SAGE = "dense-sageattention"
+# All in 8 bits, and our exact kernel beside them.
+_EIGHT_BIT = [name for name in BACKENDS if not backend_module(name).ACCURACY.exact]
+EIGHT_BIT_ROWS = (
+    *(*AUTO, "triton", *_EIGHT_BIT, "dense-triton", *(f"dense-{name}" for name in _EIGHT_BIT)),
+    *(KITCHEN_DENSE, SAGE, *KITCHEN_SPARSE.values()),
+)
 
 
 class Row(NamedTuple):
@@ -124,7 +136,7 @@ def sdpa(q, k, v) -> torch.Tensor:
 
 
 def comfy_kitchen_rows(everything: Plan):
-    """ComfyUI's own: sparse, with its node's default threshold, and dense."""
+    """ComfyUI's own: sparse with some thresholds, and dense."""
     try:
         import comfy_kitchen
     except ImportError:
@@ -133,12 +145,10 @@ def comfy_kitchen_rows(everything: Plan):
         print(f"  comfy-kitchen: {type(error).__name__}: {error}", flush=True)
         return
     if _has(comfy_kitchen, "sol_attn"):
-
-        def sparse(q, k, v):
-            return comfy_kitchen.sol_attn(q, k, v, tau=1.3, scale=SCALE)
-
-        yield Row(KITCHEN_SPARSE, EIGHT_BIT, everything, sparse)
-    if _has(comfy_kitchen, "int8_attention"):
+        for tau, name in KITCHEN_SPARSE.items():
+            run = partial(comfy_kitchen.sol_attn, tau=tau, scale=SCALE)
+            yield Row(name, EIGHT_BIT, everything, run)
+    if everything.tokens < LONG and _has(comfy_kitchen, "int8_attention"):
 
         def dense(q, k, v):
             q, k, v = (x.transpose(1, 2) for x in (q, k, v))
@@ -155,7 +165,7 @@ def _has(comfy_kitchen, name: str) -> bool:
 
 def sage_rows(everything: Plan):
     """SageAttention 1 or 2, as installed."""
-    if not find_spec("sageattention"):
+    if everything.tokens >= LONG or not find_spec("sageattention"):
         return
     try:
         from sageattention import sageattn

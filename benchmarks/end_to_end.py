@@ -1,16 +1,23 @@
 """How long does a video take, dense and radial? Real sizes, random weights, ComfyUI as a library.
 
-Measures one forward pass of the model as ComfyUI's sampler calls it, in three ways: dense with
-ComfyUI's default attention, dense with the fastest exact kernel, and radial. The paper's schedule
-is computed from these: its dense steps with the fastest kernel, the others radial; with cfg a step
-is two passes. Text encoder and VAE are not included. Weights are bfloat16 and all on the GPU
-(ComfyUI's --highvram).
+Measures one forward pass of the model as ComfyUI's sampler calls it, in five ways:
+
+dense           with ComfyUI's default attention, exact
+dense_fastest   with the fastest exact kernel
+radial          exact; its dense blocks as dense_fastest
+dense_8bit      with the fastest kernel in 8 bits
+radial_8bit     in 8 bits, its dense blocks as dense_8bit; a call that runs exact is an error
+
+The paper's schedule is computed from these: its dense steps with the fastest kernel, the others
+radial, all of them exact or all in 8 bits; with cfg a step is two passes. Text encoder and VAE are
+not included. Weights are bfloat16 and all on the GPU (ComfyUI's --highvram).
 
 Needs an NVIDIA GPU with 80 GB for the largest, and the Python of your ComfyUI:
 
-    python benchmarks/end_to_end.py --comfyui FOLDER [--case NAME ...] [--profile]
+    python benchmarks/end_to_end.py --comfyui FOLDER [--case NAME ...] [--ways WAY ...] [--profile]
 
-Writes end_to_end-GPU.json. Cases that are not run again stay in it if nothing else changed.
+Writes end_to_end-GPU.json. Cases and ways that are not run again stay in it, on the same machine
+with the same versions; a case says which of its ways are of an earlier run.
 """
 
 import argparse
@@ -21,165 +28,54 @@ import time
 import traceback
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).parent))  # `python -P` does not do this
+
 import record
 import torch
 from end_to_end_cases import CASES, Case
-from end_to_end_models import load, override_of, radial, run, shortened, start_comfyui, unload
+from end_to_end_figures import case_of, composed, is_same
+from end_to_end_models import load, override_of, run, shortened, start_comfyui, unload
 from end_to_end_profile import host_us, kernels
-from end_to_end_timing import timed, timed_by_block, whole_model
+from end_to_end_ways import DENSE_STEPS, WAYS, forward, patched, warm_up
 
-WARM_FRAMES = 5
-EVERY_STEP = 10_000
-REDUCED = (
-    "Few of the blocks were run: measured_blocks. seconds = outside the blocks + each dense block "
-    "of the radial model as measured + the mean of the others of its kind x how many there are. "
-    "Peak memory: as measured, with the weights of the other blocks added."
-)
+NOT_RUN = {"sageattention"}  # a package that none of the ways runs
 
 
-def patched(model, case: Case, **other):
-    """The model with a case's settings, radial at every step."""
-    settings = {name: getattr(case, name) for name in ("dense_blocks", "sink_frames", "decay")}
-    return radial(model, **settings | other)
-
-
-def forward(model, case: Case, device: torch.device, left_out: int, dense_blocks: int) -> dict:
-    """One way to run a case: seconds of a pass, peak memory in GiB, and what ran."""
-    override, every = override_of(model), case.model.blocks
-
-    def measure(call):
-        if device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(device)
-        if case.measured is None:
-            runs, out = timed(call, device)
-            figures = {"s": min(runs), "runs_s": rounded(runs)}
-        else:
-            net = model.model.diffusion_model
-            seconds, blocks, out = timed_by_block(call, net, case.measured, device)
-            figures = {
-                "s": whole_model(seconds, blocks, every, dense_blocks),
-                "measured_s": round(seconds, 3),
-                "block_s": {name: rounded(times) for name, times in blocks.items()},
-            }
-        if device.type == "cuda":
-            peak = torch.cuda.max_memory_allocated(device) + left_out
-            figures["peak_gib"] = round(peak / 2**30, 2)
-        if override is not None:
-            figures["ran"] = override.reporter.summary()
-        return figures, out
-
-    return run(model, case.model, case.latent, measure)
-
-
-def rounded(seconds: list[float]) -> list[float]:
-    return [round(s, 4) for s in seconds]
-
-
-def warm_up(model, ways: dict, case: Case):
-    """Compile every kernel, make the plan, and let torch allocate the memory of a pass."""
-    few = (min(WARM_FRAMES, case.latent[0]), *case.latent[1:])
-    one_block = dict.fromkeys(case.model.blocks, 1)
-
-    def once(call):
-        return None, call()
-
-    with shortened(model.model.diffusion_model, one_block):
-        run(patched(model, case, dense_blocks=0), case.model, case.latent, once)
-        run(ways["dense_fastest"], case.model, case.latent, once)
-        run(ways["dense"], case.model, few, once)  # nothing to compile, and the slowest
-
-
-def measure(name: str, device: torch.device, with_profile: bool) -> dict:
-    """Run a case in all three ways."""
-    case = CASES[name]
+def measure(
+    name: str, device: torch.device, ways: list[str], before: dict | None, with_profile: bool
+) -> tuple[dict | None, list[str]]:
+    """The entry of a case, None if there is nothing to write, and the ways that failed."""
+    case, found, failed, more = CASES[name], {}, [], {}
     say = Progress(name)
     model, left_out = load(case.model, device, case.measured)
-    ways = {
-        "radial": patched(model, case),
-        "dense_fastest": patched(model, case, dense_steps=EVERY_STEP),
-        "dense": model,
-    }
     say("loaded")
-    warm_up(model, ways, case)
-    say("warm")
-    found = {}
-    for way, patcher in ways.items():
-        dense_blocks = case.dense_blocks if way == "radial" else 0
-        found[way] = forward(patcher, case, device, left_out, dense_blocks)
+    for way in ways:
+        try:
+            warm_up(model, way, case, DENSE_STEPS.get(way) in found)
+            say(f"{way}: warm")
+            patcher = WAYS[way](model, case)
+            found[way] = forward(way, patcher, case, device, left_out)
+        except Exception:  # the other ways' figures are as good without it
+            traceback.print_exc()
+            failed.append(way)
+            continue
         say(f"{way}: {found[way]['s']:.2f} s a forward pass")
-    ran = found["radial"]["ran"]
-    print(f"  {ran['text']}\n  {found['dense_fastest']['ran']['text']}", flush=True)
-    if not ran["radial_calls"]:
-        raise RuntimeError("no call ran radial: no figures")
-    result = {
-        "name": name,
-        **described(case),
-        **figures(case, *(found[way]["s"] for way in ("dense", "dense_fastest", "radial"))),
-        "peak_gib_dense": found["dense"].get("peak_gib"),
-        "peak_gib_radial": found["radial"].get("peak_gib"),
-        "density": round(ran["density"], 4),
-        "backend": ran["backend"],
-        "dense_backends": list(found["dense_fastest"]["ran"]["dense_backends"]),
-        "measured_blocks": case.measured,
-        "runs": {
-            way: {key: value for key, value in each.items() if key.endswith("_s")}
-            for way, each in found.items()
-        },
-        "ran": {way: found[way]["ran"]["text"] for way in ("radial", "dense_fastest")},
-    }
-    if case.measured is not None:
-        result["note"] = REDUCED
-    if with_profile:
-        result["profile"] = profile(model, ways, case, found["radial"]["s"], device)
+        if "ran" in found[way]:
+            print(f"    {found[way]['ran']['text']}", flush=True)
+    if with_profile and "radial" in found:
+        more["profile"] = profile(model, case, found["radial"]["s"], device)
         say("profiled")
-    return result
+    return (case_of(name, found, before, **more) if found else None), failed
 
 
-def described(case: Case) -> dict:
-    return {
-        "latent": list(case.latent),
-        "tokens": case.model.tokens(case.latent),
-        "text_tokens": case.model.text[0],
-        "dtype": "bfloat16",
-        "steps": case.steps,
-        "cfg": case.forwards == 2,
-        "dense_steps": case.dense_steps,
-        "dense_blocks": case.dense_blocks,
-        "decay": case.decay,
-        "sink_frames": case.sink_frames,
-    }
-
-
-def figures(case: Case, dense: float, fastest: float, radial: float) -> dict:
-    """Seconds of a forward pass and of the whole schedule, and how they compare."""
-    all_dense = case.forwards * case.steps * dense
-    rest = case.steps - case.dense_steps
-    schedule = case.forwards * (case.dense_steps * fastest + rest * radial)
-    return {
-        "dense_s": round(dense, 3),
-        "dense_fastest_s": round(fastest, 3),
-        "radial_s": round(radial, 3),
-        "schedule_dense_s": round(all_dense, 1),
-        "schedule_radial_s": round(schedule, 1),
-        # The paper has no dense last step; the node has one by default.
-        "schedule_with_last_step_s": round(schedule + case.forwards * (fastest - radial), 1),
-        "speedup_forward": round(dense / radial, 2),
-        "speedup_schedule": round(all_dense / schedule, 2),
-        "published_speedup": case.published_speedup,
-        "published_s": case.published,
-        "times_faster_than": {
-            what: round(seconds / schedule, 2) for what, seconds in case.published.items()
-        },
-    }
-
-
-def profile(model, ways: dict, case: Case, radial_s: float, device: torch.device) -> dict:
+def profile(model, case: Case, radial_s: float, device: torch.device) -> dict:
     """Where the time of a pass goes, by kind of kernel, and the host time of our hook."""
     found = {}
     for way in ("radial", "dense_fastest"):
-        override = override_of(ways[way])
+        patcher = WAYS[way](model, case)
+        override = override_of(patcher)
         found[way] = run(
-            *(ways[way], case.model, case.latent),
+            *(patcher, case.model, case.latent),
             lambda call, override=override: kernels(call, override, device),
         )
         print(f"  {way}, {found[way]['wall_s']} s under the profiler:")
@@ -197,23 +93,6 @@ def profile(model, ways: dict, case: Case, radial_s: float, device: torch.device
     return {**found, "host": host}
 
 
-def composed(name: str, cases: list[dict]) -> dict:
-    """A schedule of the passes that another case measured."""
-    case = CASES[name]
-    base = next((each for each in cases if each["name"] == case.same_as), None)
-    if base is None:
-        raise RuntimeError(f"its passes are those of {case.same_as}: run that case first")
-    passes = (base[key] for key in ("dense_s", "dense_fastest_s", "radial_s"))
-    kept = ("peak_gib_dense", "peak_gib_radial", "density", "backend", "dense_backends")
-    return {
-        "name": name,
-        "passes_of": case.same_as,
-        **described(case),
-        **figures(case, *passes),
-        **{key: base[key] for key in kept},
-    }
-
-
 class Progress:
     """Prints what is done, with the seconds since the previous line and since the start."""
 
@@ -228,31 +107,63 @@ class Progress:
         self.last = time_now
 
 
-def kept_cases(results: str, comfyui: str) -> list[dict]:
-    """The cases of an earlier run on the same machine with the same versions."""
+def changes(results: str, comfyui: str) -> list[str]:
+    """What has changed since an earlier run wrote a file: "triton 3.6.0, now 3.7.0"; [] if nothing.
+
+    A package that none of the ways runs does not count.
+    """
     path = record.RESULTS / f"{results}.json"
     if not path.exists():
         return []
     old = json.loads(path.read_text())
-    new = {"machine": record.machine(), "versions": record.versions(), "comfyui": comfyui}
-    return old["cases"] if all(old.get(key) == value for key, value in new.items()) else []
+    then, now = (
+        {"machine": machine, "ComfyUI": version, **versions}
+        for machine, version, versions in (
+            (old["machine"], old.get("comfyui"), old["versions"]),
+            (record.machine(), comfyui, record.versions()),
+        )
+    )
+    keys = [key for key in {**then, **now} if key not in NOT_RUN]
+    return [f"{k} {then.get(k)}, now {now.get(k)}" for k in keys if then.get(k) != now.get(k)]
 
 
-def main():
+def kept_cases(results: str, comfyui: str) -> list[dict]:
+    """The cases of an earlier run on the same machine with the same versions."""
+    path = record.RESULTS / f"{results}.json"
+    if not path.exists() or changes(results, comfyui):
+        return []
+    return json.loads(path.read_text())["cases"]
+
+
+def main(arguments: list[str] | None = None):
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     # Beside the environment that workflows/headless makes, if this is its Python.
     beside = Path(sys.prefix).parent / "ComfyUI"
     parser.add_argument("--comfyui", type=Path, default=beside, help="ComfyUI's folder")
     parser.add_argument("--case", nargs="*", choices=list(CASES), default=list(CASES))
+    parser.add_argument("--ways", nargs="*", choices=list(WAYS), default=list(WAYS))
     parser.add_argument("--profile", action="store_true", help="also measure where the time goes")
     parser.add_argument("--results", default=f"end_to_end-{record.gpu_name()}")
-    given = parser.parse_args()
+    given = parser.parse_args(arguments)
+    if given.profile and "radial" not in given.ways:
+        parser.error("--profile needs the way radial")
+    ways = [way for way in WAYS if way in given.ways]
     device, version = start_comfyui(given.comfyui.resolve())
+    changed = changes(given.results, version)
+    if changed and ways != list(WAYS):
+        raise SystemExit(
+            f"{given.results}.json can't be added to: {'; '.join(changed)}. "
+            "Measure all ways, or name another file: --results NAME"
+        )
+    if changed:
+        print(f"Nothing of {given.results}.json is kept: {'; '.join(changed)}", flush=True)
     cases, failed = kept_cases(given.results, version), []
     for name in given.case:
+        before = next((each for each in cases if is_same(name, each)), None)
         try:
             if CASES[name].same_as is None:
-                case = measure(name, device, given.profile)
+                case, failed_ways = measure(name, device, ways, before, given.profile)
+                failed += [f"{name}: {way}" for way in failed_ways]
             else:
                 case = composed(name, cases)
         except Exception:
@@ -261,10 +172,12 @@ def main():
             continue
         finally:
             unload()
+        if case is None:
+            continue
         cases = [each for each in cases if each["name"] != name] + [case]
         cases.sort(key=lambda each: list(CASES).index(each["name"]))
-        keys = ("name", "dense_s", "dense_fastest_s", "radial_s", "schedule_radial_s")
-        print("  " + "  ".join(f"{key} {case[key]}" for key in keys), flush=True)
+        keys = [f"{way}_s" for way in WAYS] + ["schedule_radial_s", "schedule_radial_8bit_s"]
+        print("  " + "  ".join(f"{key} {case[key]}" for key in keys if key in case), flush=True)
         record.save(given.results, cases, comfyui=version)
     if failed:
         raise SystemExit(f"Failed: {', '.join(failed)}")

@@ -21,6 +21,7 @@ class Case:
     latent: frames, height, width. forwards: passes a step. published: method -> published seconds
     of the same schedule on one H100. published_speedup: radial over dense, for long videos.
     measured: how many blocks of each list to run, from which the whole is computed; None for all.
+    measured_dense: the same in a dense pass, whose blocks are all alike; None for as many.
     same_as: the case with the same passes.
     """
 
@@ -35,6 +36,7 @@ class Case:
     published: dict[str, float] = field(default_factory=dict)
     published_speedup: float | None = None
     measured: dict[str, int] | None = None
+    measured_dense: dict[str, int] | None = None
     same_as: str | None = None
 
 
@@ -72,6 +74,7 @@ CASES = {
         decay=1.0,
         published_speedup=3.71,
         measured={"double_blocks": 3, "single_blocks": 2},
+        measured_dense={"double_blocks": 1, "single_blocks": 1},  # a dense block takes 8 s
     ),
     "wan2.1-1.3b-81f-480p": Case(WAN_1_3B, (21, 60, 104)),
     "hunyuan1.5-121f-720p": Case(

@@ -22,6 +22,8 @@ KERNEL_PACKAGES = (
     "nvidia-cudnn-frontend",
     "comfy-kitchen",
     "sageattention",
+    "spas_sage_attn",
+    "sparsevideo",
 )
 sys.path.insert(0, str(ROOT))
 

@@ -20,10 +20,10 @@ from statistics import median
 
 import record
 import torch
-from end_to_end import patched
 from end_to_end_cases import CASES
 from end_to_end_models import PACK, load, override_of, run, start_comfyui
 from end_to_end_timing import now
+from end_to_end_ways import patched
 
 CASE = "wan2.1-1.3b-81f-480p"
 WARM, PASSES = 2, 30  # with the record and without, each

@@ -63,6 +63,8 @@ def machines() -> str:
     """Where and with what each file was measured."""
     rows = []
     for file in sorted(RESULTS.glob("*.json")):
+        if file.stem.endswith("-tiny"):  # of a script that was tried
+            continue
         found = results(file.stem)
         versions = {**found["versions"], "ComfyUI": found.get("comfyui")}
         packages = ("torch", "triton", "flash-attn-4", "ComfyUI")

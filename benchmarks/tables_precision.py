@@ -14,6 +14,17 @@ COLUMNS = {  # of what people send in
     "radial: 8 bit": "triton_int8",
 }
 
+CALLS = {  # of our own measurements, by length
+    "radial: exact": "auto",
+    "radial: 8 bit": "triton_int8",
+    "sol_attn, tau 1.3": "comfy-kitchen sol_attn (int8, tau 1.3), error against dense",
+    "sol_attn, tau 1.0": "comfy-kitchen sol_attn (int8, tau 1.0), error against dense",
+    "dense: exact": "dense-triton",
+    "dense: 8 bit": "dense-triton_int8",
+    "comfy-kitchen": "dense-comfy-kitchen int8",
+    "SageAttention": "dense-sageattention",
+}
+
 # What a pass of Wan 14B, 81 frames, 720p, takes: FLOPs of attention and of the linear layers.
 ATTENTION = 4 * 75_600**2 * 40 * 128 * 40
 LINEAR = 2.12e15
@@ -42,6 +53,23 @@ def precision() -> str:
             rows.append([f"{row['backend']}, {gpu.upper()}", row["precision"], *figures, memory])
     head = ["75,600 tokens, 40 heads", "precision", "ms", "TFLOP/s", "error", "extra MiB"]
     return markdown(head, rows)
+
+
+def eight_bit_calls() -> str:
+    """Exact and 8 bit, ours and others', by length, where ours in 8 bits was measured."""
+    table = []
+    for gpu in ("h100", "h200"):
+        for case in by_name(f"attention-{gpu}").values():
+            rows = {row["backend"]: row for row in case["rows"]}
+            if "triton_int8" not in rows:
+                continue
+            name = f"{case['tokens']:,} tokens, {case['heads']} heads, {gpu.upper()}"
+            ms = [number(rows[each]["ms"]) if each in rows else "" for each in CALLS.values()]
+            ours = ("triton_int8", "dense-triton_int8")
+            errors = [f"{rows[each]['relative_error']:.4f}" for each in ours if each in rows]
+            table.append([name, f"{case['density']:.1%}", *ms, ", ".join(errors)])
+    head = ["one call, ms", "kept", *CALLS, "error of our 8 bit: radial, dense"]
+    return markdown(head, table) if table else "Not measured yet."
 
 
 def mma_sync() -> str:
@@ -98,4 +126,4 @@ def _with_dense_steps(radial: float, dense: float) -> float:
     return DENSE_STEPS * dense + (1 - DENSE_STEPS) * radial
 
 
-TABLES = (precision, mma_sync, sent_in, expected)
+TABLES = (precision, eight_bit_calls, mma_sync, sent_in, expected)

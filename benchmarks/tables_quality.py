@@ -70,9 +70,9 @@ def _eight_bits_row(case: dict, bars: dict, steps: int) -> list[str]:
         share, bar = case["share_of_the_masks_loss"], bars["share_of_the_masks_loss"]
         measured = f"{100 * share['mean']:.1f} ± {100 * share['standard_error']:.1f} %"
         return [f"added loss, of what the mask adds: {blocks}", measured, f"at most {bar:.0%}"]
-    title = f"attention error, mean and worst call: {blocks}, {case['inputs']}"
+    title = f"error of a call, median and worst of {case['calls']}: {blocks}, {case['inputs']}"
     bar = f"at most {bars['attention_error']:g}"
-    return [title, f"{case['error']:.4f}, {case['error_worst']:.4f}", bar]
+    return [title, f"{case['error_median']:.4f}, {case['error_worst']:.4f}", bar]
 
 
 TABLES = (quality_steps, quality_masks, quality_longer, quality_eight_bits)

@@ -3,7 +3,7 @@
 from tables_format import VIDEOS, by_name, cases, markdown, number, times
 
 ON_THE_FIRST_SCREEN = (
-    "wan2.1-14b-81f-720p",
+    "wan2.1-14b-69f-768p",
     "hunyuan-117f-768p",
     "hunyuan-509f-720p",
     "mochi-667f-480p",
@@ -24,13 +24,37 @@ DENSE_FASTEST = ("dense-flash_attention", "dense-triton", "dense-sdpa-cudnn")
 
 def speed() -> str:
     """Minutes for a whole video with the node's default settings."""
+    gpu, found = _with_8_bits()
     rows = []
     for name, case in by_name("end_to_end-h100").items():
         if name in ON_THE_FIRST_SCREEN:
             dense, radial = case["schedule_dense_s"], case["schedule_with_last_step_s"]
             minutes = [f"{seconds / 60:.0f} min" for seconds in (dense, radial)]
             rows.append([VIDEOS[name], *minutes, times(dense, radial)])
-    return markdown(["50 steps on one H100", "ComfyUI's default", "this node", "speed-up"], rows)
+            if found:
+                rows[-1].append(_in_8_bits(found.get(name)))
+    head = ["50 steps on one H100", "ComfyUI's default", "this node", "speed-up"]
+    if found:
+        head.append("8 bit" if gpu == "h100" else f"8 bit, on an {gpu.upper()}")
+    return markdown(head, rows)
+
+
+def _with_8_bits() -> tuple[str, dict[str, dict]]:
+    """A GPU, and its cases that have 8-bit and dense figures; no cases if there are none."""
+    for gpu in ("h100", "h200"):
+        cases = by_name(f"end_to_end-{gpu}").items()
+        found = {name: case for name, case in cases if "speedup_schedule_8bit" in case}
+        if found:
+            return gpu, found
+    return "", {}
+
+
+def _in_8_bits(case: dict | None) -> str:
+    """Minutes, and how much faster than ComfyUI's default on the same machine."""
+    if case is None:
+        return ""
+    dense, radial = case["schedule_dense_s"], case["schedule_8bit_with_last_step_s"]
+    return f"{radial / 60:.0f} min, {times(dense, radial)}"
 
 
 def videos() -> str:
@@ -43,7 +67,7 @@ def videos() -> str:
             published = f"{case['published_speedup']:.1f}x"
         rows.append(
             [
-                VIDEOS[case["name"]] + " ¹" * bool(case.get("measured_blocks")),
+                _name_with_marks(case),
                 str(case["steps"]),
                 f"{case['density']:.1%}",
                 *(number(case[f"{way}_s"]) for way in ("dense", "dense_fastest", "radial")),
@@ -59,12 +83,36 @@ def videos() -> str:
 
 
 def videos_h200() -> str:
-    ways = ("dense", "dense_fastest", "radial")
-    rows = [
-        [VIDEOS[case["name"]], *(number(case[f"{way}_s"]) for way in ways)]
-        for case in cases("end_to_end-h200")
-    ]
-    return markdown(["one pass, s", "dense, ComfyUI's default", "dense, fastest", "radial"], rows)
+    """Passes and the paper's schedule, exact and in 8 bits, of one machine."""
+    seconds = {
+        "pass: dense, ComfyUI's default": "dense_s",
+        "dense, fastest, exact": "dense_fastest_s",
+        "radial, exact": "radial_s",
+        "dense, 8 bit": "dense_8bit_s",
+        "radial, 8 bit": "radial_8bit_s",
+        "all steps: ComfyUI's default": "schedule_dense_s",
+        "exact": "schedule_radial_s",
+        "8 bit": "schedule_radial_8bit_s",
+    }
+    speedups = {
+        "speed-up, exact": "speedup_schedule",
+        "speed-up, 8 bit": "speedup_schedule_8bit",
+    }
+    peaks = {"peak GiB: exact": "peak_gib_radial", "peak GiB: 8 bit": "peak_gib_radial_8bit"}
+    found = cases("end_to_end-h200")
+    columns = [["video", *(_name_with_marks(case) for case in found)]]
+    for keys, text in ((seconds, number), (speedups, "{:.1f}x".format), (peaks, number)):
+        for title, key in keys.items():
+            if any(key in case for case in found):  # not in files of earlier versions
+                cells = [text(case[key]) if key in case else "" for case in found]
+                columns.append([title, *cells])
+    head, *rows = map(list, zip(*columns, strict=True))
+    return markdown(head, rows)
+
+
+def _name_with_marks(case: dict) -> str:
+    name = VIDEOS[case["name"]] + " ¹" * bool(case.get("measured_blocks"))
+    return name + " ²" * ("ways_of_an_earlier_run" in case)
 
 
 def profile() -> str:

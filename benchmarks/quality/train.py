@@ -6,13 +6,19 @@ Flow matching on procedural video that is generated on the GPU during training. 
 first: with 4 frames, a step has 16 scenes and 16 noise levels at half the cost. Writes the
 checkpoint, which is not committed, results/quality-train-GPU.json (losses, speed, decay of
 attention) and results/quality-samples-GPU.jpg (four real clips, then four samples, every third
-frame).
+frame). With --model-only it writes the checkpoint alone.
+
+The first 20 s of training pass in compiling, and some more where clips become longer: give it 90 s
+at least.
 """
 
 import argparse
 import logging
+import sys
 import time
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))  # `python -P` does not do this
 
 import codec
 import decay
@@ -42,14 +48,15 @@ def sheet(size: model.Size, sampled: torch.Tensor, path: Path, rows: int = 4, co
     print(f"Written: {path.relative_to(record.ROOT)} ({path.stat().st_size // 1024} KB)")
 
 
-def main():
+def main(arguments: list[str] | None = None):
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--comfyui", type=Path, required=True, help="ComfyUI's folder")
     parser.add_argument("--checkpoint", type=Path, default=model.CHECKPOINT)
     parser.add_argument("--seconds", type=float, default=480, help="of training")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--tiny", action="store_true", help="a model for the CPU")
-    given = parser.parse_args()
+    parser.add_argument("--model-only", action="store_true", help="show nothing of what it learned")
+    given = parser.parse_args(arguments)
     device, version = start_comfyui(given.comfyui.resolve())
     size, recipe = (model.TINY, TINY) if given.tiny else (model.LAB, LAB)
     machine = "tiny" if given.tiny else record.gpu_name()
@@ -57,6 +64,8 @@ def main():
     net, held_out, figures = learn(size, recipe, given.seconds, given.seed, device)
     model.save(net.state_dict(), given.checkpoint)
     print(f"Written: {given.checkpoint}", flush=True)
+    if given.model_only:
+        return
     curve = figures.pop("curve")
 
     def save():

@@ -18,7 +18,16 @@ import attention_mine as mine  # noqa: E402
 import record  # noqa: E402
 from attention_case import bench, measured_row  # noqa: E402
 from attention_measure import DEVICE, draw, relative_error  # noqa: E402
-from attention_rows import Row, comfy_kitchen_rows, sage_rows  # noqa: E402
+from attention_rows import (  # noqa: E402
+    AUTO,
+    EIGHT_BIT_ROWS,
+    KITCHEN_SPARSE,
+    LONG,
+    Row,
+    comfy_kitchen_rows,
+    rows,
+    sage_rows,
+)
 from package import copy_package  # noqa: E402
 
 from radial_core import RadialPattern, VideoLayout, make_plan  # noqa: E402
@@ -79,30 +88,68 @@ def test_a_row_that_changes_k_leaves_ours_alone():
     assert torch.equal(qkv[1], before) and row["relative_error"] < 0.05
 
 
-def test_neighbours_are_asked_in_their_own_layouts(monkeypatch):
-    """A stand-in: neither runs without a GPU. It fails if a name or a shape is not theirs."""
+@pytest.fixture
+def neighbours(monkeypatch):
+    """Stand-ins: none runs without a GPU. They fail if a name or a shape is not theirs."""
     kitchen, sage = ModuleType("comfy_kitchen"), ModuleType("sageattention")
-    kitchen.int8_attention_is_available = lambda device: True
+    kitchen.int8_attention_is_available = kitchen.sol_attn_is_available = lambda device: True
 
     def int8_attention(q, k, v, *, scale=None, attn_mask=None):
         return torch.nn.functional.scaled_dot_product_attention(q, k, v, scale=scale)
 
     def sageattn(q, k, v, tensor_layout="HND", is_causal=False, sm_scale=None, smooth_k=True):
         assert tensor_layout == "NHD"
-        q, k, v = (x.transpose(1, 2) for x in (q, k, v))
-        return int8_attention(q, k, v, scale=sm_scale).transpose(1, 2)
+        return sol_attn(q, k, v, scale=sm_scale)
 
-    kitchen.int8_attention, sage.sageattn = int8_attention, sageattn
+    def sol_attn(q, k, v, tau=1.0, scale=None):
+        kitchen.taus.append(tau)
+        q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+        return int8_attention(q, k, v, scale=scale).transpose(1, 2)
+
+    kitchen.taus, kitchen.sol_attn, kitchen.int8_attention = [], sol_attn, int8_attention
+    sage.sageattn = sageattn
     monkeypatch.setitem(sys.modules, "comfy_kitchen", kitchen)
     monkeypatch.setitem(sys.modules, "sageattention", sage)
     monkeypatch.setattr("attention_rows.find_spec", lambda name: name == "sageattention")
+    return kitchen
+
+
+def test_neighbours_are_asked_in_their_own_layouts(neighbours):
     everything = make_plan(RadialPattern(sink_frames=5), LAYOUT, DEVICE)
     qkv = draw(LAYOUT.tokens, HEADS)
-    rows = [*comfy_kitchen_rows(everything), *sage_rows(everything)]
-    assert [row.backend for row in rows] == [mine.KITCHEN_DENSE, mine.SAGE]
-    for row in rows:
+    found = [*comfy_kitchen_rows(everything), *sage_rows(everything)]
+    names = [*KITCHEN_SPARSE.values(), mine.KITCHEN_DENSE, mine.SAGE]
+    assert [row.backend for row in found] == names
+    for row in found:
         assert row.precision == "8 bit"
-        assert measured_row(row, qkv)[0]["relative_error"] < 0.01
+        (figures,) = measured_row(row, qkv)
+        assert figures["relative_error"] < 0.01
+        assert (figures["tflops"] is None) == ("sol_attn" in row.backend)
+    assert set(neighbours.taus) == {1.3, 1.0}
+
+
+def test_a_long_video_has_no_dense_row_that_takes_seconds(neighbours, monkeypatch):
+    short, long = (
+        make_plan(RadialPattern(sink_frames=frames), VideoLayout(frames, 128, 256), DEVICE)
+        for frames in (3, 7)
+    )
+    assert short.tokens < LONG <= long.tokens
+    for plan, is_there in ((short, True), (long, False)):
+        found = [row.backend for row in rows(plan, plan, EIGHT_BIT_ROWS)]
+        assert {*AUTO, *KITCHEN_SPARSE.values()} <= set(found) <= set(EIGHT_BIT_ROWS)
+        assert (mine.KITCHEN_DENSE in found, mine.SAGE in found) == (is_there, is_there)
+
+
+def test_where_8_bits_lead_auto_says_so(monkeypatch):
+    """As on a card whose ranking begins with an 8-bit backend."""
+    both = {False: "triton", True: "triton_int8"}
+    choose = lambda backend, call, tokens, approximate=False: both[approximate]  # noqa: E731
+    monkeypatch.setattr("attention_rows.choose_backend", choose)
+    plan = make_plan(PATTERN, LAYOUT, DEVICE)
+    found = {row.backend: row.precision for row in rows(plan, plan, tuple(AUTO))}
+    assert found == {"auto": "exact", "auto, 8 bit": "8 bit"}
+    assert {"triton", "triton_int8", "dense-triton_int8"} <= set(EIGHT_BIT_ROWS)
+    assert not {"sdpa", "flex", "dense-flash_attention"} & set(EIGHT_BIT_ROWS)
 
 
 def test_what_mine_writes_passes_its_check(measured):

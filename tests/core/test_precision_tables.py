@@ -54,3 +54,20 @@ def test_rows_of_both_gpus(monkeypatch, tmp_path):
         write(monkeypatch, tmp_path, f"attention-{gpu}", cases=[case])
     lines = tables.precision().splitlines()[2:]
     assert lines[1] == "| triton_int8, H200 | 8 bit | 60.0 | 500 | 0.0123 | 7 |" and len(lines) == 2
+
+
+def test_a_line_for_each_length_where_8_bits_were_measured(monkeypatch, tmp_path):
+    sol = tables.CALLS["sol_attn, tau 1.3"]
+    rows = [
+        row("auto", "exact", 48.0, 640.0),
+        row("triton_int8", "8 bit", 37.0, 830.0),
+        row(sol, "8 bit", 41.5, None),
+    ]
+    about = {"tokens": 75_600, "heads": 40, "density": 0.262}
+    write(monkeypatch, tmp_path, "attention-h100", cases=[{**about, "name": "W", "rows": rows[:1]}])
+    write(monkeypatch, tmp_path, "attention-h200", cases=[])
+    assert tables.eight_bit_calls() == "Not measured yet."
+    write(monkeypatch, tmp_path, "attention-h200", cases=[{**about, "name": "W", "rows": rows}])
+    (line,) = tables.eight_bit_calls().splitlines()[2:]
+    assert line.startswith("| 75,600 tokens, 40 heads, H200 | 26.2% | 48.0 | 37.0 | 41.5 |  |")
+    assert line.endswith("| 0.0123 |")

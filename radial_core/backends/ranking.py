@@ -12,6 +12,11 @@ HOPPER_SHORT = ("flash_attention", "triton", "flashinfer", "cudnn", "flex", "sdp
 # Not measured. What compiles without CUDA's nvcc comes first.
 DATACENTER_BLACKWELL = ("cudnn", "triton", "flashinfer", "flex", "sdpa")
 OTHER_NVIDIA = ("triton_int8", "triton", "flashinfer", "cudnn", "flex", "sdpa")
+# SpargeAttn and SageAttention by their authors' rates on RTX cards.
+AMPERE_AND_ADA = ("spargeattn", *OTHER_NVIDIA)
+# There their fp8 kernels were reported to return noise over 160,000 tokens, and to crash a driver
+# (SageAttention's issues 388 and 391), which no proof on a small case can find.
+GEFORCE_BLACKWELL = ("triton_int8", "spargeattn", *OTHER_NVIDIA[1:])
 # Not measured, nor ever run there: what compiles and proves itself.
 AMD_AND_INTEL = ("triton_int8", "triton", "sdpa")
 ANYWHERE = ("sdpa",)
@@ -19,7 +24,7 @@ ANYWHERE = ("sdpa",)
 # Dense kernels that beat torch's own choice, by the major compute capability; on other GPUs none is
 # known to. Measured on the H100 only.
 DENSE = {9: ("flash_attention", "triton", "cudnn"), 10: ("flash_attention", "cudnn")}
-OTHER_NVIDIA_DENSE = ("triton_int8",)
+OTHER_NVIDIA_DENSE = ("sageattention", "triton_int8")
 
 
 def ranking(call: Call, tokens: int, approximate: bool = False) -> tuple[str, ...]:
@@ -41,7 +46,8 @@ def _fastest_first(call: Call, tokens: int) -> tuple[str, ...]:
         return AMD_AND_INTEL if is_gpu(call.device) else ANYWHERE
     if major == 9:
         return HOPPER if tokens >= SHORT_VIDEO else HOPPER_SHORT
-    return DATACENTER_BLACKWELL if major == 10 else OTHER_NVIDIA
+    others = {8: AMPERE_AND_ADA, 10: DATACENTER_BLACKWELL, 12: GEFORCE_BLACKWELL}
+    return others.get(major, OTHER_NVIDIA)
 
 
 def _fastest_dense_first(call: Call) -> tuple[str, ...]:

@@ -1,6 +1,8 @@
-"""SpargeAttn's block_sparse_sage2_attn_cuda in plain torch: what it asks of its arguments, which keys
-it keeps, and what it rounds. Read from the code of woct0rdho/SpargeAttn at 067d80c (core.py, utils.py,
-csrc); thu-ml/SpargeAttn at bfd980b has the same kernels.
+"""SpargeAttn's block_sparse_sage2_attn_cuda in plain torch: what it asks of its arguments, which
+keys it keeps, and what it rounds.
+
+Read from the code of woct0rdho/SpargeAttn at 067d80c (core.py, utils.py, csrc); thu-ml/SpargeAttn
+at bfd980b, and sparsevideo 0.1.0, have the same kernels.
 """
 
 from dataclasses import dataclass, field
@@ -100,7 +102,7 @@ def in_8_bits(x: torch.Tensor, block: int) -> torch.Tensor:
 
 
 def attention_on(gpu: Gpu, scores: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-    """Softmax and the second product, with the roundings of a GPU's kernel, float32 (b, h, s, d)."""
+    """Softmax and the second product as a GPU's kernel rounds them, float32 (b, h, s, d)."""
     top = scores.amax(dim=-1, keepdim=True)
     weights = (scores - top).exp()
     total = weights.sum(dim=-1, keepdim=True)

@@ -16,8 +16,7 @@ from ..plan import Plan
 from . import sageattention
 from .contract import Accuracy
 
-# As sageattention.py says. Measured: nothing yet.
-ACCURACY = Accuracy(False, {torch.float16: 5e-2, torch.bfloat16: 5e-2})
+ACCURACY = Accuracy(False, sageattention.ACCURACY.tolerance)
 INSTALL = (
     "wheels for Windows are in github.com/woct0rdho/SpargeAttn/releases; on Linux build "
     "github.com/thu-ml/SpargeAttn"

@@ -22,6 +22,7 @@ INSTALL = (
 )
 SCRATCH_BYTES = 2**30  # at a time, for some heads; more if one head has more
 BYTES_OF_EACH_VALUE = 10  # scratch, of q's number of elements
+MOST_ELEMENTS = 2**31
 PEAK = 8  # log2 of what values are scaled to: 64 of them still add up in float16
 
 
@@ -43,22 +44,29 @@ def dense(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, softmax_scale: floa
     """Some heads at a time. Not in place: SageAttention 2 subtracts k's mean as it rounds k."""
     attend = _kernel(q.device)
     refuse_side_streams(q.device)
-    q, k = readable(q), readable(k)
-    v, restore = safe_values(v, v.dtype)
     batch, tokens, heads, head_dim = q.shape
     out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
     at_once = heads_at_once(heads, batch * tokens * max(head_dim, 64) * BYTES_OF_EACH_VALUE)
     for first in range(0, heads, at_once):
         some = (slice(None), slice(None), slice(first, first + at_once))
-        found = attend(q[some], k[some], v[some], tensor_layout="NHD", sm_scale=softmax_scale)
-        torch.mul(found, restore[some], out=out[some])
+        some_q, some_k = (_within_reach(readable(x[some])) for x in (q, k))
+        values, restore = safe_values(v[some], v.dtype)
+        found = attend(some_q, some_k, values, tensor_layout="NHD", sm_scale=softmax_scale)
+        torch.mul(found, restore, out=out[some])
     return out
+
+
+def _within_reach(x: torch.Tensor) -> torch.Tensor:
+    """x, copied if its values lie too far apart: the library counts elements in 32 bits. Parts of
+    one tensor of q, k and v do at 100,000 tokens, and noise comes out (SageAttention's issue 386).
+    """
+    span = sum((size - 1) * step for size, step in zip(x.shape, x.stride(), strict=True))
+    return x if span < MOST_ELEMENTS else x.clone(memory_format=torch.contiguous_format)
 
 
 def _kernel(device: torch.device):
     """The library's choice, except on GPUs of compute capability 12.x: there its fp8 kernel was
-    reported to return noise over 160,000 tokens, and to crash a driver; that with float16 values
-    was not (SageAttention's issues 388 and 391).
+    reported to return noise in long videos, and to crash the driver (its issues 388 and 391).
     """
     from sageattention import sageattn, sageattn_qk_int8_pv_fp16_cuda
 

@@ -10,10 +10,15 @@ from fake_spargeattn import GPUS, Gpu, attention_on, in_8_bits
 
 @dataclass
 class SageAttention:
-    """The module sageattention on a GPU. calls: the function and q's shape of each call."""
+    """The module sageattention on a GPU.
+
+    calls: the function and q's shape of each call. steps: from token to token, of q, k and v, in
+    the last one.
+    """
 
     gpu: Gpu
     calls: list[tuple] = field(default_factory=list)
+    steps: tuple[int, ...] = ()
 
     def sageattn(
         self, q, k, v, tensor_layout="HND", is_causal=False, sm_scale=None, return_lse=False
@@ -42,6 +47,7 @@ class SageAttention:
 
     def _attend(self, gpu, q, k, v, tensor_layout, sm_scale):
         assert tensor_layout == "NHD"
+        self.steps = tuple(x.stride(1) for x in (q, k, v))
         dtype, head_dim = q.dtype, q.size(-1)
         assert dtype in (torch.float16, torch.bfloat16)
         assert q.dtype == k.dtype == v.dtype

@@ -19,7 +19,7 @@ from radial_core.backends.contract import (
     DenseKernel,
     exact_tolerance,
 )
-from radial_core.backends.ranking import DENSE, OTHER_NVIDIA_DENSE, ranking
+from radial_core.backends.ranking import AMPERE_AND_ADA_DENSE, DENSE, ranking
 from radial_core.call import Call
 
 CUDA = torch.device("cuda", 0)
@@ -59,7 +59,7 @@ def test_a_registered_backend_keeps_the_contract(name):
 
 
 RANKED_AS_DENSE = sorted(
-    {name for names in (*DENSE.values(), OTHER_NVIDIA_DENSE) for name in names}
+    {name for names in (*DENSE.values(), AMPERE_AND_ADA_DENSE) for name in names}
 )
 
 

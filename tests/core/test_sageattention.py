@@ -85,6 +85,17 @@ def test_some_heads_at_a_time_are_the_same(library, monkeypatch):
     assert [shape[2] for _, shape in library.calls] == [2, 1, 1]
 
 
+@pytest.mark.parametrize("far_apart", [False, True])
+def test_what_lies_too_far_apart_is_copied(library, monkeypatch, far_apart):
+    """As parts of one tensor of q, k and v do in a long video."""
+    q, k, v = torch.stack(inputs(batch=1), dim=2).unbind(2)
+    span = (LAYOUT.tokens - 1) * q.stride(1) + q.shape[2] * q.shape[3] - 1
+    monkeypatch.setattr(sageattention, "MOST_ELEMENTS", span if far_apart else span + 1)
+    assert error(q, k, v) <= TOLERANCE
+    assert all((step == q.stride(1)) != far_apart for step in library.steps[:2])
+    assert library.steps[2] == q.shape[3]  # the values are always packed
+
+
 def test_it_proves_itself_and_runs_only_in_8_bits(monkeypatch):
     forget()
     install(monkeypatch, GPUS["RTX 40"])

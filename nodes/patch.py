@@ -119,8 +119,8 @@ class RadialAttentionPatch(io.ComfyNode):
                     options=["auto", *(name for name in BACKENDS if name != "reference")],
                     default="auto",
                     tooltip="What computes the kept blocks. auto takes the fastest one that can "
-                    f"in the precision below. {APPROXIMATE} computes in 8 bits. All others are "
-                    "exact: they change the speed, not the picture.",
+                    f"in the precision below. In 8 bits: {APPROXIMATE}. All others are exact: they "
+                    "change the speed, not the picture.",
                     advanced=True,
                 ),
                 io.Combo.Input(

@@ -18,6 +18,7 @@ BACKENDS = (
     "flex",
     "sdpa",
     "triton_int8",
+    "spargeattn",
     "reference",
 )
 

@@ -93,11 +93,10 @@ class Backend(Protocol):
         """
 
 
-class DenseBackend(Backend, Protocol):
-    """A backend with a dense kernel too, as accurate as its sparse one.
+class DenseKernel(Protocol):
+    """A kernel that attends to everything. One that can do nothing else is not in BACKENDS."""
 
-    A backend without a dense kernel defines neither of these functions.
-    """
+    ACCURACY: Accuracy
 
     def why_not_dense(call: Call) -> str | None:
         """Why `dense` can't take such a call, as `why_not`. call.block_size and call.lse are no
@@ -108,3 +107,10 @@ class DenseBackend(Backend, Protocol):
         q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, softmax_scale: float
     ) -> torch.Tensor:
         """out, like q: every query attends to all keys. q, k and v have one shape."""
+
+
+class DenseBackend(Backend, DenseKernel, Protocol):
+    """A backend with a dense kernel too, as accurate as its sparse one.
+
+    A backend without a dense kernel defines neither of its functions.
+    """

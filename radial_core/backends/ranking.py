@@ -12,6 +12,12 @@ HOPPER_SHORT = ("flash_attention", "triton", "flashinfer", "cudnn", "flex", "sdp
 # Not measured. What compiles without CUDA's nvcc comes first.
 DATACENTER_BLACKWELL = ("cudnn", "triton", "flashinfer", "flex", "sdpa")
 OTHER_NVIDIA = ("triton_int8", "triton", "flashinfer", "cudnn", "flex", "sdpa")
+# SpargeAttn and SageAttention by their authors' rates on RTX cards.
+AMPERE_AND_ADA = ("spargeattn", *OTHER_NVIDIA)
+# There SageAttention's kernels, on which SpargeAttn is built, were reported to return noise, to
+# crash the driver and to stop the process (its issues 388 and 391, and 90 of the fork with wheels
+# for Windows). No proof on a small case survives that, or finds it. So ours come first.
+GEFORCE_BLACKWELL = ("triton_int8", "spargeattn", *OTHER_NVIDIA[1:])
 # Not measured, nor ever run there: what compiles and proves itself.
 AMD_AND_INTEL = ("triton_int8", "triton", "sdpa")
 ANYWHERE = ("sdpa",)
@@ -19,7 +25,8 @@ ANYWHERE = ("sdpa",)
 # Dense kernels that beat torch's own choice, by the major compute capability; on other GPUs none is
 # known to. Measured on the H100 only.
 DENSE = {9: ("flash_attention", "triton", "cudnn"), 10: ("flash_attention", "cudnn")}
-OTHER_NVIDIA_DENSE = ("triton_int8",)
+AMPERE_AND_ADA_DENSE = ("sageattention", "triton_int8")
+GEFORCE_BLACKWELL_DENSE = ("triton_int8", "sageattention")
 
 
 def ranking(call: Call, tokens: int, approximate: bool = False) -> tuple[str, ...]:
@@ -41,12 +48,14 @@ def _fastest_first(call: Call, tokens: int) -> tuple[str, ...]:
         return AMD_AND_INTEL if is_gpu(call.device) else ANYWHERE
     if major == 9:
         return HOPPER if tokens >= SHORT_VIDEO else HOPPER_SHORT
-    return DATACENTER_BLACKWELL if major == 10 else OTHER_NVIDIA
+    others = {8: AMPERE_AND_ADA, 10: DATACENTER_BLACKWELL, 12: GEFORCE_BLACKWELL}
+    return others.get(major, OTHER_NVIDIA)
 
 
 def _fastest_dense_first(call: Call) -> tuple[str, ...]:
     major = capability(call.device)[0]
-    return OTHER_NVIDIA_DENSE if major in (8, 12) else DENSE.get(major, ())
+    in_8_bits = {8: AMPERE_AND_ADA_DENSE, 12: GEFORCE_BLACKWELL_DENSE}
+    return in_8_bits.get(major) or DENSE.get(major, ())
 
 
 def _allowed(names: tuple[str, ...], approximate: bool) -> tuple[str, ...]:

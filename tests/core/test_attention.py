@@ -168,7 +168,7 @@ def test_refuses_what_does_not_fit():
         (
             (q,) * 3,
             {"backend": "sparge"},
-            "backend must be one of auto, triton, flash_attention, .*, triton_int8, reference",
+            "backend must be one of auto, triton, flash_attention, .*, spargeattn, reference",
         ),
         ((q.int(),) * 3, {}, "sdpa needs float16"),
     ]

@@ -16,9 +16,10 @@ from radial_core.backends.contract import (
     Accuracy,
     Backend,
     DenseBackend,
+    DenseKernel,
     exact_tolerance,
 )
-from radial_core.backends.ranking import DENSE, ranking
+from radial_core.backends.ranking import AMPERE_AND_ADA_DENSE, DENSE, ranking
 from radial_core.call import Call
 
 CUDA = torch.device("cuda", 0)
@@ -57,9 +58,15 @@ def test_a_registered_backend_keeps_the_contract(name):
     assert faults(module, DenseBackend if has_dense(module) else Backend) == []
 
 
-@pytest.mark.parametrize("name", sorted({name for names in DENSE.values() for name in names}))
+RANKED_AS_DENSE = sorted(
+    {name for names in (*DENSE.values(), AMPERE_AND_ADA_DENSE) for name in names}
+)
+
+
+@pytest.mark.parametrize("name", RANKED_AS_DENSE)
 def test_what_is_ranked_as_dense_has_a_dense_kernel(name):
-    assert faults(backend_module(name), DenseBackend) == []
+    assert faults(backend_module(name), DenseKernel) == []
+    assert (name in BACKENDS) == hasattr(backend_module(name), "run")
 
 
 def fake(**changes):

@@ -305,7 +305,23 @@ def test_every_ranking_ends_with_what_runs_anywhere(monkeypatch, gpu, tokens, ap
     assert names[-1] == "sdpa" and len(names) == len(set(names))
     assert set(names) <= set(BACKENDS) - {"reference"}
     assert approximate or all(backend_module(name).ACCURACY.exact for name in names)
-    assert set(dense_ranking(CALL, approximate)) <= set(BACKENDS)
+    assert all(hasattr(backend_module(name), "dense") for name in dense_ranking(CALL, approximate))
+
+
+@pytest.mark.parametrize(
+    "gpu, sparse, dense",
+    [
+        ((8, 6), ["spargeattn", "triton_int8", "triton"], ["sageattention", "triton_int8"]),
+        ((8, 9), ["spargeattn", "triton_int8", "triton"], ["sageattention", "triton_int8"]),
+        ((12, 0), ["triton_int8", "spargeattn", "triton"], ["triton_int8", "sageattention"]),
+    ],
+    ids=str,
+)
+def test_where_people_have_8_bit_libraries(monkeypatch, gpu, sparse, dense):
+    monkeypatch.setattr(rankings, "capability", lambda device: gpu)
+    assert list(ranking(CALL, 100_000, approximate=True)[:3]) == sparse
+    assert list(dense_ranking(CALL, approximate=True)) == dense
+    assert ranking(CALL, 100_000)[0] == "triton" and dense_ranking(CALL) == ()
 
 
 def test_capability_of_a_cpu():

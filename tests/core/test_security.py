@@ -21,7 +21,7 @@ SCRIPTS = sorted((ROOT / "nodes/web").rglob("*.js"))
 PATHS = {"ids": lambda file: str(file.relative_to(ROOT))}
 
 LIBRARIES = {"PIL", "comfy", "comfy_api", "einops", "numpy", "torch", "triton"}
-KERNELS = {"cudnn", "flash_attn", "flashinfer"}
+KERNELS = {"cudnn", "flash_attn", "flashinfer", "sageattention", "spas_sage_attn"}
 # Standard modules that only compute, and don't open sockets, start programs or unpickle.
 HARMLESS = set(
     "abc array base64 bisect collections collections.abc concurrent.futures contextlib copy "

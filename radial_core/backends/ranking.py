@@ -6,9 +6,9 @@ from . import backend_module
 
 SHORT_VIDEO = 50_000  # tokens; measured at 33k, where flash_attention leads, and from 75k on
 
-# Measured on an H100: benchmarks/results/attention-h100.json.
-HOPPER = ("triton", "flash_attention", "flashinfer", "cudnn", "flex", "sdpa")
-HOPPER_SHORT = ("flash_attention", "triton", "flashinfer", "cudnn", "flex", "sdpa")
+# Measured on an H100 and an H200: benchmarks/results/attention-h100.json and attention-h200.json.
+HOPPER = ("triton_int8", "triton", "flash_attention", "flashinfer", "cudnn", "flex", "sdpa")
+HOPPER_SHORT = ("triton_int8", "flash_attention", "triton", *HOPPER[3:])
 # Not measured. What compiles without CUDA's nvcc comes first.
 DATACENTER_BLACKWELL = ("cudnn", "triton", "flashinfer", "flex", "sdpa")
 OTHER_NVIDIA = ("triton_int8", "triton", "flashinfer", "cudnn", "flex", "sdpa")
@@ -23,8 +23,11 @@ AMD_AND_INTEL = ("triton_int8", "triton", "sdpa")
 ANYWHERE = ("sdpa",)
 
 # Dense kernels that beat torch's own choice, by the major compute capability; on other GPUs none is
-# known to. Measured on the H100 only.
-DENSE = {9: ("flash_attention", "triton", "cudnn"), 10: ("flash_attention", "cudnn")}
+# known to. Measured on Hopper only.
+DENSE = {
+    9: ("triton_int8", "flash_attention", "triton", "cudnn"),
+    10: ("flash_attention", "cudnn"),
+}
 AMPERE_AND_ADA_DENSE = ("sageattention", "triton_int8")
 GEFORCE_BLACKWELL_DENSE = ("triton_int8", "sageattention")
 

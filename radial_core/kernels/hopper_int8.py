@@ -1,7 +1,8 @@
 """Block-sparse attention forward in 8 bits for Hopper (H100, H200), in Gluon.
 
-What is computed is what int8.py computes, from the codes of the same quantization; how the warps of a program share the work is that of hopper.py. Within a warpgroup a block's output is
-added up while the scores of the next one are computed.
+What is computed is what int8.py computes, from the codes of the same quantization; how the warps of
+a program share the work is that of hopper.py. Within a warpgroup a block's output is added up while
+the scores of the next one are computed.
 """
 
 from triton.experimental import gluon

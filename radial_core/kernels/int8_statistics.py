@@ -3,6 +3,8 @@
 import triton
 import triton.language as tl
 
+from .int8_codes import LEAST
+
 ROWS = tl.constexpr(128)
 LEAST_DEVIATION = tl.constexpr(0.05)  # of a channel, as a share of the mean over all channels
 
@@ -44,11 +46,12 @@ def statistics(
         v = _sample(v_start, first, count, every, tokens, v_token, mean[None, :], HEAD_DIM)
         deviation += tl.sum(tl.abs(v), 0)
     deviation /= count
-    least = LEAST_DEVIATION * tl.sum(deviation) / HEAD_DIM
+    mean_deviation = tl.sum(deviation) / HEAD_DIM
+    least = tl.maximum(LEAST_DEVIATION * mean_deviation, LEAST)
     places = pair * HEAD_DIM + channels
     tl.store(k_mean + places, sum_k / count)
     tl.store(v_mean + places, mean)
-    tl.store(v_deviation + places, tl.where(least > 0, tl.maximum(deviation, least), 1.0))
+    tl.store(v_deviation + places, tl.where(mean_deviation > 0, tl.maximum(deviation, least), 1.0))
 
 
 @triton.jit

@@ -46,7 +46,8 @@ def quantize(tiles):
     """The same of what runs before it, which knows no tiles."""
     types = dict.fromkeys(("q_start", "k_start", "v_start", "rotation"), "*bf16")
     types |= CODES | dict.fromkeys((*BESIDE_CODES, "k_mean"), "*fp32") | {"scale": "fp32"}
-    return int8_quantize.quantize, types, {"HEAD_DIM": HEAD_DIM, "EACH": 4, "LSE": False}
+    constants = {"HEAD_DIM": HEAD_DIM, "PART": 64, "EACH": 2, "LSE": False}
+    return int8_quantize.quantize, types, constants
 
 
 # With tiles for each GPU.

@@ -282,18 +282,28 @@ def test_a_proof_works_in_inference_mode_with_gradients(install):
         assert why_not("a", Call(CPU, torch.float32, 16, 64, grad=True)) is None
 
 
-MEASURED = json.loads(
-    (Path(__file__).parents[2] / "benchmarks/results/attention-h100.json").read_text()
-)["cases"]
+RESULTS = Path(__file__).parents[2] / "benchmarks/results"
+MEASURED = {
+    gpu: json.loads((RESULTS / f"attention-{gpu}.json").read_text())["cases"]
+    for gpu in ("h100", "h200")
+}
+EACH = [
+    pytest.param(case, gpu == "h200", id=f"{gpu}, {case['name']}")
+    for gpu, cases in MEASURED.items()
+    for case in cases
+]
 
 
-@pytest.mark.parametrize("case", MEASURED, ids=lambda case: case["name"])
-def test_the_ranking_on_hopper_is_that_of_the_measurements(monkeypatch, case):
+@pytest.mark.parametrize("case, approximate", EACH)
+def test_the_rankings_on_hopper_are_those_of_the_measurements(monkeypatch, case, approximate):
     monkeypatch.setattr(rankings, "capability", lambda device: (9, 0))
     ms = {row["backend"]: row["ms"] for row in case["rows"]}
-    ranked = [ms[name] for name in ranking(CALL, case["tokens"]) if name in ms]
-    assert len(ranked) >= 5
-    assert all(fast < 1.1 * slow for fast, slow in pairwise(ranked))
+    names = ranking(CALL, case["tokens"], approximate)
+    ranked = [ms[name] for name in names if name in ms]
+    dense = [ms[f"dense-{n}"] for n in dense_ranking(CALL, approximate) if f"dense-{n}" in ms]
+    assert len(ranked) >= (2 if approximate else 5)
+    for measured in (ranked, dense):
+        assert all(fast < 1.1 * slow for fast, slow in pairwise(measured))
 
 
 @pytest.mark.parametrize("gpu", [(0, 0), (7, 5), (8, 6), (9, 0), (10, 0), (12, 0)], ids=str)
@@ -311,6 +321,7 @@ def test_every_ranking_ends_with_what_runs_anywhere(monkeypatch, gpu, tokens, ap
 @pytest.mark.parametrize(
     "gpu, sparse, dense",
     [
+        ((9, 0), ["triton_int8", "triton", "flash_attention"], ["triton_int8", "flash_attention"]),
         ((8, 6), ["spargeattn", "triton_int8", "triton"], ["sageattention", "triton_int8"]),
         ((8, 9), ["spargeattn", "triton_int8", "triton"], ["sageattention", "triton_int8"]),
         ((12, 0), ["triton_int8", "spargeattn", "triton"], ["triton_int8", "sageattention"]),
@@ -321,7 +332,8 @@ def test_where_people_have_8_bit_libraries(monkeypatch, gpu, sparse, dense):
     monkeypatch.setattr(rankings, "capability", lambda device: gpu)
     assert list(ranking(CALL, 100_000, approximate=True)[:3]) == sparse
     assert list(dense_ranking(CALL, approximate=True)) == dense
-    assert ranking(CALL, 100_000)[0] == "triton" and dense_ranking(CALL) == ()
+    exact = tuple(dense[1:]) if gpu == (9, 0) else ()
+    assert ranking(CALL, 100_000)[0] == "triton" and dense_ranking(CALL)[:1] == exact
 
 
 def test_capability_of_a_cpu():

@@ -202,7 +202,7 @@ def weights_of(codes, out):
 
 @triton.jit
 def codes_of_v(v, mean, deviation, out, scale):
-    _quantize_v(v, mean, deviation, out, scale, 0, 0, 64, 64, 64)
+    _quantize_v(v, mean, deviation, out, scale, 0, 0, 64, 64, 64, 64)
 
 
 def test_weights_and_values_are_in_the_same_order():
@@ -228,6 +228,16 @@ def test_what_all_keys_share_changes_nothing():
     assert error_of("normal", outs[1], outs[0]) <= 2e-3
     apart = lses[1] - lses[0] - (q.float() @ shared.float()).transpose(1, 2) * 0.1
     assert apart.abs().max() <= 2e-3
+
+
+def test_a_tiny_v_is_divided_by_no_less_than_has_a_reciprocal():
+    v = torch.randn(1, 200, 1, 64, generator=torch.Generator().manual_seed(0)) * 1e-39
+    assert v.any()
+    k_mean, v_mean, v_deviation = torch.zeros(3, 64)
+    int8_launch.statistics[(1,)](
+        v, v, k_mean, v_mean, v_deviation, 200, 1, 1, *(2 * v.stride()[:3]), 64
+    )
+    assert (v_deviation > 0).all() and (1 / v_deviation).isfinite().all()
 
 
 def test_means_of_a_sample_will_do(monkeypatch):

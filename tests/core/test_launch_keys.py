@@ -5,8 +5,10 @@ import random
 import pytest
 import torch
 
-pytest.importorskip("triton")
-from radial_core.kernels import int8_launch, portable_launch  # noqa: E402
+pytest.importorskip("triton.experimental.gluon.nvidia.hopper", exc_type=ImportError)
+from radial_core.kernels import hopper_int8_launch, int8_launch, portable_launch  # noqa: E402
+from radial_core.kernels.hopper_launch import TensorDescriptor  # noqa: E402
+from radial_core.kernels.launch import HOPPER  # noqa: E402
 from radial_core.kernels.portable_launch import Tiles  # noqa: E402
 
 DTYPES = (torch.float16, torch.bfloat16)
@@ -19,6 +21,8 @@ def compiled_for(argument):
     """
     if isinstance(argument, torch.Tensor):
         return argument.dtype, argument.data_ptr() % 16 == 0
+    if isinstance(argument, TensorDescriptor):  # a descriptor's own numbers are not compiled for
+        return argument.base.dtype, argument.block_shape, argument.layout
     return argument if isinstance(argument, int) else type(argument)
 
 
@@ -38,8 +42,12 @@ def drawn_tensor(draw, shape, dtype):
     )()
 
 
-@pytest.mark.parametrize("launcher", [int8_launch, portable_launch])
-def test_a_key_has_all_that_triton_compiles_for(monkeypatch, launcher):
+@pytest.mark.parametrize(
+    "launcher, config",
+    [(int8_launch, None), (portable_launch, None), (int8_launch, HOPPER)],
+    ids=["int8", "portable", "int8 on Hopper"],
+)
+def test_a_key_has_all_that_triton_compiles_for(monkeypatch, launcher, config):
     draw, seen, again = random.Random(0), {}, []
 
     def launch(key, kernel, grid, arguments, **options):
@@ -47,9 +55,10 @@ def test_a_key_has_all_that_triton_compiles_for(monkeypatch, launcher):
         again.append((kernel, key) in seen)
         assert seen.setdefault((kernel, key), now) == now
 
-    monkeypatch.setattr(launcher, "launch", launch)
+    for module in (launcher, hopper_int8_launch):
+        monkeypatch.setattr(module, "launch", launch)
     for _ in range(KINDS):
-        block_size, head_dim = draw.choice((64, 128)), draw.choice((64, 128))
+        block_size, head_dim = 128 if config else draw.choice((64, 128)), draw.choice((64, 128))
         tokens, heads = draw.choice((1, 16, 64, 65, 300, 1025)), draw.choice((1, 3, 16))
         shape = torch.Size((draw.choice((1, 2)), tokens, heads, head_dim))
         dtype, blocks = draw.choice(DTYPES), -(-tokens // block_size)
@@ -62,5 +71,7 @@ def test_a_key_has_all_that_triton_compiles_for(monkeypatch, launcher):
             tiles, lse = Tiles(64, draw.choice((64, 128)), 4, 2), draw.random() < 0.5
             qkv = [drawn_tensor(draw, shape, dtype) for _ in range(3)]
             scale = draw.random()
-            launcher.run(tiles, *qkv, draw.choice(lists), order, order, block_size, scale, lse)
+            launcher.run(
+                config or tiles, *qkv, draw.choice(lists), order, order, block_size, scale, lse
+            )
     assert sum(again) > 100

@@ -25,6 +25,9 @@ CALLS = {  # of our own measurements, by length
     "SageAttention": "dense-sageattention",
 }
 
+# Of libraries that few people have: ours in 8 bits, and theirs.
+BESIDE_OURS = {"triton_int8": "spargeattn", "dense-triton_int8": "dense-sageattention"}
+
 # What a pass of Wan 14B, 81 frames, 720p, takes: FLOPs of attention and of the linear layers.
 ATTENTION = 4 * 75_600**2 * 40 * 128 * 40
 LINEAR = 2.12e15
@@ -69,6 +72,26 @@ def eight_bit_calls() -> str:
             errors = [f"{rows[each]['relative_error']:.4f}" for each in ours if each in rows]
             table.append([name, f"{case['density']:.1%}", *ms, ", ".join(errors)])
     head = ["one call, ms", "kept", *CALLS, "error of our 8 bit: radial, dense"]
+    return markdown(head, table) if table else "Not measured yet."
+
+
+def sparge_sage() -> str:
+    """SpargeAttn and SageAttention 2, for those who have them, beside ours on the same kind of GPU."""
+    table = []
+    for file in sorted(RESULTS.glob("attention-spargeattn-*.json")):
+        gpu = file.stem.rpartition("-")[2]
+        ours = by_name(f"attention-{gpu}")
+        for case in results(file.stem)["cases"]:
+            theirs = {row["backend"]: row for row in case["rows"]}
+            own = {row["backend"]: row for row in ours[case["name"]]["rows"]}
+            cells = []
+            for our, their in BESIDE_OURS.items():
+                pair = (own[our], theirs[their]) if their in theirs else ()
+                figures = [f"{number(row['ms'])} ({row['relative_error']:.4f})" for row in pair]
+                cells += figures or ["", ""]
+            name = f"{case['tokens']:,} tokens, {case['heads']} heads, {gpu.upper()}"
+            table.append([name, *cells])
+    head = ["one call, ms (error)", "radial: ours", "SpargeAttn", "dense: ours", "SageAttention 2"]
     return markdown(head, table) if table else "Not measured yet."
 
 
@@ -126,4 +149,4 @@ def _with_dense_steps(radial: float, dense: float) -> float:
     return DENSE_STEPS * dense + (1 - DENSE_STEPS) * radial
 
 
-TABLES = (precision, eight_bit_calls, mma_sync, sent_in, expected)
+TABLES = (precision, eight_bit_calls, sparge_sage, mma_sync, sent_in, expected)

@@ -39,6 +39,18 @@ def test_mma_sync_compares_rates_of_kept_blocks(monkeypatch, tmp_path):
     assert "| 241 | 486 | 1.62x |" in lines[4]
 
 
+def test_libraries_that_few_have_are_beside_ours(monkeypatch, tmp_path):
+    write(monkeypatch, tmp_path, "other")
+    assert tables.sparge_sage() == "Not measured yet."
+    case = {"name": "Wan", "tokens": 1000, "heads": 3}
+    ours = [row("triton_int8", "8 bit", 60.0, 500.0), row("dense-triton_int8", "8 bit", 99.0, 1.0)]
+    write(monkeypatch, tmp_path, "attention-h200", cases=[case | {"rows": ours}])
+    theirs = [row("spargeattn", "8 bit", 70.0, 400.0)]
+    write(monkeypatch, tmp_path, "attention-spargeattn-h200", cases=[case | {"rows": theirs}])
+    line = tables.sparge_sage().splitlines()[2]
+    assert line == "| 1,000 tokens, 3 heads, H200 | 60.0 (0.0123) | 70.0 (0.0123) |  |  |"
+
+
 def test_what_people_sent_in(monkeypatch, tmp_path):
     write(monkeypatch, tmp_path, "other")
     assert tables.sent_in() == "None yet."

@@ -76,7 +76,7 @@ def eight_bit_calls() -> str:
 
 
 def sparge_sage() -> str:
-    """SpargeAttn and SageAttention 2, for those who have them, beside ours on the same kind of GPU."""
+    """SpargeAttn and SageAttention 2 beside ours, on the same kind of GPU."""
     table = []
     for file in sorted(RESULTS.glob("attention-spargeattn-*.json")):
         gpu = file.stem.rpartition("-")[2]

@@ -18,6 +18,7 @@ VIDEOS = ("Wan 1.3B 81 f 480p", "Wan 14B 81 f 720p")
 BACKENDS = (
     "triton",
     "triton_int8",
+    "spargeattn",
     "dense-sdpa",
     "dense-triton_int8",
     KITCHEN_DENSE,

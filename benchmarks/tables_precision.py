@@ -12,6 +12,7 @@ COLUMNS = {  # of what people send in
     "ours, 8 bit": "dense-triton_int8",
     "radial: exact": "triton",
     "radial: 8 bit": "triton_int8",
+    "SpargeAttn": "spargeattn",
 }
 
 CALLS = {  # of our own measurements, by length

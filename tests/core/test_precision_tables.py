@@ -57,7 +57,7 @@ def test_what_people_sent_in(monkeypatch, tmp_path):
     case = {"name": "Wan", "rows": [row("triton_int8", "8 bit", 60.0, 500.0)]}
     write(monkeypatch, tmp_path, "mine/rtx", machine="RTX; an i7, 8 cores", cases=[case])
     line = tables.sent_in().splitlines()[2]
-    assert line == "| [RTX](rtx.json): Wan |  |  |  |  |  | 60.0 |"
+    assert line == "| [RTX](rtx.json): Wan |  |  |  |  |  | 60.0 |  |"
 
 
 def test_rows_of_both_gpus(monkeypatch, tmp_path):

@@ -196,7 +196,8 @@ def test_without_a_ranked_one_it_says_so(wan, summaries):
     """As on a CPU."""
     sample(patch(wan, precision="8 bit"))
     assert ran(summaries)[0] == "exact"
-    assert "no 8-bit kernel is known to be faster on cpu" in summaries[0]["status"]
+    # Longer videos may have one.
+    assert "no 8-bit kernel is known to be faster on cpu at 540 tokens" in summaries[0]["status"]
 
 
 @pytest.mark.parametrize(

@@ -55,7 +55,6 @@ def why_exact(backend: str, call: Call, tokens: int) -> str:
     names = ranking(call, tokens, approximate=True) if backend == AUTO else (backend,)
     names = [name for name in names if precision_of(name) == EIGHT_BIT]
     if not names:
-        return f"no 8-bit kernel is known to be faster on {call.device} with {tokens:,} tokens"
-    reasons = [why_not(name, call) for name in names]
+        return f"no 8-bit kernel is known to be faster on {call.device} at {tokens:,} tokens"
     # One that can take the call ran out of memory in it: any other failure is a reason.
-    return "; ".join(filter(None, reasons)) or f"{names[0]} lacked memory in some calls"
+    return "; ".join(why_not(name, call) or f"{name} lacked memory in some calls" for name in names)

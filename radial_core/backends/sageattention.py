@@ -13,8 +13,8 @@ import torch
 from ..call import Call, capability, readable
 from .contract import Accuracy
 
-# Measured on an H200 (benchmarks/README.md), on values that cancel: 4 % with fp8 weights and values,
-# of 3 bits of mantissa each; 1 % where both stay float16.
+# On values that cancel: 4 % with fp8 weights and values, of 3 bits of mantissa each; 1 % where both
+# stay float16. So it was on an H200 (docs/kernels.md), and is with tests/core/fake_spargeattn.py.
 ACCURACY = Accuracy(False, {torch.float16: 5e-2, torch.bfloat16: 5e-2})
 INSTALL = (
     "wheels for Windows are in github.com/woct0rdho/SageAttention/releases; on Linux build "

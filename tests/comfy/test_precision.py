@@ -196,7 +196,16 @@ def test_without_a_ranked_one_it_says_so(wan, summaries):
     """As on a CPU."""
     sample(patch(wan, precision="8 bit"))
     assert ran(summaries)[0] == "exact"
-    assert "no 8-bit kernel is known to be faster on cpu" in summaries[0]["status"]
+    # Longer videos may have one.
+    assert "no 8-bit kernel is known to be faster on cpu at 540 tokens" in summaries[0]["status"]
+
+
+def test_one_that_is_not_installed_does_not_hide_why_the_next_one_did_not_run(rounded, monkeypatch):
+    precision, call = pack_module("nodes.hook.precision"), pack_module("radial_core.call").Call
+    names = ("spargeattn", "rounded")
+    monkeypatch.setattr(precision, "ranking", lambda *call, approximate: names)
+    said = precision.why_exact("auto", call(torch.device("cpu"), torch.bfloat16, 128, 128), 480)
+    assert "spargeattn needs" in said and "rounded lacked memory" in said
 
 
 @pytest.mark.parametrize(

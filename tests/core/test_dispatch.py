@@ -336,5 +336,11 @@ def test_where_people_have_8_bit_libraries(monkeypatch, gpu, sparse, dense):
     assert ranking(CALL, 100_000)[0] == "triton" and dense_ranking(CALL)[:1] == exact
 
 
+def test_on_hopper_short_radial_calls_stay_exact(monkeypatch):
+    monkeypatch.setattr(rankings, "capability", lambda device: (9, 0))
+    for tokens, eight_bits in ((49_999, False), (50_000, True)):
+        assert ("triton_int8" in ranking(CALL, tokens, approximate=True)) == eight_bits
+
+
 def test_capability_of_a_cpu():
     assert capability(CPU) == (0, 0)

@@ -96,6 +96,16 @@ def test_what_lies_too_far_apart_is_copied(library, monkeypatch, far_apart):
     assert library.steps[2] == q.shape[3]  # the values are always packed
 
 
+def test_a_side_stream_is_refused_before_the_library_runs(library, monkeypatch):
+    def refuse(device):
+        raise RuntimeError("a side stream")
+
+    monkeypatch.setattr(sageattention, "refuse_side_streams", refuse)
+    with pytest.raises(RuntimeError, match="a side stream"):
+        sageattention.dense(*inputs(), 0.1)
+    assert not library.calls
+
+
 def test_it_proves_itself_and_runs_only_in_8_bits(monkeypatch):
     forget()
     install(monkeypatch, GPUS["RTX 40"])

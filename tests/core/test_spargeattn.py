@@ -109,12 +109,17 @@ def test_strides(library, stored):
 @pytest.mark.parametrize("per_head", [False, True], ids=["one list", "lists per head"])
 def test_some_heads_at_a_time_are_the_same(library, monkeypatch, per_head):
     layout = LAYOUTS["prefix and suffix"]
-    plan, qkv = plan_of(layout, per_head), inputs(layout, 2)
+    heads = 2 if per_head else 3
+    plan, qkv = plan_of(layout, per_head), inputs(layout, 2, heads=heads)
     together, _ = spargeattn.run(*qkv, plan, 0.1, False)
     monkeypatch.setattr(sageattention, "SCRATCH_BYTES", 1)
     one_by_one, _ = spargeattn.run(*qkv, plan, 0.1, False)
-    assert torch.equal(together, one_by_one)
-    assert [call["shape"][:2] for call in library.calls] == [(1, 2)] * 2 + [(1, 1)] * 4
+    monkeypatch.setattr(sageattention, "heads_at_once", lambda heads, each: 2)
+    by_twos, _ = spargeattn.run(*qkv, plan, 0.1, False)
+    assert torch.equal(together, one_by_one) and torch.equal(together, by_twos)
+    found = [call["shape"][1] for call in library.calls]
+    twos = [2] * 2 + [1] * 2 * (heads - 2)  # the last ones are fewer
+    assert found == [heads] * 2 + [1] * 2 * heads + twos
 
 
 @pytest.mark.parametrize(
@@ -176,6 +181,17 @@ def test_a_side_stream_is_refused(monkeypatch):
     sageattention.refuse_side_streams(CPU)
     with pytest.raises(RuntimeError, match="default stream only"):
         sageattention.refuse_side_streams(torch.device("cuda", 0))
+
+
+def test_a_side_stream_is_refused_before_the_library_runs(library, monkeypatch):
+    def refuse(device):
+        raise RuntimeError("a side stream")
+
+    monkeypatch.setattr(sageattention, "refuse_side_streams", refuse)
+    layout = LAYOUTS["one block"]
+    with pytest.raises(RuntimeError, match="a side stream"):
+        spargeattn.run(*inputs(layout), plan_of(layout), 0.1, False)
+    assert not library.calls
 
 
 @pytest.fixture

@@ -57,6 +57,8 @@ def run(
     one row, which all rows then walk.
     """
     heads = q.shape[2]
+    if softmax_scale < 0:  # scales of codes are positive
+        q, softmax_scale = -q, -softmax_scale
     q, k, v = (x if x.stride(-1) == 1 else x.contiguous() for x in (q, k, v))
     out, lse = outputs(q, return_lse)
     part = block_size if config == HOPPER else PART

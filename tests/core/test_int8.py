@@ -240,6 +240,11 @@ def test_a_tiny_v_is_divided_by_no_less_than_has_a_reciprocal():
     assert (v_deviation > 0).all() and (1 / v_deviation).isfinite().all()
 
 
+def test_a_negative_scale():
+    layout = VideoLayout(2, 6, 9, suffix=1)
+    check(plan_of(layout), draw("normal", layout, (1, 1, 64), DTYPE), scale=-0.1)
+
+
 def test_means_of_a_sample_will_do(monkeypatch):
     monkeypatch.setattr(int8_launch, "SAMPLE", 50)
     layout = VideoLayout(5, 6, 9, prefix=3, suffix=1)

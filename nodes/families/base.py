@@ -66,7 +66,9 @@ class VideoModel:
 
     stride: pixels along a side of a latent pixel. frames: video frames in a latent frame, after the
     first. patch: latent pixels along a side of a token. before, after: tokens of a typical prompt
-    in front of the video and behind it.
+    in front of the video and behind it. sound: tokens for each latent frame in front of the video.
+    latent_frames, video_frames: video frames -> latent frames and back, in place of `frames` where
+    latent frames stand for different numbers of video frames.
     """
 
     preset: Preset
@@ -76,14 +78,30 @@ class VideoModel:
     patch: int = 2
     before: int = 0
     after: int = 0
+    sound: float = 0
+    latent_frames: Callable[[int], int] | None = None
+    video_frames: Callable[[int], int] | None = None
 
     def latent(self, width: int, height: int, length: int) -> tuple[int, int, int]:
         """Frames, height and width of a video's latent, as ComfyUI's nodes make it."""
-        return (length - 1) // self.frames + 1, height // self.stride, width // self.stride
+        frames = (length - 1) // self.frames + 1
+        if self.latent_frames is not None:
+            frames = self.latent_frames(length)
+        return frames, height // self.stride, width // self.stride
+
+    def length(self, latent_frames: int) -> int:
+        """Frames of the video that a latent stands for."""
+        if self.video_frames is not None:
+            return self.video_frames(latent_frames)
+        return (latent_frames - 1) * self.frames + 1
+
+    def tokens_before(self, latent_frames: int) -> int:
+        return self.before + round(self.sound * latent_frames)
 
     def layout(self, latent: tuple[int, int, int]) -> VideoLayout:
         frames, *sides = latent
-        return VideoLayout(frames, *(-(-n // self.patch) for n in sides), self.before, self.after)
+        before = self.tokens_before(frames)
+        return VideoLayout(frames, *(-(-n // self.patch) for n in sides), before, self.after)
 
 
 @dataclass(frozen=True)

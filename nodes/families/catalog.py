@@ -41,4 +41,5 @@ def typical_layout(diffusion_model, entry: VideoModel, latent: tuple[int, int, i
     """Where the video is in a model's sequence, with a typical prompt."""
     x = torch.empty(0, 0, *latent, device="meta")
     tokens = token_layout_of(diffusion_model, x, None, {})
-    return tokens.layout(math.prod(tokens.grid) + entry.before + entry.after)
+    before = entry.tokens_before(latent[0])
+    return tokens.layout(math.prod(tokens.grid) + before + entry.after)

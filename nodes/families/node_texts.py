@@ -28,10 +28,11 @@ def preset_values(setting: str) -> str:
 
 def frames_per_latent_frame() -> str:
     """ "4 video frames each, 6 in Mochi"."""
-    groups: dict[int, dict[str, None]] = {}
+    groups: dict[str, dict[str, None]] = {}
     for family in FAMILIES:
         for entry in family.catalog.values():
-            groups.setdefault(entry.frames, {})[family.name] = None
+            steps = {entry.length(n + 1) - entry.length(n) for n in range(1, 10)}
+            groups.setdefault(listed(map(str, sorted(steps)), "or"), {})[family.name] = None
     (usual, _), *others = groups.items()
     return ", ".join(
         [f"{usual} video frames each", *(f"{n} in {listed(names)}" for n, names in others)]

@@ -5,10 +5,16 @@ A family joins by its file and a place in FAMILIES.
 
 from ...radial_core.estimate import ModelSize
 from ..run.reasons import Reason, Why
-from . import hunyuan, kandinsky5, mochi, wan
+from . import hunyuan, kandinsky5, minimax_h3, mochi, wan
 from .base import Family, Preset, TokenLayout
 
-FAMILIES: tuple[Family, ...] = (wan.FAMILY, hunyuan.FAMILY, mochi.FAMILY, kandinsky5.FAMILY)
+FAMILIES: tuple[Family, ...] = (
+    wan.FAMILY,
+    hunyuan.FAMILY,
+    mochi.FAMILY,
+    kandinsky5.FAMILY,
+    minimax_h3.FAMILY,
+)
 
 
 def unwrapped(diffusion_model):
@@ -69,7 +75,8 @@ def preset_of(diffusion_model, whole_schedule: bool) -> Preset:
 def token_layout_of(diffusion_model, x, c_crossattn, conditions: dict) -> TokenLayout:
     """The tokens of a pass that `hook.forward_pass.why_all_dense` lets through.
 
-    x: the latent (b, c, f, h, w). c_crossattn, conditions: what BaseModel.apply_model gets besides.
+    x: the latent (b, c, f, h, w), of the video alone. c_crossattn, conditions: what
+    BaseModel.apply_model gets besides.
     """
     model = unwrapped(diffusion_model)
     cls = family_of(diffusion_model).classes[class_name(diffusion_model)]

@@ -69,9 +69,10 @@ def figures(it: Forecast) -> str:
     layout, found, size = it.layout, it.estimate, it.model.size
     about = "" if it.rows.exact else "about "
     text = layout.tokens - layout.video_tokens
+    what = "text and sound" if it.model.sound else "text"
     lines = [
         f"{it.name}, {video(it)}: {layout.tokens:,} tokens, {plural(layout.frames, 'latent frame')}"
-        f" of {layout.tokens_per_frame:,}" + (f" and {text:,} of text." if text else "."),
+        f" of {layout.tokens_per_frame:,}" + (f" and {text:,} of {what}." if text else "."),
         f"Settings{whose(it)}: {used(it)}.",
         f"Kept: {about}{percent(it.rows.density)} of the block map.",
     ]
@@ -123,7 +124,7 @@ def picture(it: Forecast) -> Image.Image:
 def video(it: Forecast) -> str:
     """The size of the video in pixels, and its frames."""
     frames, height, width = it.latent
-    stride, length = it.model.stride, (frames - 1) * it.model.frames + 1
+    stride, length = it.model.stride, it.model.length(frames)
     return f"{width * stride} x {height * stride}, {plural(length, 'frame')}"
 
 

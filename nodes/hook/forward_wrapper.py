@@ -7,6 +7,7 @@ import torch
 from ...radial_core.schedule import step_of
 from ..comfyui import features
 from ..comfyui.attention_functions import preferred_attention
+from ..comfyui.latents import video_of
 from ..comfyui.option_keys import BLOCK, IN_PARTS, KEY, PREVIOUS, SLOT
 from ..comfyui.state import is_training
 from ..families.registry import token_layout_of
@@ -71,7 +72,7 @@ class ForwardWrapper:
         self, entry: CallEntry, base, x, options: dict, c_crossattn, conditions: dict
     ) -> ForwardPass | None:
         """Put our override on the hook of a forward pass, if some of its calls may be sparse."""
-        override, model = self.override, base.diffusion_model
+        override, model, x = self.override, base.diffusion_model, video_of(x, conditions)
         previous = hook_before_ours(options)
         for name in (BLOCK, IN_PARTS, PREVIOUS):  # of the block that this is a pass within
             options.pop(name, None)

@@ -19,6 +19,7 @@ from ...radial_core.measurements import MeasuredCall
 from ...radial_core.padding import without_padding
 from ...radial_core.schedule import step_of
 from ..comfyui import features
+from ..comfyui.latents import video_of
 from ..comfyui.option_keys import KEY, SLOT
 from ..families.base import TokenLayout
 from ..families.registry import token_layout_of, why_no_estimate
@@ -111,7 +112,7 @@ class Probe:
 
     def _choose(self, base, x, options: dict, c_crossattn, conditions: dict) -> MeasuredPass | None:
         """The pass, if its calls are to be measured."""
-        run, model = self.run, base.diffusion_model
+        run, model, x = self.run, base.diffusion_model, video_of(x, conditions)
         run.passes += 1
         sigmas = self.host_values.schedule(options)
         step = step_of(sigmas, self.host_values.sigma(options))

@@ -51,7 +51,8 @@ def test_every_class_has_a_size_a_preset_and_a_layout(case):
     latent = case.inputs().latent["samples"].shape[2:]
     layout = catalog.typical_layout(real, entry, tuple(latent))
     assert (layout.frames, layout.height, layout.width) == case.grid
-    assert layout.prefix + layout.suffix == entry.before + entry.after
+    around = entry.tokens_before(layout.frames) + entry.after
+    assert layout.prefix + layout.suffix == around
 
 
 def test_other_models_have_no_size():

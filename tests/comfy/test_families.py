@@ -111,6 +111,22 @@ def test_texts_on_nodes_name_every_family():
                 assert preset.name in of_value or family.name in of_value
 
 
+TYPICAL = [case for case in zoo.CASES if case.typical and case.is_there]
+
+
+@pytest.mark.parametrize("case", TYPICAL, ids=lambda case: case.name)
+def test_the_blocks_of_each_family_are_found(case):
+    net = case.model().get_model_object("diffusion_model")
+    blocks = pack_module("nodes.families.transformer_blocks").transformer_blocks(net)
+    assert [place for place, _ in blocks] == list(range(len(case.calls)))
+
+
+def test_latent_frames_read_as_one_says_it():
+    of_usual, *others = texts.frames_per_latent_frame().split(", ")
+    assert of_usual == "4 video frames each"
+    assert {"6 in Mochi", "1 or 4 in MiniMax H3"} <= set(others)
+
+
 def test_a_list_reads_as_one_says_it():
     assert texts.listed(["A"]) == "A"
     assert texts.listed("AB") == "A and B"

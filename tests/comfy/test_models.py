@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import comfy.sample
 import comfy.samplers
+import comfy.utils
 import pytest
 import torch
 import zoo
@@ -116,7 +117,7 @@ class Stop(Exception):
 
 
 def first_values(specimen, change):
-    """v (b, tokens, h * d) of the first self-attention call. change: applied to the latent."""
+    """v (b, tokens, h * d) of the first self-attention call. change: made to the video's latent."""
     values = []
 
     def override(func, q, k, v, *args, skip_reshape=False, **kwargs):
@@ -126,7 +127,9 @@ def first_values(specimen, change):
         return func(q, k, v, *args, skip_reshape=skip_reshape, **kwargs)
 
     def wrapper(executor, x, *args, **kwargs):
-        return executor(change(x.clone()), *args, **kwargs)
+        x, shapes = x.clone(), kwargs.get("latent_shapes") or ()
+        change(comfy.utils.unpack_latents(x, shapes)[0])
+        return executor(x, *args, **kwargs)
 
     with pytest.raises(Stop):
         sample(with_wrapper(with_override(specimen.model, override), wrapper), specimen.inputs)
@@ -145,7 +148,6 @@ def test_the_zoo_describes_where_the_video_tokens_are(specimen):
             # The first row and column also pad the last ones, so they must not change.
             row, column = (i * p or p - 1 for i, p in zip(place, sides, strict=True))
             x[:, :, frame, row, column] += 1
-        return x
 
     before, after = first_values(specimen, lambda x: x), first_values(specimen, change)
     rest = before.shape[1] - math.prod(specimen.case.grid)

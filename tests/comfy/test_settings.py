@@ -47,6 +47,8 @@ def flow(shift):
         ("Mochi", 28, 50, (1.0, 1, 12, 0)),
         ("Mochi", 112, 50, (1.0, 1, 2, 2)),
         ("Wan 2.1", 41, 4, (1.0, 1, 1, 2)),
+        ("MiniMax H3", 37, 40, (1.0, 1, 10, 1)),
+        ("MiniMax H3", 107, 40, (1.0, 1, 10, 1)),  # 15 s, the longest that it was trained on
     ],
 )
 def test_the_presets(preset, frames, steps, expected):

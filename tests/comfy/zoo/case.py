@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import comfy.clip_vision
 import comfy.model_base
 import comfy.sd
+import comfy.utils
 import torch
 from comfy.ops import disable_weight_init
 
@@ -123,7 +124,10 @@ def clip_vision(tokens: int = 257, width: int = 1280, seed: int = 0):
 
 
 def sample(model, inputs: Inputs, steps: int = 2, latent: dict | None = None, **options):
-    """ComfyUI's KSampler: the samples (b, c, f, h, w). latent: instead of the inputs' own."""
+    """ComfyUI's KSampler: the samples (b, c, f, h, w), or (b, 1, n) if they are video and sound.
+
+    latent: instead of the inputs' own.
+    """
     (out,) = nodes.common_ksampler(
         model,
         1,
@@ -136,4 +140,5 @@ def sample(model, inputs: Inputs, steps: int = 2, latent: dict | None = None, **
         latent or inputs.latent,
         **options,
     )
-    return out["samples"]
+    samples = out["samples"]
+    return comfy.utils.pack_latents(samples.unbind())[0] if samples.is_nested else samples

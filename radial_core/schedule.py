@@ -35,8 +35,9 @@ class Schedule:
     def is_dense_step(self, sigmas: Sequence[float] | None, step: int | None) -> bool:
         """Whether a step is dense in every block.
 
-        sigmas: the noise levels of this sampler, one more than steps. step: see `step_of`. None,
-        where there is no schedule (as in training), is not dense.
+        sigmas: the noise levels of this sampler, one more than steps, as sigmas or as in
+        noise_levels.py. step: see `step_of`. None, where there is no schedule (as in training), is
+        not dense.
         """
         if step is None:
             return False

@@ -39,7 +39,7 @@ def forecast(
     layout: VideoLayout,
     settings: Settings,
 ) -> Forecast:
-    pattern, schedule = settings.resolve(model.preset, layout.frames, None, 0.0)
+    pattern, schedule = settings.resolve(model.preset, layout.frames, None)
     rows = sample(pattern, layout)
     dense = None
     if layout.frames == 1:

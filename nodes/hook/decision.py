@@ -94,12 +94,17 @@ class NotOurs:
 
 
 def why_pass_is_dense(
-    model_class: str, is_known: bool, latent_dims: int, has_cached_frames: bool
+    model_class: str,
+    is_known: bool,
+    latent_dims: int,
+    has_cached_frames: bool,
+    is_reordered: bool,
 ) -> Why | None:
     """Why no call of a forward pass can be sparse; None if some can.
 
     is_known: whether the model's class belongs to a family. latent_dims: 5 for a video.
-    has_cached_frames: the video is made some frames at a time, by a cache of keys.
+    has_cached_frames: the video is made some frames at a time, by a cache of keys. is_reordered:
+    its tokens pass the blocks in another order than frame by frame, row by row.
     """
     if not is_known:
         return Why(Reason.UNKNOWN_MODEL, model_class)
@@ -107,6 +112,8 @@ def why_pass_is_dense(
         return Why(Reason.NOT_A_VIDEO)
     if has_cached_frames:
         return Why(Reason.CACHED_FRAMES)
+    if is_reordered:
+        return Why(Reason.REORDERED)
     return None
 
 

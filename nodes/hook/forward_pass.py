@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from ..comfyui.option_keys import KEY, PREVIOUS, SLOT
+from ..comfyui.option_keys import KEY, MORTON, PREVIOUS, SLOT
 from ..families.registry import class_name, family_of
 from ..run.reasons import Why
 from ..run.run_reporter import RunReporter
@@ -59,6 +59,7 @@ def why_all_dense(diffusion_model, x, options: dict) -> Why | None:
         is_known=family_of(diffusion_model) is not None,
         latent_dims=x.ndim,
         has_cached_frames=options.get("ar_state") is not None,
+        is_reordered=bool(options.get(MORTON)),
     )
 
 

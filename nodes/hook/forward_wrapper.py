@@ -83,14 +83,16 @@ class ForwardWrapper:
         if entry.dense is not None:
             return None
         tokens = token_layout_of(model, x, c_crossattn, conditions)
-        pattern, schedule, preset = override.run.settings.resolve(base, tokens.grid[0], sigmas)
+        pattern, schedule, preset, levels = override.run.settings.resolve(
+            base, tokens.grid[0], sigmas
+        )
         override.reporter.record.use(pattern, schedule, preset)
         preferred = _preferred(model) if previous is None else None
         training = is_training()
         options[KEY] = forward = ForwardPass(
             override=override,
             previous=previous,
-            facts=PassFacts(tokens, pattern, schedule, schedule.is_dense_step(sigmas, step)),
+            facts=PassFacts(tokens, pattern, schedule, schedule.is_dense_step(levels, step)),
             step=entry.step,
             fast_dense=wants_fastest(override.dense_choice, previous or preferred),
             preferred=preferred,

@@ -6,17 +6,19 @@ from typing import NamedTuple
 from weakref import WeakKeyDictionary
 
 from ...radial_core import RadialPattern, Schedule
+from ...radial_core.noise_levels import even_levels, is_whole, noise_levels, without_jump
 from ..families.registry import preset_of
-from ..inputs.settings import QUARTER, Settings, runs_all
+from ..inputs.settings import Settings
 from ..run.run_reporter import RunReporter
 
 
 class Resolved(NamedTuple):
-    """preset: its name, if any value is the preset's."""
+    """preset: its name, if any value is the preset's. levels: the sampler's, without a jump."""
 
     pattern: RadialPattern
     schedule: Schedule
     preset: str | None
+    levels: list[float] | None
 
 
 class RunSettings:
@@ -27,27 +29,25 @@ class RunSettings:
 
     def __init__(self, settings: Settings, reporter: RunReporter):
         self._settings, self._reporter = settings, reporter
-        self._resolved = WeakKeyDictionary()  # model -> {(frames, noise levels): Resolved}
+        self._resolved = WeakKeyDictionary()  # model -> {(frames, sigmas): Resolved}
 
     def resolve(self, base, frames: int, sigmas: Sequence[float] | None) -> Resolved:
-        """base: ComfyUI's BaseModel. frames: latent ones. sigmas: the sampler's noise levels."""
+        """base: ComfyUI's BaseModel. frames: latent ones. sigmas: the sampler's."""
         of_model = self._resolved.setdefault(base, {})
         key = frames, None if sigmas is None else tuple(sigmas)
         if key not in of_model:
-            quarter = self._quarter(base)
-            preset = preset_of(base.diffusion_model, runs_all(sigmas, quarter))
-            pattern, schedule = self._settings.resolve(preset, frames, sigmas, quarter)
+            levels = self._levels(base, sigmas)
+            preset = preset_of(base.diffusion_model, is_whole(levels))
+            pattern, schedule = self._settings.resolve(preset, frames, levels)
             name = preset.name if self._settings.automatic else None
-            of_model[key] = Resolved(pattern, schedule, name)
+            of_model[key] = Resolved(pattern, schedule, name, levels)
         return of_model[key]
 
-    def _quarter(self, base) -> float:
-        """The noise level a quarter down the model's schedule; 0 if it isn't needed or known."""
-        if not self._settings.automatic:
-            return 0.0
+    def _levels(self, base, sigmas: Sequence[float] | None) -> list[float] | None:
+        """Those of a whole run if the model's schedule is not known."""
         try:
-            return float(base.model_sampling.percent_to_sigma(QUARTER))
+            return without_jump(noise_levels(sigmas, base.model_sampling.percent_to_sigma))
         except Exception as error:
             message = "No noise schedule to go by: %s"
-            self._reporter.say_once("quarter", logging.INFO, message, error)
-            return 0.0
+            self._reporter.say_once("levels", logging.INFO, message, error)
+            return even_levels(sigmas)

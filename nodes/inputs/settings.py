@@ -10,7 +10,7 @@ from itertools import pairwise
 
 from ...radial_core import RadialPattern, Schedule
 from ...radial_core.masks.radial import MAX_DECAY
-from ...radial_core.schedule import ends_clean
+from ...radial_core.noise_levels import is_whole
 from ..families.base import Preset
 from .checks import check_plain, read_block_size
 
@@ -22,7 +22,6 @@ LONG_DENSE_STEPS, LONG_DENSE_BLOCKS, LONG_SINK_FRAMES, LONG_DECAY = 2, 2, 1, 1.0
 # schedule has those of them that lie in its part.
 QUARTER = 0.25
 NEAR = 0.1  # of a step: schedulers round
-ROUNDING = 0.005  # of a noise level, by which a sampler that starts at the quarter is above it
 # What stands for the preset's value on the node.
 AUTOMATIC = {"dense_steps": -1, "dense_blocks": -1, "sink_frames": -1, "decay": 0}
 MOST = 10_000  # steps, blocks or frames in a node's input
@@ -45,14 +44,13 @@ class Settings:
         return None in (self.dense_steps, self.dense_blocks, self.sink_frames, self.decay)
 
     def resolve(
-        self, preset: Preset, frames: int, sigmas: Sequence[float] | None, quarter: float
+        self, preset: Preset, frames: int, levels: Sequence[float] | None
     ) -> tuple[RadialPattern, Schedule]:
         """The values for a video of so many latent frames.
 
-        sigmas: the noise levels of this sampler. quarter: the level a quarter down the whole
-        schedule of the model.
+        levels: the sampler's, without a jump, see radial_core/noise_levels.py.
         """
-        steps = _quarter_of_steps(sigmas, quarter)
+        steps = _quarter_of_steps(levels)
         if frames > LONGER * preset.frames:
             steps = min(steps, LONG_DENSE_STEPS)
             blocks, sink_frames, decay = LONG_DENSE_BLOCKS, LONG_SINK_FRAMES, LONG_DECAY
@@ -117,27 +115,17 @@ def _or_automatic(name: str) -> str:
     return f", or {AUTOMATIC[name]} for the preset" if name in AUTOMATIC else ""
 
 
-def runs_all(sigmas: Sequence[float] | None, quarter: float) -> bool:
-    """Whether a sampler starts in the first quarter of the schedule and ends at the clean video.
-
-    Else it runs a part, as two models do that share a schedule.
-    """
-    if not sigmas or len(sigmas) < 2:
-        return True
-    return sigmas[0] > quarter * (1 + ROUNDING) and ends_clean(sigmas)
-
-
-def _quarter_of_steps(sigmas: Sequence[float] | None, quarter: float) -> int:
+def _quarter_of_steps(levels: Sequence[float] | None) -> int:
     """How many steps of a sampler lie in the first quarter of the schedule.
 
     None do for one that goes on where another stopped, as the low-noise expert of Wan 2.2: what
     happens in the video is settled by then.
     """
-    if runs_all(sigmas, quarter):
-        return (len(sigmas or (0,)) - 1) // 4
+    if is_whole(levels):
+        return (len(levels or (0,)) - 1) // 4
     steps = 0
-    for level, next_level in pairwise(sigmas):
-        if next_level < quarter - NEAR * (level - next_level):
+    for level, next_level in pairwise(levels):
+        if next_level < 1 - QUARTER - NEAR * (level - next_level):
             break
         steps += 1
     return steps

@@ -5,9 +5,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from ...radial_core.measurements import Measurements
+from ...radial_core.noise_levels import is_whole, noise_levels, without_jump
 from ..comfyui.option_keys import KEY
 from ..families.registry import preset_of, size_of
-from ..inputs.settings import QUARTER, Settings, runs_all
+from ..inputs.settings import Settings
 
 # Each call is measured for all of these, and for the current settings.
 DECAYS = (0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0, 4.0)
@@ -52,9 +53,9 @@ def about(base, options: dict, frames: int, sigmas: Sequence[float] | None) -> d
         pattern, schedule = patched.facts.pattern, patched.facts.schedule
         whose = "Radial Attention Patch"
     else:
-        quarter = float(base.model_sampling.percent_to_sigma(QUARTER))
-        preset = preset_of(base.diffusion_model, runs_all(sigmas, quarter))
-        pattern, schedule = DEFAULTS.resolve(preset, frames, sigmas, quarter)
+        levels = without_jump(noise_levels(sigmas, base.model_sampling.percent_to_sigma))
+        preset = preset_of(base.diffusion_model, is_whole(levels))
+        pattern, schedule = DEFAULTS.resolve(preset, frames, levels)
         whose = f"the preset for {preset.name}"
     decays = sorted({*DECAYS, pattern.decay})
     sinks = sorted({*SINKS, pattern.sink_frames})

@@ -8,6 +8,7 @@ import nodes
 
 AUTOMATIC = {"dense_steps": -1, "dense_blocks": -1, "sink_frames": -1, "decay": 0}
 settings = pack_module("nodes.inputs.settings")
+noise_levels = pack_module("radial_core.noise_levels")
 PRESETS = {
     preset.name: preset
     for family in pack_module("nodes.families.registry").FAMILIES
@@ -15,13 +16,19 @@ PRESETS = {
 }
 
 
-def resolved(preset, frames, steps, shift=5.0, part=slice(None), scheduler="simple"):
-    """(decay, sink frames, dense steps, dense blocks) of a schedule or a part of it."""
+def levels_of(steps, shift=5.0, part=slice(None), scheduler="simple", discards=0):
+    """discards: levels that the sampler leaves out before the last one."""
     sampling = flow(shift)
-    sigmas = comfy.samplers.calculate_sigmas(sampling, scheduler, steps).tolist()[part]
-    quarter = sampling.percent_to_sigma(settings.QUARTER)
+    sigmas = comfy.samplers.calculate_sigmas(sampling, scheduler, steps + discards).tolist()
+    sigmas = [*sigmas[: len(sigmas) - 1 - discards], sigmas[-1]][part]
+    return noise_levels.noise_levels(sigmas, sampling.percent_to_sigma)
+
+
+def resolved(preset, frames, steps, **schedule):
+    """(decay, sink frames, dense steps, dense blocks) of a schedule or a part of it."""
+    levels = noise_levels.without_jump(levels_of(steps, **schedule))
     automatic = settings.Settings(None, 1, None, None, None, 128)
-    pattern, schedule = automatic.resolve(PRESETS[preset], frames, sigmas, quarter)
+    pattern, schedule = automatic.resolve(PRESETS[preset], frames, levels)
     return pattern.decay, pattern.sink_frames, schedule.dense_steps, schedule.dense_blocks
 
 
@@ -55,30 +62,64 @@ def test_the_presets(preset, frames, steps, expected):
     assert resolved(preset, frames, steps) == expected
 
 
+SHIFTS = [3.0, 5.0, 8.0, 12.0]
+
+
 @pytest.mark.parametrize("scheduler", comfy.samplers.SCHEDULER_NAMES)
-@pytest.mark.parametrize("shift", [1.0, 5.0, 8.0, 12.0])
-@pytest.mark.parametrize("steps", [4, 8, 20, 30, 50])
-def test_a_quarter_of_the_steps_whatever_the_schedule(scheduler, shift, steps):
-    if (scheduler, steps) == ("ddim_uniform", 4):
-        pytest.skip("starts at three quarters of the noise")
-    sigmas = comfy.samplers.calculate_sigmas(flow(shift), scheduler, steps)
-    expected = (len(sigmas) - 1) // 4
-    assert resolved("Wan 2.1", 21, steps, shift, scheduler=scheduler)[2] == expected
+@pytest.mark.parametrize("steps", [2, 3, 4, 6, 8, 20, 30, 50])
+@pytest.mark.parametrize("discards", [0, 1], ids=["euler", "uni_pc"])
+def test_a_quarter_of_the_steps_whatever_the_schedule(scheduler, steps, discards):
+    for shift in SHIFTS:
+        if looks_like_a_part(scheduler, steps, discards, shift):
+            continue
+        schedule = {"shift": shift, "scheduler": scheduler, "discards": discards}
+        levels = levels_of(steps, **schedule)
+        assert noise_levels.without_jump(levels) == levels
+        assert noise_levels.is_whole(levels)
+        assert resolved("Wan 2.1", 21, steps, **schedule)[2] == (len(levels) - 1) // 4
+
+
+def looks_like_a_part(scheduler, steps, discards, shift):
+    """As docs/samplers.md says."""
+    if scheduler == "linear_quadratic":
+        return steps <= 3 or (discards and shift < 5)
+    return scheduler == "ddim_uniform" and discards
 
 
 def test_the_experts_of_wan_22_share_one_schedule():
-    assert resolved("Wan 2.2", 21, 20, 8.0, slice(0, 11))[2] == 5
-    assert resolved("Wan 2.2", 21, 20, 8.0, slice(10, None))[2] == 0
-    assert resolved("Wan 2.2", 41, 20, 8.0, slice(0, 11))[2] == 2
-    assert resolved("Wan 2.2", 41, 20, 8.0, slice(10, None))[2] == 0
+    high, low = {"shift": 8.0, "part": slice(0, 11)}, {"shift": 8.0, "part": slice(10, None)}
+    assert resolved("Wan 2.2", 21, 20, **high)[2] == 5
+    assert resolved("Wan 2.2", 21, 20, **low)[2] == 0
+    assert resolved("Wan 2.2", 41, 20, **high)[2] == 2
+    assert resolved("Wan 2.2", 41, 20, **low)[2] == 0
 
 
-@pytest.mark.parametrize("scheduler", ["simple", "sgm_uniform"])
-@pytest.mark.parametrize("shift", [3.0, 5.0, 8.0])
-def test_an_expert_that_starts_at_the_quarter_runs_a_part(scheduler, shift):
-    sampling = flow(shift)
-    sigmas = comfy.samplers.calculate_sigmas(sampling, scheduler, 20).tolist()[5:]
-    assert not settings.runs_all(sigmas, sampling.percent_to_sigma(settings.QUARTER))
+@pytest.mark.parametrize("scheduler", ["simple", "sgm_uniform", "normal", "beta"])
+@pytest.mark.parametrize("shift", SHIFTS)
+def test_an_expert_that_starts_late_runs_a_part(scheduler, shift):
+    for steps, start in ((20, 10), (20, 5), (20, 2), (8, 4), (8, 2), (6, 2), (4, 2)):
+        levels = levels_of(steps, shift=shift, scheduler=scheduler, part=slice(start, None))
+        assert noise_levels.without_jump(levels) == levels
+        assert not noise_levels.is_whole(levels), (steps, start)
+
+
+@pytest.mark.parametrize("scheduler", ["simple", "sgm_uniform", "normal", "beta"])
+@pytest.mark.parametrize("shift", SHIFTS)
+@pytest.mark.parametrize("discards", [0, 1], ids=["euler", "uni_pc"])
+def test_an_expert_that_jumps_to_the_clean_video(scheduler, shift, discards):
+    """It has the dense steps that it would have if it handed over its noise."""
+    for steps, stop in ((30, 15), (20, 10), (20, 4), (8, 4), (6, 3), (4, 2)):
+        if (steps, scheduler) in ((4, "normal"), (4, "beta")):
+            continue  # a jump of a third, and steps that grow as fast as they can
+        part = {"shift": shift, "scheduler": scheduler, "discards": discards}
+        kept = levels_of(steps, **part, part=slice(0, stop + 1))
+        jumped = noise_levels.without_jump([*kept[:-1], 0.0])
+        assert not noise_levels.is_whole(jumped), (steps, stop)
+        assert jumped[:-1] == kept[:-1]
+        expected = resolved("Wan 2.2", 21, steps, **part, part=slice(0, stop + 1))
+        automatic = settings.Settings(None, 1, None, None, None, 128)
+        _, schedule = automatic.resolve(PRESETS["Wan 2.2"], 21, jumped)
+        assert schedule.dense_steps == expected[2], (steps, stop)
 
 
 def test_a_model_without_a_noise_schedule(wan, summaries, monkeypatch):

@@ -34,7 +34,13 @@ PASS = decision.PassFacts(
     TOKENS, core.RadialPattern(0.2, 1, 64), core.Schedule(1, 1, 2), is_dense_step=False
 )
 CALL = decision.CallFacts(VIDEO, block=2, shapes=(SHAPE, SHAPE, SHAPE))
-KNOWN_PASS = dict(model_class="a.Wan", is_known=True, latent_dims=5, has_cached_frames=False)
+KNOWN_PASS = dict(
+    model_class="a.Wan",
+    is_known=True,
+    latent_dims=5,
+    has_cached_frames=False,
+    is_reordered=False,
+)
 
 
 def test_it_needs_no_comfyui():
@@ -130,6 +136,7 @@ def test_a_model_that_announces_no_blocks():
         ({"is_known": False}, Reason.UNKNOWN_MODEL),
         ({"latent_dims": 4}, Reason.NOT_A_VIDEO),
         ({"has_cached_frames": True}, Reason.CACHED_FRAMES),
+        ({"is_reordered": True}, Reason.REORDERED),
     ],
 )
 def test_a_pass(facts, reason):

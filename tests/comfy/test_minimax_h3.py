@@ -147,6 +147,6 @@ def test_the_preset_keeps_what_the_help_page_says(block_size, kept):
         settings = pack_module("nodes.inputs.settings").read_settings(
             decay=0, sink_frames=-1, dense_blocks=-1, block_size=block_size
         )
-        pattern, _ = settings.resolve(entry.preset, latent[0], None, 0.0)
+        pattern, _ = settings.resolve(entry.preset, latent[0], None)
         plan = pack_module("radial_core").make_plan(pattern, entry.layout(latent))
         assert round(100 * plan.density) == percent

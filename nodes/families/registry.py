@@ -5,7 +5,7 @@ A family joins by its file and a place in FAMILIES.
 
 from ...radial_core.estimate import ModelSize
 from ..run.reasons import Reason, Why
-from . import hunyuan, kandinsky5, minimax_h3, mochi, wan
+from . import cosmos, hunyuan, kandinsky5, minimax_h3, mochi, wan
 from .base import Family, Preset, TokenLayout
 
 FAMILIES: tuple[Family, ...] = (
@@ -14,6 +14,7 @@ FAMILIES: tuple[Family, ...] = (
     mochi.FAMILY,
     kandinsky5.FAMILY,
     minimax_h3.FAMILY,
+    cosmos.FAMILY,
 )
 
 

@@ -53,6 +53,7 @@ def flow(shift):
         ("HunyuanVideo", 128, 50, (1.0, 1, 2, 2)),
         ("Mochi", 28, 50, (1.0, 1, 12, 0)),
         ("Mochi", 112, 50, (1.0, 1, 2, 2)),
+        ("Cosmos Predict2", 24, 35, (0.4, 1, 8, 1)),
         ("Wan 2.1", 41, 4, (1.0, 1, 1, 2)),
         ("MiniMax H3", 37, 40, (1.0, 1, 10, 1)),
         ("MiniMax H3", 107, 40, (1.0, 1, 10, 1)),  # 15 s, the longest that it was trained on

@@ -64,7 +64,8 @@ CALLS = {"wan": 3, "hunyuan": 4}
 # The other families, by a case of each. ComfyUI can't train MiniMax H3: test_minimax_h3.py.
 NOT_HERE = (*CALLS, "minimax h3")
 OTHERS = {c.name: c for c in zoo.CASES if c.typical and not c.name.startswith(NOT_HERE)}
-PROMPTS |= {name: lambda case=case: case.inputs().positive for name, case in OTHERS.items()}
+TRAIN = {name: case for name, case in OTHERS.items() if case.trains}
+PROMPTS |= {name: lambda case=case: case.inputs().positive for name, case in TRAIN.items()}
 CALLS |= {name: sum(case.calls) for name, case in OTHERS.items()}
 WAYS = {
     "checkpoints 1 deep": {"gradient_checkpointing": True},
@@ -99,6 +100,15 @@ def test_gradients_are_the_same_in_every_training_mode(models, summaries, prompt
     assert gradients_of["plain"].any()
     for way, gradient in gradients_of.items():
         assert difference(gradient, gradients_of["plain"]) < 1e-5, way
+
+
+@pytest.mark.parametrize("name", sorted(OTHERS.keys() - TRAIN.keys()))
+def test_what_comfyui_cannot_train_it_cannot_train_without_us_either(models, name):
+    prompts = OTHERS[name].inputs().positive
+    clips = torch.randn_like(OTHERS[name].inputs().latent["samples"])
+    for model in (models(name), patch(models(name))):
+        with pytest.raises(RuntimeError, match="no autograd formula was registered"):
+            train(layers(model), prompts, clips)
 
 
 @pytest.mark.parametrize("name", ["wan", "hunyuan"])

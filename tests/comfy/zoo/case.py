@@ -39,6 +39,7 @@ class Case:
     needs: a module that ComfyUI must have.
     given: first frames that the conditions replace, so that the latent says nothing of them.
     typical: whether it stands for its family where a test needs one case of each.
+    trains: whether this ComfyUI can train it, without our patch too.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Case:
     needs: str = "comfy"
     given: int = 0
     typical: bool = False
+    trains: bool = True
 
     @property
     def is_there(self) -> bool:

@@ -9,13 +9,12 @@ next key block and the output of the last one are in flight together.
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.hopper import (
-    fence_async_shared,
     mbarrier,
     warpgroup_mma,
     warpgroup_mma_wait,
 )
 
-from .hopper_load import load, next_slot
+from .hopper_shared import barriers, load, next_slot, store_rows
 
 STAGES = gl.constexpr(2)  # key and value blocks in shared memory: 2 x 64 KiB of 227
 
@@ -68,30 +67,16 @@ def attend(
     queries = gl.allocate_shared_memory(Q.dtype, [2, BLOCK_SIZE // 2, HEAD_DIM], Q.layout)
     keys = gl.allocate_shared_memory(K.dtype, [STAGES, BLOCK_SIZE, HEAD_DIM], K.layout)
     values = gl.allocate_shared_memory(V.dtype, [STAGES, BLOCK_SIZE, HEAD_DIM], V.layout)
-    barrier: gl.constexpr = mbarrier.MBarrierLayout()
-    q_full = gl.allocate_shared_memory(gl.int64, [1], barrier)
-    k_full = gl.allocate_shared_memory(gl.int64, [STAGES, 1], barrier)
-    k_free = gl.allocate_shared_memory(gl.int64, [STAGES, 1], barrier)
-    v_full = gl.allocate_shared_memory(gl.int64, [STAGES, 1], barrier)
-    v_free = gl.allocate_shared_memory(gl.int64, [STAGES, 1], barrier)
-    mbarrier.init(q_full, count=1)
-    for i in gl.static_range(STAGES):
-        mbarrier.init(k_full.index(i), count=1)
-        mbarrier.init(v_full.index(i), count=1)
-        mbarrier.init(k_free.index(i), count=2)  # both warpgroups are done with it
-        mbarrier.init(v_free.index(i), count=2)
-    fence_async_shared()
+    q_full, k_full, k_free, v_full, v_free = barriers(STAGES)
     q_row = batch * q_batch + head * q_head + first
     k_row = batch * k_batch + head * k_head
     v_row = batch * v_batch + head * v_head
     # fmt: off
     gl.warp_specialize([
-        (_multiply_upper, (queries, keys, values, q_full, k_full, k_free, v_full, v_free,
-                           out, lse, end - begin, last, first, tokens, heads, scale,
-                           HEAD_DIM, BLOCK_SIZE, LSE)),
-        (_multiply_lower, (queries, keys, values, q_full, k_full, k_free, v_full, v_free,
-                           out, lse, end - begin, last, first, tokens, heads, scale,
-                           HEAD_DIM, BLOCK_SIZE, LSE)),
+        (_multiply, (0, queries, keys, values, q_full, k_full, k_free, v_full, v_free, out, lse,
+                     end - begin, last, first, tokens, heads, scale, HEAD_DIM, BLOCK_SIZE, LSE)),
+        (_multiply, (1, queries, keys, values, q_full, k_full, k_free, v_full, v_free, out, lse,
+                     end - begin, last, first, tokens, heads, scale, HEAD_DIM, BLOCK_SIZE, LSE)),
         (load, (Q, K, V, queries, keys, values, q_full, k_full, k_free, v_full, v_free,
                 indices, begin, end, q_row, k_row, v_row, head * q_column, head * k_column,
                 head * v_column, BLOCK_SIZE, BLOCK_SIZE, True)),
@@ -175,32 +160,7 @@ def _multiply(
 
     first += half * ROWS
     acc = acc * gl.convert_layout(1.0 / total, acc_rows)[:, None]
-    out_layout: gl.constexpr = gl.BlockedLayout(
-        [1, 8], [256 // HEAD_DIM, HEAD_DIM // 8], [4, 1], [1, 0]
-    )
-    rows = first + gl.arange(0, ROWS, gl.SliceLayout(1, out_layout))
-    columns = gl.arange(0, HEAD_DIM, gl.SliceLayout(0, out_layout))
-    place = (rows.to(gl.int64) * heads * HEAD_DIM)[:, None] + columns[None, :]
-    result = gl.convert_layout(acc.to(dtype), out_layout)
-    gl.store(out + place, result, mask=(rows < tokens)[:, None])
+    store_rows(out, acc, first, tokens, heads)
     if LSE:
         rows = first + gl.arange(0, ROWS, gl.SliceLayout(1, scores_layout))
         gl.store(lse + rows, (top + gl.log2(total)) * 0.6931471805599453, mask=rows < tokens)
-
-
-# fmt: off
-@gluon.jit
-def _multiply_upper(queries, keys, values, q_full, k_full, k_free, v_full, v_free,
-                    out, lse, count, last, first, tokens, heads, scale,
-                    HEAD_DIM: gl.constexpr, BLOCK_SIZE: gl.constexpr, LSE: gl.constexpr):
-    _multiply(0, queries, keys, values, q_full, k_full, k_free, v_full, v_free,
-              out, lse, count, last, first, tokens, heads, scale, HEAD_DIM, BLOCK_SIZE, LSE)
-
-
-@gluon.jit
-def _multiply_lower(queries, keys, values, q_full, k_full, k_free, v_full, v_free,
-                    out, lse, count, last, first, tokens, heads, scale,
-                    HEAD_DIM: gl.constexpr, BLOCK_SIZE: gl.constexpr, LSE: gl.constexpr):
-    _multiply(1, queries, keys, values, q_full, k_full, k_free, v_full, v_free,
-              out, lse, count, last, first, tokens, heads, scale, HEAD_DIM, BLOCK_SIZE, LSE)
-# fmt: on

@@ -8,13 +8,12 @@ the scores of the next one are computed.
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.hopper import (
-    fence_async_shared,
     mbarrier,
     warpgroup_mma,
     warpgroup_mma_wait,
 )
 
-from .hopper_load import load, next_slot
+from .hopper_shared import barriers, load, next_slot, store_rows
 from .int8_codes import LARGEST, LARGEST_SCALE, LN_2, LOG2_126, MAGIC, MAGIC_BITS
 
 STAGES = gl.constexpr(3)  # key and value blocks in shared memory: 3 x 32 KiB of 227
@@ -74,29 +73,15 @@ def attend(
     threads: gl.constexpr = gl.BlockedLayout([1, 8], [2, 16], [4, 1], [1, 0])
     ones = gl.allocate_shared_memory(gl.int8, [SUMS, BLOCK_SIZE], ones_layout)
     ones.store(gl.full([SUMS, BLOCK_SIZE], 1, gl.int8, threads))
-    barrier: gl.constexpr = mbarrier.MBarrierLayout()
-    q_full = gl.allocate_shared_memory(gl.int64, [1], barrier)
-    k_full = gl.allocate_shared_memory(gl.int64, [STAGES, 1], barrier)
-    k_free = gl.allocate_shared_memory(gl.int64, [STAGES, 1], barrier)
-    v_full = gl.allocate_shared_memory(gl.int64, [STAGES, 1], barrier)
-    v_free = gl.allocate_shared_memory(gl.int64, [STAGES, 1], barrier)
-    mbarrier.init(q_full, count=1)
-    for i in gl.static_range(STAGES):
-        mbarrier.init(k_full.index(i), count=1)
-        mbarrier.init(v_full.index(i), count=1)
-        mbarrier.init(k_free.index(i), count=2)  # both warpgroups are done with it
-        mbarrier.init(v_free.index(i), count=2)
-    fence_async_shared()
+    q_full, k_full, k_free, v_full, v_free = barriers(STAGES)
     # fmt: off
     gl.warp_specialize([
-        (_multiply_upper, (queries, keys, values, ones, q_full, k_full, k_free, v_full, v_free,
-                           q_scales, k_scales, v_scales, v_mean, v_deviation, lse_shift, out, lse,
-                           indices, begin, end, first, tokens, all_heads,
-                           HEAD_DIM, BLOCK_SIZE, LSE)),
-        (_multiply_lower, (queries, keys, values, ones, q_full, k_full, k_free, v_full, v_free,
-                           q_scales, k_scales, v_scales, v_mean, v_deviation, lse_shift, out, lse,
-                           indices, begin, end, first, tokens, all_heads,
-                           HEAD_DIM, BLOCK_SIZE, LSE)),
+        (_multiply, (0, queries, keys, values, ones, q_full, k_full, k_free, v_full, v_free,
+                     q_scales, k_scales, v_scales, v_mean, v_deviation, lse_shift, out, lse,
+                     indices, begin, end, first, tokens, all_heads, HEAD_DIM, BLOCK_SIZE, LSE)),
+        (_multiply, (1, queries, keys, values, ones, q_full, k_full, k_free, v_full, v_free,
+                     q_scales, k_scales, v_scales, v_mean, v_deviation, lse_shift, out, lse,
+                     indices, begin, end, first, tokens, all_heads, HEAD_DIM, BLOCK_SIZE, LSE)),
         (load, (Q, K, V, queries, keys, values, q_full, k_full, k_free, v_full, v_free, indices,
                 begin, end, batch * tokens + first, pair * blocks * BLOCK_SIZE,
                 pair * blocks * HEAD_DIM, head * 2 * HEAD_DIM, 0, 0, BLOCK_SIZE, HEAD_DIM, False)),
@@ -199,14 +184,7 @@ def _multiply(
     channels = gl.arange(0, HEAD_DIM, gl.SliceLayout(0, acc_layout))
     acc = acc * gl.convert_layout(1.0 / total_of_row, acc_rows)[:, None]
     acc = acc * gl.load(v_deviation + channels)[None, :] + gl.load(v_mean + channels)[None, :]
-    out_layout: gl.constexpr = gl.BlockedLayout(
-        [1, 8], [256 // HEAD_DIM, HEAD_DIM // 8], [4, 1], [1, 0]
-    )
-    out_rows = first + gl.arange(0, ROWS, gl.SliceLayout(1, out_layout))
-    columns = gl.arange(0, HEAD_DIM, gl.SliceLayout(0, out_layout))
-    place = (out_rows.to(gl.int64) * all_heads * HEAD_DIM)[:, None] + columns[None, :]
-    result = gl.convert_layout(acc.to(out.dtype.element_ty), out_layout)
-    gl.store(out + place, result, mask=(out_rows < tokens)[:, None])
+    store_rows(out, acc, first, tokens, all_heads)
     if LSE:
         total_of_row = gl.convert_layout(total_of_row, gl.SliceLayout(1, scores_layout))
         shift = gl.load(lse_shift + rows, mask=rows < tokens, other=0.0)
@@ -284,25 +262,3 @@ def _add_to(acc, shrink, sums, grow):
     grow = gl.convert_layout(grow, rows)
     acc = acc * shrink[:, None] - (grow * MAGIC)[:, None]
     return acc + sums.to(gl.float32, bitcast=True) * grow[:, None]
-
-
-# fmt: off
-@gluon.jit
-def _multiply_upper(queries, keys, values, ones, q_full, k_full, k_free, v_full, v_free,
-                    q_scales, k_scales, v_scales, v_mean, v_deviation, lse_shift, out, lse,
-                    indices, begin, end, first, tokens, all_heads,
-                    HEAD_DIM: gl.constexpr, BLOCK_SIZE: gl.constexpr, LSE: gl.constexpr):
-    _multiply(0, queries, keys, values, ones, q_full, k_full, k_free, v_full, v_free,
-              q_scales, k_scales, v_scales, v_mean, v_deviation, lse_shift, out, lse,
-              indices, begin, end, first, tokens, all_heads, HEAD_DIM, BLOCK_SIZE, LSE)
-
-
-@gluon.jit
-def _multiply_lower(queries, keys, values, ones, q_full, k_full, k_free, v_full, v_free,
-                    q_scales, k_scales, v_scales, v_mean, v_deviation, lse_shift, out, lse,
-                    indices, begin, end, first, tokens, all_heads,
-                    HEAD_DIM: gl.constexpr, BLOCK_SIZE: gl.constexpr, LSE: gl.constexpr):
-    _multiply(1, queries, keys, values, ones, q_full, k_full, k_free, v_full, v_free,
-              q_scales, k_scales, v_scales, v_mean, v_deviation, lse_shift, out, lse,
-              indices, begin, end, first, tokens, all_heads, HEAD_DIM, BLOCK_SIZE, LSE)
-# fmt: on

@@ -1,11 +1,32 @@
-"""The loading warp of the kernels for Hopper, in Gluon: key and value blocks through the slots."""
+"""What the kernels for Hopper share, in Gluon: slots for key and value blocks, the warp that loads
+them, and how the output is stored.
+"""
 
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
-from triton.experimental.gluon.language.nvidia.hopper import mbarrier, tma
+from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared, mbarrier, tma
 
 # Triton 3.9 renamed it.
 _copy = getattr(tma, "async_load", None) or tma.async_copy_global_to_shared
+
+
+@gluon.jit
+def barriers(STAGES: gl.constexpr):
+    """q_full, and for each slot k_full, k_free, v_full and v_free: ready for all threads."""
+    layout: gl.constexpr = mbarrier.MBarrierLayout()
+    q_full = gl.allocate_shared_memory(gl.int64, [1], layout)
+    k_full = gl.allocate_shared_memory(gl.int64, [STAGES, 1], layout)
+    k_free = gl.allocate_shared_memory(gl.int64, [STAGES, 1], layout)
+    v_full = gl.allocate_shared_memory(gl.int64, [STAGES, 1], layout)
+    v_free = gl.allocate_shared_memory(gl.int64, [STAGES, 1], layout)
+    mbarrier.init(q_full, count=1)
+    for i in gl.static_range(STAGES):
+        mbarrier.init(k_full.index(i), count=1)
+        mbarrier.init(v_full.index(i), count=1)
+        mbarrier.init(k_free.index(i), count=2)  # both warpgroups are done with it
+        mbarrier.init(v_free.index(i), count=2)
+    fence_async_shared()
+    return q_full, k_full, k_free, v_full, v_free
 
 
 @gluon.jit
@@ -62,3 +83,18 @@ def next_slot(slot, phase, STAGES: gl.constexpr):
     slot += 1
     turn = slot == STAGES
     return gl.where(turn, 0, slot), phase ^ turn.to(gl.int32)
+
+
+@gluon.jit
+def store_rows(out, acc, first, tokens, heads):
+    """acc (rows, head_dim) as the rows of out, (s, heads, d) of one head, from `first` on."""
+    ROWS: gl.constexpr = acc.shape[0]
+    HEAD_DIM: gl.constexpr = acc.shape[1]
+    layout: gl.constexpr = gl.BlockedLayout(
+        [1, 8], [256 // HEAD_DIM, HEAD_DIM // 8], [4, 1], [1, 0]
+    )
+    rows = first + gl.arange(0, ROWS, gl.SliceLayout(1, layout))
+    columns = gl.arange(0, HEAD_DIM, gl.SliceLayout(0, layout))
+    places = (rows.to(gl.int64) * heads * HEAD_DIM)[:, None] + columns[None, :]
+    result = gl.convert_layout(acc.to(out.dtype.element_ty), layout)
+    gl.store(out + places, result, mask=(rows < tokens)[:, None])

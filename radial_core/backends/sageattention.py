@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from ..call import Call, capability, readable
+from ..chunks import heads_at_once
 from .contract import Accuracy
 
 # On values that cancel: 4 % with fp8 weights and values, of 3 bits of mantissa each; 1 % where both
@@ -46,7 +47,8 @@ def dense(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, softmax_scale: floa
     refuse_side_streams(q.device)
     batch, tokens, heads, head_dim = q.shape
     out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
-    at_once = heads_at_once(heads, batch * tokens * max(head_dim, 64) * BYTES_OF_EACH_VALUE)
+    bytes_of_each = batch * tokens * max(head_dim, 64) * BYTES_OF_EACH_VALUE
+    at_once = heads_at_once(heads, bytes_of_each, SCRATCH_BYTES)
     for first in range(0, heads, at_once):
         some = (slice(None), slice(None), slice(first, first + at_once))
         some_q, some_k = (_within_reach(readable(x[some])) for x in (q, k))
@@ -97,12 +99,6 @@ def safe_values(v: torch.Tensor, dtype: torch.dtype) -> tuple[torch.Tensor, torc
     torch.mul(v, torch.ldexp(one, shift), out=values)
     values[:, :1] += silent.to(dtype)
     return values, torch.ldexp(one, -shift).masked_fill(silent, 0)
-
-
-def heads_at_once(heads: int, bytes_of_each: int) -> int:
-    """As many as SCRATCH_BYTES allows, and about as many each time."""
-    launches = -(-heads // max(1, SCRATCH_BYTES // bytes_of_each))
-    return -(-heads // launches)
 
 
 def refuse_side_streams(device: torch.device) -> None:

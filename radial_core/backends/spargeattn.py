@@ -12,6 +12,7 @@ import torch
 from torch.nn.functional import pad
 
 from ..call import Call, capability
+from ..chunks import heads_at_once
 from ..plan import Plan
 from . import sageattention
 from .contract import Accuracy
@@ -68,7 +69,7 @@ def run(
         q = pad(q, (0, 0, 0, 0, 0, FEWEST_QUERIES - tokens))
     rows, columns = mask_shape(q.shape[1], tokens, q.device)
     bytes_of_each = tokens * head_dim * BYTES_OF_EACH_VALUE + rows * columns * BYTES_OF_EACH_BLOCK
-    at_once = sageattention.heads_at_once(heads, bytes_of_each)
+    at_once = heads_at_once(heads, bytes_of_each, sageattention.SCRATCH_BYTES)
     for first in range(0, heads, at_once):
         last = min(first + at_once, heads)
         mask = _mask(plan, first, last, rows, columns)
@@ -94,30 +95,29 @@ def mask_shape(queries: int, keys: int, device: torch.device) -> tuple[int, int]
 def _mask(plan: Plan, first: int, last: int, rows: int, columns: int) -> torch.Tensor:
     """For some heads, bool (1, heads, rows, columns), contiguous: the library copies no strides."""
     if plan.per_head:
-        masks = [_one_mask(_one_list(plan, h), rows, columns) for h in range(first, last)]
-        return torch.stack(masks)[None]
+        return _block_map(_of_heads(plan, first, last), rows, columns)[None]
     if plan not in _masks:
-        _masks[plan] = _one_mask(plan, rows, columns)
+        _masks[plan] = _block_map(plan, rows, columns)
     return _masks[plan].expand(1, last - first, -1, -1).contiguous()
 
 
-def _one_mask(plan: Plan, rows: int, columns: int) -> torch.Tensor:
-    """The block map of a plan with one list, bool (rows, columns).
+def _block_map(plan: Plan, rows: int, columns: int) -> torch.Tensor:
+    """Bool (lists, rows, columns).
 
     Both sizes of the library's blocks divide the plan's, so it keeps the same keys.
     """
-    mask = plan.block_mask()
-    for dim, blocks in enumerate((rows, columns)):
+    mask = plan.block_mask().view(plan.lists, plan.blocks, plan.blocks)
+    for dim, blocks in ((1, rows), (2, columns)):
         if blocks > plan.blocks:  # half as large as the plan's
             mask = mask.repeat_interleave(2, dim=dim)
         mask = mask.narrow(dim, 0, blocks)
     return mask.contiguous()
 
 
-def _one_list(plan: Plan, head: int) -> Plan:
-    """The plan of one head."""
-    indptr = plan.indptr[head : head + 1]
-    begin, end = indptr[0, [0, -1]].tolist()
+def _of_heads(plan: Plan, first: int, last: int) -> Plan:
+    """The lists of some heads."""
+    indptr = plan.indptr[first:last]
+    begin, end = indptr[[0, -1], [0, -1]].tolist()
     return Plan(plan.mask, plan.layout, indptr - begin, plan.indices[begin:end])
 
 

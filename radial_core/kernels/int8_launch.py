@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 import triton
 
+from ..chunks import heads_at_once
 from . import int8_codes
 from .int8 import attend
 from .int8_quantize import quantize
@@ -63,7 +64,8 @@ def run(
     out, lse = outputs(q, return_lse)
     part = block_size if config == HOPPER else PART
     parts = -(-q.shape[1] // block_size) * (block_size // part)
-    at_once = _heads_at_once(heads, 2 * q.shape[0] * parts * part * q.shape[3])
+    bytes_of_each = 2 * q.shape[0] * parts * part * q.shape[3]
+    at_once = heads_at_once(heads, bytes_of_each, CODES_AT_ONCE)
     scratch = _empty_scratch(q, parts, part, at_once, return_lse)
     key = (config, q.device, q.dtype, q.shape, q.stride(), k.stride(), v.stride(), block_size)
     for first in range(0, heads, at_once):
@@ -79,12 +81,6 @@ def run(
         else:
             _attend(key, config, some_out, some_lse, scratch, lists, block_size)
     return out, lse
-
-
-def _heads_at_once(heads: int, bytes_of_each: int) -> int:
-    """As many as CODES_AT_ONCE allows, and about as many each time."""
-    launches = -(-heads // max(1, CODES_AT_ONCE // bytes_of_each))
-    return -(-heads // launches)
 
 
 def _empty_scratch(q: torch.Tensor, parts: int, part: int, heads: int, lse: bool) -> Scratch:

@@ -14,6 +14,7 @@ from radial_core.attention import attend, why_not
 from radial_core.backends import reference as oracle
 from radial_core.backends import sageattention, spargeattn
 from radial_core.call import Call
+from radial_core.chunks import heads_at_once
 from radial_core.masks.per_head import MaskPerHead
 from radial_core.reference import reference_attention
 
@@ -114,7 +115,7 @@ def test_some_heads_at_a_time_are_the_same(library, monkeypatch, per_head):
     together, _ = spargeattn.run(*qkv, plan, 0.1, False)
     monkeypatch.setattr(sageattention, "SCRATCH_BYTES", 1)
     one_by_one, _ = spargeattn.run(*qkv, plan, 0.1, False)
-    monkeypatch.setattr(sageattention, "heads_at_once", lambda heads, each: 2)
+    monkeypatch.setattr(spargeattn, "heads_at_once", lambda heads, each, most: 2)
     by_twos, _ = spargeattn.run(*qkv, plan, 0.1, False)
     assert torch.equal(together, one_by_one) and torch.equal(together, by_twos)
     found = [call["shape"][1] for call in library.calls]
@@ -129,7 +130,7 @@ def test_how_many_heads_at_a_time(tokens, heads, expected):
     """Not more than 2**31 values in any case: the library counts them in 32 bits."""
     blocks = -(-tokens // 128) * -(-tokens // 64)
     each = tokens * 128 * spargeattn.BYTES_OF_EACH_VALUE + blocks * spargeattn.BYTES_OF_EACH_BLOCK
-    assert sageattention.heads_at_once(heads, each) == expected
+    assert heads_at_once(heads, each, sageattention.SCRATCH_BYTES) == expected
     assert expected * each < 1.1 * sageattention.SCRATCH_BYTES
 
 

@@ -26,11 +26,11 @@ ANYWHERE = ("sdpa",)
 # Dense kernels that beat torch's own choice, by the major compute capability; on other GPUs none is
 # known to. Measured on Hopper only.
 DENSE = {
+    8: ("sageattention", "triton_int8"),
     9: ("triton_int8", "flash_attention", "triton", "cudnn"),
     10: ("flash_attention", "cudnn"),
+    12: ("triton_int8", "sageattention"),
 }
-AMPERE_AND_ADA_DENSE = ("sageattention", "triton_int8")
-GEFORCE_BLACKWELL_DENSE = ("triton_int8", "sageattention")
 
 
 def ranking(call: Call, tokens: int, approximate: bool = False) -> tuple[str, ...]:
@@ -57,9 +57,7 @@ def _fastest_first(call: Call, tokens: int) -> tuple[str, ...]:
 
 
 def _fastest_dense_first(call: Call) -> tuple[str, ...]:
-    major = capability(call.device)[0]
-    in_8_bits = {8: AMPERE_AND_ADA_DENSE, 12: GEFORCE_BLACKWELL_DENSE}
-    return in_8_bits.get(major) or DENSE.get(major, ())
+    return DENSE.get(capability(call.device)[0], ())
 
 
 def _allowed(names: tuple[str, ...], approximate: bool) -> tuple[str, ...]:

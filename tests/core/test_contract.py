@@ -19,7 +19,7 @@ from radial_core.backends.contract import (
     DenseKernel,
     exact_tolerance,
 )
-from radial_core.backends.ranking import AMPERE_AND_ADA_DENSE, DENSE, ranking
+from radial_core.backends.ranking import DENSE, ranking
 from radial_core.call import Call
 
 CUDA = torch.device("cuda", 0)
@@ -58,9 +58,7 @@ def test_a_registered_backend_keeps_the_contract(name):
     assert faults(module, DenseBackend if has_dense(module) else Backend) == []
 
 
-RANKED_AS_DENSE = sorted(
-    {name for names in (*DENSE.values(), AMPERE_AND_ADA_DENSE) for name in names}
-)
+RANKED_AS_DENSE = sorted({name for names in DENSE.values() for name in names})
 
 
 @pytest.mark.parametrize("name", RANKED_AS_DENSE)

@@ -5,9 +5,11 @@ from end_to_end_cases import Case
 from end_to_end_models import override_of, radial, run, shortened
 from end_to_end_timing import timed, timed_by_block, whole_model
 
+from radial_core.backends.contract import PRECISIONS
+
 WARM_FRAMES = 5
 EVERY_STEP = 10_000
-EXACT, EIGHT_BIT = "exact", "8 bit"  # as the node's input `precision` has them
+EXACT, EIGHT_BIT = PRECISIONS
 
 
 def patched(model, case: Case, **other):

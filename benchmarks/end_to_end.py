@@ -1,12 +1,13 @@
 """How long does a video take, dense and radial? Real sizes, random weights, ComfyUI as a library.
 
-Measures one forward pass of the model as ComfyUI's sampler calls it, in five ways:
+Measures one forward pass of the model as ComfyUI's sampler calls it, in six ways:
 
 dense           with ComfyUI's default attention, exact
 dense_fastest   with the fastest exact kernel
 radial          exact; its dense blocks as dense_fastest
 dense_8bit      with the fastest kernel in 8 bits
 radial_8bit     in 8 bits, its dense blocks as dense_8bit; a call that runs exact is an error
+core_sparse     the kernel of ComfyUI's node Model Sparse Attention (8 bits) on the same calls
 
 The paper's schedule is computed from these: its dense steps with the fastest kernel, the others
 radial, all of them exact or all in 8 bits; with cfg a step is two passes. Text encoder and VAE are

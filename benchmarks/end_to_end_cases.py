@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from end_to_end_models import (
     HUNYUAN_VIDEO,
     HUNYUAN_VIDEO_15,
+    MINIMAX_H3,
     MOCHI,
     WAN_1_3B,
     WAN_14B,
@@ -38,6 +39,17 @@ class Case:
     measured: dict[str, int] | None = None
     measured_dense: dict[str, int] | None = None
     same_as: str | None = None
+
+
+def _minimax_h3(frames: int) -> Case:
+    """1344x768 with this pack's preset. The checkpoint runs without cfg; ComfyUI's graphs take 20
+    steps. Not all of its 50 blocks are run: a dense pass over 15 s takes a minute."""
+    return Case(
+        *(MINIMAX_H3, (frames, 48, 84), 1, 20, 5),
+        decay=1.0,
+        measured={"blocks": 6},
+        measured_dense={"blocks": 2},
+    )
 
 
 WAN_69 = "wan2.1-14b-69f-768p"
@@ -89,6 +101,9 @@ CASES = {
         published_speedup=2.57,
         measured={"blocks": 5},
     ),
+    "minimax-h3-5s-768p": _minimax_h3(37),
+    "minimax-h3-10s-768p": _minimax_h3(72),
+    "minimax-h3-15s-768p": _minimax_h3(107),
     "fusionx-69f-768p": Case(
         *(WAN_14B, (18, 96, 160), 1, 8, 2), published={"Radial, its authors": 90}, same_as=WAN_69
     ),

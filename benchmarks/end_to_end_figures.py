@@ -78,6 +78,7 @@ def described(case: Case) -> dict:
         "latent": list(case.latent),
         "tokens": case.model.tokens(case.latent),
         "text_tokens": case.model.text[0],
+        **({"sound_tokens": sound} if (sound := case.model.sound_tokens(case.latent)) else {}),
         "dtype": "bfloat16",
         "steps": case.steps,
         "cfg": case.forwards == 2,

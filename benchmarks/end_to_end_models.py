@@ -37,10 +37,15 @@ class VideoModel:
     blocks: dict[str, int]
     text: tuple[int, int]
     conditions: dict = field(default_factory=dict)
+    sound: Callable[[int], int] | None = None
 
     def tokens(self, latent: tuple[int, int, int]) -> int:
         frames, height, width = latent
         return frames * math.ceil(height / self.patch) * math.ceil(width / self.patch)
+
+    def sound_tokens(self, latent: tuple[int, int, int]) -> int:
+        """In stereo: two for each latent of the sound."""
+        return 0 if self.sound is None else 2 * self.sound(latent[0])
 
 
 def _wan(dim: int, ffn_dim: int, layers: int) -> VideoModel:
@@ -110,6 +115,19 @@ MOCHI = VideoModel(
     "comfy.ldm.genmo.joint_model.asymm_models_joint.AsymmDiTJoint",
     *(None, 12, 2, {"blocks": 48}, (256, 4096)),
     {"attention_mask": (1, 256)},
+)
+
+
+def _minimax_h3_sound(latent_frames: int) -> int:
+    """40 latents a second, 24 frames a second. 5 latent frames stand for 17, the last 2 for 5."""
+    frames = (latent_frames - 2) // 5 * 17 + 5
+    return round(frames / 24 * 40)
+
+
+MINIMAX_H3 = VideoModel(  # the sizes of the class are the checkpoint's
+    "comfy.ldm.minimax.model.MiniMaxH3Model",
+    *({}, 24, 2, {"blocks": 50}, (256, 5120)),
+    sound=_minimax_h3_sound,
 )
 
 
@@ -247,18 +265,30 @@ def run(patcher, model: VideoModel, latent: tuple[int, int, int], measure: Calla
     patcher = patcher.clone()
     patcher.set_model_unet_function_wrapper(wrapper)
     random = torch.Generator().manual_seed(0)
-    noise = torch.randn((1, model.channels, *latent), generator=random)
+    noise, empty = _noise_and_latent(model, latent, random)
     text = torch.randn((1, *model.text), generator=random)
     conditions = {name: _condition(name, shape) for name, shape in model.conditions.items()}
     prompt = [[text, conditions]]
     with torch.inference_mode():
         out = comfy.sample.sample(
-            *(patcher, noise, 1, 1.0, "euler", "simple", prompt, prompt, torch.zeros_like(noise)),
+            *(patcher, noise, 1, 1.0, "euler", "simple", prompt, prompt, empty),
             disable_pbar=True,
+            seed=0,
         )
-    if not out.isfinite().all():
+    if not all(x.isfinite().all() for x in (out.unbind() if out.is_nested else [out])):
         logging.warning("The model's output is not finite: are these figures fair?")
     return figures
+
+
+def _noise_and_latent(model: VideoModel, latent: tuple[int, int, int], random: torch.Generator):
+    """Noise and an empty latent; with sound, each is two tensors in one, as ComfyUI has them."""
+    video = torch.randn((1, model.channels, *latent), generator=random)
+    if model.sound is None:
+        return video, torch.zeros_like(video)
+    from comfy.nested_tensor import NestedTensor
+
+    both = video, torch.randn((1, 32, 2, model.sound(latent[0])), generator=random)
+    return NestedTensor(both), NestedTensor(tuple(map(torch.zeros_like, both)))
 
 
 def _condition(name: str, shape: tuple[int, ...] | None) -> torch.Tensor | None:

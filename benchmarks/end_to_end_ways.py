@@ -2,6 +2,7 @@
 
 import torch
 from end_to_end_cases import Case
+from end_to_end_core import core_sparse, core_sparse_calls
 from end_to_end_models import override_of, radial, run, shortened
 from end_to_end_timing import timed, timed_by_block, whole_model
 
@@ -29,6 +30,7 @@ WAYS = {
         model, case, dense_steps=EVERY_STEP, precision=EIGHT_BIT
     ),
     "radial_8bit": lambda model, case: patched(model, case, precision=EIGHT_BIT),
+    "core_sparse": core_sparse,
 }
 DENSE_STEPS = {"radial": "dense_fastest", "radial_8bit": "dense_8bit"}
 
@@ -63,7 +65,7 @@ def forward(way: str, model, case: Case, device: torch.device, left_out: int) ->
     """Seconds of a pass, peak memory in GiB, and what ran.
 
     left_out: bytes of the weights that the whole model would have besides. Raises RuntimeError if
-    no call was radial, or one was not in the precision that the way stands for: such figures would
+    no call was sparse, or one was not in the precision that the way stands for: such figures would
     be those of another way.
     """
     override, every, blocks = override_of(model), case.model.blocks, blocks_to_run(way, case)
@@ -99,6 +101,8 @@ def forward(way: str, model, case: Case, device: torch.device, left_out: int) ->
             found = run(model, case.model, case.latent, measure)
     if override is not None and (fault := why_not_this_way(way, found["ran"])):
         raise RuntimeError(f"no figures for {way}: {fault}. {found['ran']['text']}")
+    if core_sparse_calls(model) == 0:
+        raise RuntimeError(f"no figures for {way}: no call ran its kernel")
     return found
 
 

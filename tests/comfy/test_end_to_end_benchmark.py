@@ -1,11 +1,14 @@
-"""benchmarks/end_to_end.py on a CPU: its five ways, and what it keeps of earlier runs."""
+"""benchmarks/end_to_end.py on a CPU: its ways, and what it keeps of earlier runs."""
 
 import json
 import sys
+from dataclasses import replace
 
+import comfy_kitchen
 import eight_bit
 import pytest
-from conftest import ENVIRONMENT, PACK
+import torch
+from conftest import ENVIRONMENT, PACK, newest_only
 
 sys.path.append(str(PACK / "benchmarks"))
 
@@ -15,6 +18,7 @@ import end_to_end
 import end_to_end_timing
 import record
 from end_to_end_cases import CASES, Case
+from end_to_end_models import MINIMAX_H3
 from end_to_end_ways import WAYS, why_not_this_way
 from training_cases import TINY
 
@@ -31,6 +35,23 @@ SMALL = {
     ),
     "same": Case(TINY["wan"].model, TINY["wan"].latent, 1, **SETTINGS, same_as="small"),
 }
+H3 = replace(
+    MINIMAX_H3,
+    settings={
+        "hidden_size": 64,
+        "num_layers": 3,
+        "num_attention_heads": 2,
+        "ffn_hidden_size": 96,
+        "text_dim": 48,
+        "timestep_input_dim": 32,
+        "time_embed_hidden_size": 64,
+        "time_embed_dim": 32,
+    },
+    blocks={"blocks": 3},
+    text=(20, 48),
+)
+FEW = {"blocks": 2}
+SMALL["h3"] = Case(H3, (12, 12, 20), 1, **SETTINGS, measured=FEW, measured_dense={"blocks": 1})
 EXACT_WAYS = ["dense", "dense_fastest", "radial"]
 
 
@@ -41,7 +62,22 @@ def backend(monkeypatch):
 
 
 @pytest.fixture
-def bench(tmp_path, monkeypatch, backend):
+def sol_attn(monkeypatch):
+    """comfy-kitchen's sparse kernel, which runs on GPUs only: here dense. Returns its arguments."""
+    calls = []
+
+    def attend(q, k, v, **arguments):
+        calls.append((tuple(q.shape), arguments))
+        q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+        return torch.nn.functional.scaled_dot_product_attention(q, k, v).transpose(1, 2)
+
+    monkeypatch.setattr(comfy_kitchen, "sol_attn_is_available", lambda _: True, raising=False)
+    monkeypatch.setattr(comfy_kitchen, "sol_attn", attend, raising=False)
+    return calls
+
+
+@pytest.fixture
+def bench(tmp_path, monkeypatch, backend, sol_attn):
     """Runs the command; returns its cases by name, as they stand in the file."""
     for name, case in SMALL.items():
         monkeypatch.setitem(CASES, name, case)
@@ -63,7 +99,7 @@ def bench(tmp_path, monkeypatch, backend):
     return bench
 
 
-def test_five_ways_and_what_follows_from_them(bench):
+def test_all_ways_and_what_follows_from_them(bench):
     case = bench("--case", "small")["small"]
     for end, dense_steps in (("", "dense_fastest_s"), ("_8bit", "dense_8bit_s")):
         expected = 2 * (3 * case[dense_steps] + 7 * case[f"radial{end}_s"])
@@ -131,11 +167,31 @@ def test_few_blocks_stand_for_all(bench):
         for way, runs in case["runs"].items()
     }
     few, all_measured = SMALL["few-blocks"].measured_dense, SMALL["few-blocks"].measured
-    assert ran == {way: few if way.startswith("dense") else all_measured for way in WAYS}
+    assert ran == {way: all_measured if way.startswith("radial") else few for way in WAYS}
     blocks = case["runs"]["dense_8bit"]["block_s"]
     rest = case["runs"]["dense_8bit"]["measured_s"] - sum(sum(times) for times in blocks.values())
     expected = rest + 3 * blocks["double_blocks"][0] + 3 * blocks["single_blocks"][0]
     assert case["dense_8bit_s"] == pytest.approx(expected, abs=0.003)
+
+
+@newest_only("it has no MiniMax H3")
+def test_minimax_h3_has_sound(bench, sol_attn):
+    case = bench("--case", "h3")["h3"]
+    tokens, sound = 12 * 6 * 10, 2 * 65  # 39 frames at 24 a second, 40 latents of sound a second
+    assert (case["tokens"], case["sound_tokens"]) == (tokens, sound)
+    assert all(f"{way}_s" in case for way in WAYS)
+    shape, arguments = sol_attn[-1]
+    assert shape == (1, 20 + sound + tokens, 2, 128)
+    assert arguments["sink_blocks"] == [0, 3] and arguments["sink_q"] == [0, 3]
+
+
+def test_core_sparse_that_ran_nowhere_is_no_figure(bench, monkeypatch):
+    from end_to_end_core import CoreSparse
+
+    monkeypatch.setattr(CoreSparse, "_has_video", lambda *_: False)
+    with pytest.raises(SystemExit, match="small: core_sparse"):
+        bench("--case", "small")
+    assert "radial_s" in bench.cases["small"] and "core_sparse_s" not in bench.cases["small"]
 
 
 def ran(radial_calls: int, precisions: dict, dense: dict) -> dict:

@@ -109,8 +109,10 @@ def _kind(name: str) -> str:
 def host_us(call: Callable, override, device: torch.device) -> tuple[float, torch.Tensor]:
     """Microseconds of the host in our hook, without the attention that it passes on.
 
-    Use it with a pass of few blocks: in a long one the host waits for room in the GPU's queue.
+    Of a second pass: the first of a run makes the plan. Use it with a pass of few blocks: in a long
+    one the host waits for room in the GPU's queue.
     """
+    call()
     spent = Counter()
 
     def clocked(name, function):

@@ -41,13 +41,20 @@ def test_the_first_screen_names_the_gpu_of_8_bits(write):
     write(h100=[EXACT], h200=[EXACT])
     lines = tables.speed().splitlines()
     assert "8 bit" not in lines[0] and lines[2].endswith("| 8 min | 3.0x |")
-    mochi = {**EXACT, "name": "mochi-667f-480p"}
-    write(h100=[EXACT, mochi], h200=[BOTH])
+    longer = {**EXACT, "name": "hunyuan-509f-720p"}
+    write(h100=[EXACT, longer], h200=[BOTH])
     lines = tables.speed().splitlines()
     assert lines[0].endswith("| speed-up | 8 bit, on an H200 |")
     assert lines[2].endswith("| 8 min | 3.0x | 7 min, 3.7x |") and lines[3].endswith("| 3.0x |  |")
     write(h100=[BOTH], h200=[BOTH])
     assert tables.speed().splitlines()[0].endswith("| speed-up | 8 bit |")
+
+
+def test_what_was_measured_on_an_h200_only_stands_at_the_end_of_the_first_screen(write):
+    h3 = {**BOTH, "name": "minimax-h3-15s-768p"}
+    write(h100=[EXACT], h200=[h3, {"name": "wan2.1-14b-69f-768p", "dense_s": 14.0}])
+    *_, hunyuan, last = tables.speed().splitlines()
+    assert hunyuan.startswith("| HunyuanVideo, 117") and "on an H200" in last
 
 
 def test_exact_and_8_bit_have_columns_of_their_own(write):

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from end_to_end_models import (
     HUNYUAN_VIDEO,
     HUNYUAN_VIDEO_15,
+    LTX_2,
     MINIMAX_H3,
     MOCHI,
     WAN_1_3B,
@@ -104,6 +105,7 @@ CASES = {
     "minimax-h3-5s-768p": _minimax_h3(37),
     "minimax-h3-10s-768p": _minimax_h3(72),
     "minimax-h3-15s-768p": _minimax_h3(107),
+    "ltx2-257f-1088p": Case(LTX_2, (33, 34, 60), 2, 20, 5, measured={"transformer_blocks": 12}),
     "fusionx-69f-768p": Case(
         *(WAN_14B, (18, 96, 160), 1, 8, 2), published={"Radial, its authors": 90}, same_as=WAN_69
     ),

@@ -21,6 +21,19 @@ PACK = "radial_attention_pack"
 
 
 @dataclass(frozen=True)
+class Sound:
+    """Sound that is denoised with a video, as a second latent.
+
+    shape: latent frames of the video -> shape of the sound's latent, without the batch. in_front:
+    latent frames -> its tokens in front of the video's in the same attention; 0 where sound has an
+    attention of its own.
+    """
+
+    shape: Callable[[int], tuple[int, ...]]
+    in_front: Callable[[int], int]
+
+
+@dataclass(frozen=True)
 class VideoModel:
     """A model and its prompt.
 
@@ -37,15 +50,15 @@ class VideoModel:
     blocks: dict[str, int]
     text: tuple[int, int]
     conditions: dict = field(default_factory=dict)
-    sound: Callable[[int], int] | None = None
+    sound: Sound | None = None
 
     def tokens(self, latent: tuple[int, int, int]) -> int:
         frames, height, width = latent
         return frames * math.ceil(height / self.patch) * math.ceil(width / self.patch)
 
     def sound_tokens(self, latent: tuple[int, int, int]) -> int:
-        """In stereo: two for each latent of the sound."""
-        return 0 if self.sound is None else 2 * self.sound(latent[0])
+        """In the same attention as the video's tokens, in front of them."""
+        return 0 if self.sound is None else self.sound.in_front(latent[0])
 
 
 def _wan(dim: int, ffn_dim: int, layers: int) -> VideoModel:
@@ -127,7 +140,13 @@ def _minimax_h3_sound(latent_frames: int) -> int:
 MINIMAX_H3 = VideoModel(  # the sizes of the class are the checkpoint's
     "comfy.ldm.minimax.model.MiniMaxH3Model",
     *({}, 24, 2, {"blocks": 50}, (256, 5120)),
-    sound=_minimax_h3_sound,
+    sound=Sound(lambda n: (32, 2, _minimax_h3_sound(n)), lambda n: 2 * _minimax_h3_sound(n)),
+)
+# 25 frames and 25 latents of sound a second. The prompt is as its text encoder has it.
+LTX_2 = VideoModel(
+    "comfy.ldm.lightricks.av_model.LTXAVModel",
+    *({}, 128, 1, {"transformer_blocks": 48}, (1024, 7680)),
+    sound=Sound(lambda n: (8, 8 * (n - 1) + 1, 16), lambda n: 0),
 )
 
 
@@ -287,7 +306,7 @@ def _noise_and_latent(model: VideoModel, latent: tuple[int, int, int], random: t
         return video, torch.zeros_like(video)
     from comfy.nested_tensor import NestedTensor
 
-    both = video, torch.randn((1, 32, 2, model.sound(latent[0])), generator=random)
+    both = video, torch.randn((1, *model.sound.shape(latent[0])), generator=random)
     return NestedTensor(both), NestedTensor(tuple(map(torch.zeros_like, both)))
 
 

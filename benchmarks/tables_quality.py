@@ -1,5 +1,8 @@
 """Tables of what the quality lab measured."""
 
+import math
+from statistics import mean, stdev
+
 from tables_format import RESULTS, by_name, cases, markdown, results
 
 MASKS = {
@@ -12,6 +15,8 @@ MASKS = {
     "most attended, a map per head": "mean_heads keep 59",
     "most attended, chosen anew at each call": "oracle keep 59",
 }
+NOT_MEASURED = "Not measured yet."
+AS_FAST = 0.1  # of the logarithm: 10 %
 RADIAL_128 = "radial decay 0.2 sink 1 block 128; dense steps {}+0, blocks 0"
 
 
@@ -54,7 +59,7 @@ def quality_eight_bits() -> str:
     measured = sorted(RESULTS.glob("quality-eight-bits-*.json"))
     measured = [file.stem for file in measured if not file.stem.endswith("-tiny")]
     if not measured:
-        return "Not measured yet."
+        return NOT_MEASURED
     found = results(measured[0])
     rows = [_eight_bits_row(case, found["bars"], found["steps"]) for case in found["cases"]]
     return markdown(["8-bit radial against exact radial", "measured", "bar"], rows)
@@ -75,4 +80,95 @@ def _eight_bits_row(case: dict, bars: dict, steps: int) -> list[str]:
     return [title, f"{case['error_median']:.4f}, {case['error_worst']:.4f}", bar]
 
 
-TABLES = (quality_steps, quality_masks, quality_longer, quality_eight_bits)
+def quality_caches() -> str:
+    """Step caches, radial attention and both: computed speed-up and measured likeness."""
+    found = _measured_caches()
+    if found is None:
+        return NOT_MEASURED
+    head = ["sampling", f"steps run of {found['steps']}"]
+    head += [f"speed-up, {video.partition(',')[0]}" for video in found["attention_share"]]
+    head += ["PSNR, dB", "radial adds, dB"]
+    rows = [["dense", str(found["steps"]), *["1.0x"] * len(found["attention_share"]), "", ""]]
+    by_name = {case["name"]: case for case in found["cases"]}
+    for case in sorted(found["cases"], key=_kind_and_speed):
+        alone = by_name.get(case["name"].removeprefix("radial + "), case)
+        adds = "" if alone is case else _difference(case, alone)
+        speedups = [f"{x:.1f}x" for x in case["speedup"].values()]
+        psnr = _with_error(case["psnr_of_seeds"])
+        rows.append([case["name"], f"{case['steps_run']:.0f}", *speedups, psnr, adds])
+    return markdown(head, rows)
+
+
+def quality_caches_as_fast() -> str:
+    """Pairs of ways to sample that are about as fast."""
+    found = _measured_caches()
+    if found is None:
+        return NOT_MEASURED
+    rows = [
+        [
+            case["name"],
+            other["name"],
+            *(f"{_speedup(x):.2f}x" for x in (case, other)),
+            _difference(case, other),
+        ]
+        for case in sorted(found["cases"], key=_kind_and_speed)
+        for other in _as_fast(case, found["cases"])
+    ]
+    video = next(iter(found["attention_share"])).partition(",")[0]
+    head = ["sampling", "against", f"its speed-up, {video}", "the other's", "PSNR, dB"]
+    return markdown(head, rows)
+
+
+def _measured_caches() -> dict | None:
+    measured = sorted(RESULTS.glob("quality-caches-*.json"))
+    measured = [file.stem for file in measured if not file.stem.endswith("-tiny")]
+    return results(measured[0]) if measured else None
+
+
+def _as_fast(case: dict, cases: list[dict]) -> list[dict]:
+    """The nearest way of each rival kind that is about as fast, without radial attention."""
+    found = []
+    for kind in _rivals(case):
+        others = [other for other in cases if other["kind"] == kind and not other["radial"]]
+        apart = [abs(math.log(_speedup(other) / _speedup(case))) for other in others]
+        if apart and min(apart) < AS_FAST:
+            found.append(others[apart.index(min(apart))])
+    return found
+
+
+def _rivals(case: dict) -> tuple[str, ...]:
+    """What a cache has to beat: fewer steps; radial attention: those, and the cache alone."""
+    if case["kind"] == "fewer steps":
+        return ()
+    if not case["radial"]:
+        return ("fewer steps",)
+    return "fewer steps", case["kind"] or "EasyCache"
+
+
+def _speedup(case: dict) -> float:
+    return next(iter(case["speedup"].values()))
+
+
+def _kind_and_speed(case: dict) -> tuple:
+    kinds = ("fewer steps", "EasyCache", "TeaCache", "")
+    return case["radial"], kinds.index(case["kind"]), _speedup(case)
+
+
+def _difference(case: dict, other: dict) -> str:
+    """Of PSNR, as a mean over the seeds and its standard error."""
+    pairs = zip(case["psnr_of_seeds"], other["psnr_of_seeds"], strict=True)
+    return _with_error([a - b for a, b in pairs], "+")
+
+
+def _with_error(values: list[float], sign: str = "") -> str:
+    return f"{mean(values):{sign}.1f} ± {stdev(values) / len(values) ** 0.5:.1f}"
+
+
+TABLES = (
+    quality_steps,
+    quality_masks,
+    quality_longer,
+    quality_eight_bits,
+    quality_caches,
+    quality_caches_as_fast,
+)

@@ -233,6 +233,35 @@ def extend(found: dict, name: str):
     _save(figure, name)
 
 
+CACHES = {  # (kind, radial) -> label, colour, marker
+    ("fewer steps", False): ("fewer steps", GREY, "s"),
+    ("EasyCache", False): ("EasyCache", ORANGE, "o"),
+    ("EasyCache", True): ("radial + EasyCache", RED, "o"),
+    ("TeaCache", False): ("TeaCache", SKY, "^"),
+    ("TeaCache", True): ("radial + TeaCache", BLUE, "^"),
+    ("", True): ("radial", BLACK, "D"),
+}
+
+
+def caches(found: dict, name: str):
+    figure, axes = plt.subplots(figsize=(8, 5.6), layout="constrained")
+    video = next(iter(found["attention_share"]))
+    for (kind, radial), (label, colour, marker) in CACHES.items():
+        rows = [row for row in found["cases"] if (row["kind"], row["radial"]) == (kind, radial)]
+        points = sorted((row["speedup"][video], row["psnr"], row["psnr_std"]) for row in rows)
+        if points:
+            x, y, spread = zip(*points, strict=True)
+            errors = [each / found["seeds"] ** 0.5 for each in spread]
+            axes.errorbar(x, y, errors, color=colour, marker=marker, label=label, capsize=2)
+    axes.set(
+        xlabel=f"computed speed-up of {video}",
+        ylabel="PSNR with the dense video of the same seed, dB",
+    )
+    axes.legend(fontsize=9, title=f"bars: standard error of {found['seeds']} seeds")
+    _tidy(axes)
+    _save(figure, name)
+
+
 def _share(values: list[float]) -> list[float]:
     return [x / values[0] for x in values]
 
@@ -250,7 +279,8 @@ def _save(figure, name: str):
 
 
 def main(gpu: str = "h100", report: Path = REPORT):
-    for kind, draw in (("compare", compare), ("train", train), ("extend", extend)):
+    drawings = {"compare": compare, "train": train, "extend": extend, "caches": caches}
+    for kind, draw in drawings.items():
         path = record.RESULTS / f"quality-{kind}-{gpu}.json"
         if not path.exists():
             print(f"Not measured: {path}")

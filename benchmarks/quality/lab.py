@@ -3,6 +3,7 @@
 A script here has only its own folder on the path, so it says `from lab import record`.
 """
 
+import importlib
 import sys
 from pathlib import Path
 
@@ -10,6 +11,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import record  # noqa: E402
 from end_to_end_models import (  # noqa: E402
+    PACK,
     override_of,
     radial,
     radial_node,
@@ -17,4 +19,18 @@ from end_to_end_models import (  # noqa: E402
     unload,
 )
 
-__all__ = ["override_of", "radial", "radial_node", "record", "start_comfyui", "unload"]
+__all__ = [
+    "override_of",
+    "radial",
+    "radial_node",
+    "record",
+    "start_comfyui",
+    "unload",
+    "video_models",
+]
+
+
+def video_models() -> dict:
+    """The pack's catalog: name of a real model -> its size and its latents."""
+    radial_node()  # loads the pack
+    return importlib.import_module(f"{PACK}.nodes.families.catalog").VIDEO_MODELS

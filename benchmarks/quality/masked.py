@@ -43,6 +43,17 @@ def by_plan(plan: Plan, order: torch.Tensor | None = None) -> Attention:
     return attention
 
 
+def by_map(kept: torch.Tensor, block_size: int, device) -> Attention:
+    """One map of blocks of any size for all heads and layers: dense attention with a mask."""
+    keep = kept.repeat_interleave(block_size, 0).repeat_interleave(block_size, 1).to(device)
+
+    def attention(q, k, v, layer):
+        heads = (x.transpose(1, 2) for x in (q, k, v))
+        return scaled_dot_product_attention(*heads, attn_mask=keep).transpose(1, 2)
+
+    return attention
+
+
 def by_head(plans: list[list[Plan]]) -> Attention:
     """A map for each head of each layer."""
 
@@ -107,12 +118,12 @@ def masked(model, attention: Attention, tokens: int, schedule: Schedule = ALWAYS
 
 
 def _is_dense(schedule: Schedule, options: dict) -> bool:
-    sigmas, step = _step(options)
+    sigmas, step = step_of_call(options)
     dense_block = schedule.is_dense_block(options["block_index"])
     return dense_block or schedule.is_dense_step(sigmas, step)
 
 
-def _step(options: dict) -> tuple[list[float] | None, int | None]:
+def step_of_call(options: dict) -> tuple[list[float] | None, int | None]:
     """The noise levels of the running sampler, and the step; (None, None) outside a sampler."""
     if options.get("sample_sigmas") is None:
         return None, None
@@ -143,7 +154,7 @@ def recorder(model, tokens: int, steps: set[int]) -> tuple[object, list[Recorded
 
     def override(func, q, k, v, heads, *args, **kwargs):
         out, options = func(q, k, v, heads, *args, **kwargs), kwargs["transformer_options"]
-        if q.shape[1] == k.shape[1] == tokens and _step(options)[1] in steps:
+        if q.shape[1] == k.shape[1] == tokens and step_of_call(options)[1] in steps:
             every = (x.detach().unflatten(-1, (heads, -1)).clone() for x in (q, k, v, out))
             calls.append(Recorded(options["block_index"], *every))
         return out

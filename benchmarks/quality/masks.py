@@ -13,11 +13,22 @@ from radial_core.masks.radial import kept_blocks, token_mask
 
 # A tile of the tile window is a block: frames, rows and columns of tokens.
 TILES = {64: (4, 4, 4), 128: (4, 4, 8)}
+SMALLER, SMALL_BLOCK = 8, 16  # of `radial_in_proportion`
 
 
 def radial(layout: VideoLayout, decay: float, sink_frames: int, block_size: int) -> torch.Tensor:
     """The radial rule, as in the node."""
     return make_plan(RadialPattern(decay, sink_frames, block_size), layout).block_mask()
+
+
+def radial_in_proportion(layout: VideoLayout, decay: float, sink_frames: int) -> torch.Tensor:
+    """The radial rule with every length an eighth: blocks of 16 tokens, bands an eighth as wide.
+
+    So a small frame has as many blocks as a large one, and the mask keeps about as large a share.
+    It is the map, in blocks of 128, of a video with 8 times as many tokens a frame.
+    """
+    large = VideoLayout(layout.frames, layout.height, layout.width * SMALLER)
+    return radial(large, decay, sink_frames, SMALL_BLOCK * SMALLER)
 
 
 def released(layout: VideoLayout, decay: float, sink_frames: int, block_size: int) -> torch.Tensor:

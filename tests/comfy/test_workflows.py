@@ -7,6 +7,7 @@ import urllib.request
 from itertools import combinations
 
 import av
+import numpy as np
 import pytest
 from conftest import PACK, newest_only
 from headless.client import run_graph
@@ -31,6 +32,9 @@ RUNS = {
     "hunyuan_long": [(8, 5 * 2)],
     "hunyuan15_t2v": [(8, 5 * 3 * 2)],
     "mochi_t2v": [(8, 5 * 2 * 2)],
+    "h3_t2v": [(8, 5 * 2)],
+    "h3_i2v": [(8, 5 * 2)],
+    "h3_cached": [(8, 5 * 2)],
     "dense_vs_radial": [(8, 5 * 2)],
     "settings_search": [(8, 5 * 2)],
     "train_length_lora": [(8, 8 * 1), (8, 5 * 1)],
@@ -38,11 +42,19 @@ RUNS = {
 NODES_WITH_TEXT = {
     "wan21_long": {"Radial Attention Report"},
     "hunyuan_long": {"Radial Attention Report"},
+    "h3_cached": {"Radial Attention Report"},
     "dense_vs_radial": {"Radial Attention Report", "Radial Mask Preview"},
     "settings_search": {"Radial Attention Compare", "Radial Settings Search"},
     "train_length_lora": {"Radial Trim LoRA"},
 }
-NEEDS_NEWEST = {"train_length_lora": newest_only("no node that loads videos from a folder")}
+WITH_SOUND = {"h3_t2v", "h3_i2v", "h3_cached"}
+NEEDS_NEWEST = {
+    "train_length_lora": newest_only("no node that loads videos from a folder"),
+    **dict.fromkeys(WITH_SOUND, newest_only("no MiniMax H3")),
+}
+each_workflow = pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=NEEDS_NEWEST.get(name, ())) for name in NAMES]
+)
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +77,20 @@ def frames_of(file):
         return [frame.to_ndarray(format="rgb24") for frame in video.decode(video=0)]
 
 
+def size_of(graph):
+    """The inputs of the node that makes the latent."""
+    others = [n for n in graph.values() if not n["class_type"].startswith("Radial")]
+    (inputs,) = (n["inputs"] for n in others if {"width", "length"} <= set(n["inputs"]))
+    return inputs
+
+
+def sound_of(file):
+    """(channels, samples), or None."""
+    with av.open(str(file)) as video:
+        if video.streams.audio:
+            return np.concatenate([x.to_ndarray() for x in video.decode(audio=0)], axis=1)
+
+
 def ui_of(name):
     return json.loads((WORKFLOWS / f"{name}.json").read_text(encoding="utf-8"))
 
@@ -77,7 +103,7 @@ def test_both_formats_of_every_workflow_exist():
     assert sorted(RUNS) == NAMES == names()
 
 
-@pytest.mark.parametrize("name", [pytest.param(n, marks=NEEDS_NEWEST.get(n, ())) for n in NAMES])
+@each_workflow
 def test_it_runs(server, tmp_path, name):
     result, graph, log = run(server, tmp_path, name)
     assert [(s["steps"], s["radial_calls"]) for s in result.summaries] == RUNS[name]
@@ -87,12 +113,29 @@ def test_it_runs(server, tmp_path, name):
 
     (file,) = result.files
     assert file.stem.startswith(f"radial_{name}_")
-    (size,) = (n["inputs"] for n in graph.values() if {"length", "batch_size"} <= set(n["inputs"]))
+    size = size_of(graph)
     frames = frames_of(file)
     beside = 2 * size["width"] + 8 if name == "dense_vs_radial" else size["width"]
     assert len(frames) == size["length"]
     assert frames[0].shape == (size["height"], beside, 3)
     assert all(frame.std() > 1 for frame in frames)
+    sound = sound_of(file)
+    assert (sound is not None) == (name in WITH_SOUND)
+    if sound is not None:
+        assert sound.shape == (2, pytest.approx(len(frames) / 24 * 32000, abs=2000))
+        assert all(part.std() > 0.01 for part in np.array_split(sound, 8, axis=1))
+
+
+@newest_only("no MiniMax H3")
+def test_steps_that_a_cache_skips_are_not_counted_as_radial(server, tmp_path):
+    settings = {"reuse_threshold": 3.0, "end_percent": 0.85}  # before the last step, a dense one
+    result, _, log = run(server, tmp_path, "h3_cached", **settings)
+    (skipped,) = re.findall(r"EasyCache - skipped (\d)/8 steps", log)
+    (summary,) = result.summaries
+    assert int(skipped) >= 2
+    assert (summary["steps"], summary["radial_calls"]) == (8, (5 - int(skipped)) * 2)
+    ((_, report),) = result.texts
+    assert "cache" in report
 
 
 @pytest.mark.slow
@@ -218,7 +261,7 @@ def assert_accepted(value, kind, options=None):
         assert (value - options["min"]) % options.get("step", 1) == 0
 
 
-@pytest.mark.parametrize("name", NAMES)
+@each_workflow
 def test_its_note_links_all_model_files(stand_ins, name):
     ui = ui_of(name)
     (note,) = (n for n in ui["nodes"] if n.get("title") == "Model files")

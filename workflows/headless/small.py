@@ -1,7 +1,10 @@
 """The size at which stand-ins run a workflow: they show that it works, not how it looks."""
 
 PATCHES = {"width": 8, "height": 4}
-MOST = {"steps": 8, "length": 201}  # more frames than any model was trained on
+# More frames than any model was trained on, except for MiniMax H3, whose lengths are 17 n + 5.
+MOST = {"steps": 8, "length": 201}
+MOST_OF_NODE = {"MiniMaxH3ImageToVideo": {"length": 192}}
+PIXELS_OF_A_PATCH = {"Wan22ImageToVideoLatent": 32, "MiniMaxH3ImageToVideo": 32}  # 16 for others
 SWITCH = ("start_at_step", "end_at_step")
 
 
@@ -13,7 +16,10 @@ def stand_in_size(graph: dict, settings: dict) -> dict[str, int]:
     small = {}
     for node_id, node in graph.items():
         inputs = node["inputs"]
-        most = {**MOST, **{name: n * _pixels(node) for name, n in PATCHES.items()}}
+        kind = node["class_type"]
+        patch = PIXELS_OF_A_PATCH.get(kind, 16)
+        sides = {name: n * patch for name, n in PATCHES.items()}
+        most = {**MOST, **MOST_OF_NODE.get(kind, {}), **sides}
         shrunk = {name: n for name, n in most.items() if _exceeds(inputs.get(name), n)}
         shrunk = {name: n for name, n in shrunk.items() if not _is_set(settings, node_id, name)}
         if "steps" in shrunk:
@@ -24,11 +30,6 @@ def stand_in_size(graph: dict, settings: dict) -> dict[str, int]:
                     shrunk[name] = round(at * shrunk["steps"] / steps)
         small |= {f"{node_id}.{name}": n for name, n in shrunk.items()}
     return small
-
-
-def _pixels(node: dict) -> int:
-    """The side of a patch, in pixels."""
-    return 32 if node["class_type"] == "Wan22ImageToVideoLatent" else 16
 
 
 def _exceeds(value, most) -> bool:

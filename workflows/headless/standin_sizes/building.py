@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib
+import inspect
 
 
 @contextlib.contextmanager
@@ -17,7 +18,9 @@ def built_with(sizes: dict[str, dict]):
 
 
 def _with(init, given: dict):
-    def built(self, *args, **kwargs):
-        init(self, *args, **{**kwargs, **given})
+    names = list(inspect.signature(init).parameters)
+
+    def built(*args, **kwargs):
+        init(**{**dict(zip(names, args, strict=False)), **kwargs, **given})
 
     return built

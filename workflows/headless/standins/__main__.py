@@ -1,3 +1,5 @@
+import importlib
+import importlib.util
 import sys
 from pathlib import Path
 
@@ -7,9 +9,13 @@ from comfy.cli_args import args  # noqa: E402
 
 args.cpu = True
 
-from . import clips, hunyuan, hunyuan_15, loras, mochi, t5, wan  # noqa: E402
+from . import clips  # noqa: E402
 from .weights import write  # noqa: E402
 
-for family in (wan, t5, loras, hunyuan, hunyuan_15, mochi):
-    write(family.FILES, Path(sys.argv[2]))
+FAMILIES = ["wan", "t5", "loras", "hunyuan", "hunyuan_15", "mochi"]
+if importlib.util.find_spec("comfy.ldm.minimax"):
+    FAMILIES += ["minimax_h3"]
+
+for family in FAMILIES:
+    write(importlib.import_module(f".{family}", __package__).FILES, Path(sys.argv[2]))
 clips.write(Path(sys.argv[2]) / "clips")

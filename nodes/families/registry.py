@@ -49,7 +49,7 @@ def comfyuis_class(diffusion_model) -> str:
 
     A subclass that another pack put in its place counts as the class that it was made from: lengths
     and order of the tokens show whether its calls are the same. ComfyUI's own subclasses have
-    layouts of their own.
+    layouts of their own, such as WanAnimate2Model, which attends to a second video frame by frame.
     """
     cls = type(unwrapped(diffusion_model))
     return _full_name(next((c for c in cls.__mro__ if is_comfyuis(c.__module__)), cls))

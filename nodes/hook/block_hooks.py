@@ -90,6 +90,8 @@ class _Watch:
         """A forward pre-hook. place: the block's, among the main ones."""
         if not self._is_of_this_pass():
             return None
+        if place == 0:
+            self._check_order((*args, *kwargs.values()))
         try:
             return self._begin(place, block, args, kwargs)
         except Exception as error:
@@ -117,8 +119,6 @@ class _Watch:
         forward = self.forward
         self.began, self.calls_before = True, forward.self_attention_calls
         forward.block = forward.block if place is None else place
-        if place == 0:
-            forward.check_order(self.model, (*args, *kwargs.values()))
         args, kwargs, self.options = with_options(forward, block, args, kwargs)
         if self.options is None:
             return None
@@ -128,6 +128,12 @@ class _Watch:
         if unwrapped(block) is not block:
             self.options[IN_PARTS] = CURRENT.in_parts = True
         return args, kwargs
+
+    def _check_order(self, arguments: tuple) -> None:
+        try:
+            self.forward.check_order(self.model, arguments)
+        except Exception as error:
+            self.failed(error)
 
     def count_unhooked(self) -> None:
         """Count the blocks without a hook whose self-attention did not come, if any block ran."""

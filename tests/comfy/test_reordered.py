@@ -236,3 +236,11 @@ def test_without_rotations_nothing_is_said():
     tokens = pack_module("nodes.families.base").TokenLayout((2, 8, 8))
     for arguments in ([], [torch.ones(128, 4)], [torch.ones(1, 99, 1, 8, 2, 2)]):
         assert token_order.other_channels(tokens, arguments) is None
+
+
+def test_a_check_that_fails_costs_nothing_else(wan, summaries, any_density, monkeypatch, caplog):
+    expected = sample(patch(wan, dense_blocks=1))
+    monkeypatch.setattr(token_order, "other_channels", lambda *arguments: 1 / 0)
+    assert torch.equal(sample(patch(wan, dense_blocks=1)), expected)
+    assert summaries[0] == summaries[1]
+    assert caplog.text.count("hooks on the transformer blocks failed") == 1

@@ -8,7 +8,8 @@ A table stands in a Markdown file between two comments:
     <!-- table: NAME -->
     <!-- end -->
 
-NAME is one of the functions in tables_*.py. Needs the standard library only.
+NAME is one of the functions in tables_*.py. tests/comfy/support_table.py writes those of ELSEWHERE.
+Needs the standard library only.
 """
 
 import argparse
@@ -28,6 +29,8 @@ TABLES = {
     for table in module.TABLES
 }
 
+ELSEWHERE = ("models", "families")
+
 
 def documents() -> list[Path]:
     """The Markdown files that may hold tables."""
@@ -37,7 +40,12 @@ def documents() -> list[Path]:
 
 def with_tables(text: str) -> str:
     """The text of a Markdown file with its tables as the results have them."""
-    return REGION.sub(lambda found: f"{found[1]}{TABLES[found[2]]()}\n{found[3]}", text)
+
+    def current(found) -> str:
+        name = found[2]
+        return found[0] if name in ELSEWHERE else f"{found[1]}{TABLES[name]()}\n{found[3]}"
+
+    return REGION.sub(current, text)
 
 
 def outdated() -> dict[Path, str]:

@@ -15,4 +15,7 @@ def video_of(x: torch.Tensor, conditions: dict) -> torch.Tensor:
     if len(shapes) < 2:
         return x
     shape = shapes[0][1:]
-    return x[:, 0, : math.prod(shape)].unflatten(1, shape)
+    size = math.prod(shape)
+    if x.shape[2] < size:  # a part of all, for a prompt with an area: no latent can be made of it
+        return x
+    return x[:, 0, :size].unflatten(1, shape)

@@ -3,7 +3,10 @@
 A family joins by its file and a place in FAMILIES.
 """
 
+from dataclasses import replace
+
 from ...radial_core.estimate import ModelSize
+from ..comfyui.packs import is_comfyuis, pack_name
 from ..run.reasons import Reason, Why
 from . import cosmos, hunyuan, kandinsky5, minimax_h3, mochi, wan
 from .base import Family, Preset, TokenLayout
@@ -24,13 +27,36 @@ def unwrapped(diffusion_model):
 
 
 def class_name(diffusion_model) -> str:
-    """The class of a diffusion model, as module.Class."""
+    """The class of a diffusion model for people: module.Class of ComfyUI's, or whose it is."""
     cls = type(unwrapped(diffusion_model))
+    if is_comfyuis(cls.__module__):
+        return _full_name(cls)
+    return f"{cls.__qualname__} of {pack_name(cls.__module__)}"
+
+
+def another_packs_class(diffusion_model) -> str | None:
+    """The name for people of a class that another pack put in the place of ComfyUI's, if any."""
+    cls = type(unwrapped(diffusion_model))
+    return None if is_comfyuis(cls.__module__) else class_name(diffusion_model)
+
+
+def _full_name(cls: type) -> str:
     return f"{cls.__module__}.{cls.__qualname__}"
 
 
+def comfyuis_class(diffusion_model) -> str:
+    """ComfyUI's class of a diffusion model, as module.Class.
+
+    A subclass that another pack put in its place counts as the class that it was made from: lengths
+    and order of the tokens show whether its calls are the same. ComfyUI's own subclasses have
+    layouts of their own, such as WanAnimate2Model, which attends to a second video frame by frame.
+    """
+    cls = type(unwrapped(diffusion_model))
+    return _full_name(next((c for c in cls.__mro__ if is_comfyuis(c.__module__)), cls))
+
+
 def family_of(diffusion_model) -> Family | None:
-    name = class_name(diffusion_model)
+    name = comfyuis_class(diffusion_model)
     return next((family for family in FAMILIES if name in family.classes), None)
 
 
@@ -69,7 +95,7 @@ def preset_of(diffusion_model, whole_schedule: bool) -> Preset:
     look like a model that runs all of it.
     """
     family = family_of(diffusion_model)
-    preset = family.classes[class_name(diffusion_model)].preset(unwrapped(diffusion_model))
+    preset = family.classes[comfyuis_class(diffusion_model)].preset(unwrapped(diffusion_model))
     return preset if whole_schedule else family.expert_presets.get(preset, preset)
 
 
@@ -80,5 +106,7 @@ def token_layout_of(diffusion_model, x, c_crossattn, conditions: dict) -> TokenL
     BaseModel.apply_model gets besides.
     """
     model = unwrapped(diffusion_model)
-    cls = family_of(diffusion_model).classes[class_name(diffusion_model)]
-    return cls.token_layout(model, x, c_crossattn, conditions)
+    cls = family_of(diffusion_model).classes[comfyuis_class(diffusion_model)]
+    tokens = cls.token_layout(model, x, c_crossattn, conditions)
+    # Another pack's loop over the blocks may not say which one runs.
+    return tokens if is_comfyuis(type(model).__module__) else replace(tokens, announced=False)

@@ -15,6 +15,7 @@ from functools import partial
 import torch
 
 from ..comfyui.option_keys import BLOCK, IN_PARTS, KEY, PREVIOUS, SLOT
+from ..comfyui.packs import pack_name
 from ..families.registry import unwrapped
 from ..families.transformer_blocks import transformer_blocks
 from ..run.reasons import Reason, Why
@@ -32,7 +33,7 @@ def hooked_blocks(forward: ForwardPass, diffusion_model) -> Iterator[None]:
 
     In training there are no hooks: gradient checkpointing runs blocks again after the pass.
     """
-    watch, handles = _Watch(forward), []
+    watch, handles = _Watch(forward, diffusion_model), []
     try:
         for place, block in () if forward.training else transformer_blocks(diffusion_model):
             if getattr(block, "_compiled_call_impl", None) is not None:
@@ -41,6 +42,7 @@ def hooked_blocks(forward: ForwardPass, diffusion_model) -> Iterator[None]:
             begin, end = _Hook(watch.begin, place), _Hook(watch.end)
             handles.append(block.register_forward_pre_hook(begin, with_kwargs=True))
             handles.append(block.register_forward_hook(end))
+        forward.all_hooked = bool(handles) and not watch.unhooked
     except Exception as error:
         watch.failed(error)
     try:
@@ -78,8 +80,8 @@ class _Watch:
     unhooked: how many blocks have no hook. began: whether any block has begun.
     """
 
-    def __init__(self, forward: ForwardPass):
-        self.forward = forward
+    def __init__(self, forward: ForwardPass, diffusion_model):
+        self.forward, self.model = forward, diffusion_model
         self.unhooked, self.began = 0, False
         self.options = None  # of the block that runs now, if it has any
         self.calls_before, self.calls_of_hooked = 0, 0  # of self-attention
@@ -88,6 +90,8 @@ class _Watch:
         """A forward pre-hook. place: the block's, among the main ones."""
         if not self._is_of_this_pass():
             return None
+        if place == 0:
+            self._check_order((*args, *kwargs.values()))
         try:
             return self._begin(place, block, args, kwargs)
         except Exception as error:
@@ -124,6 +128,12 @@ class _Watch:
         if unwrapped(block) is not block:
             self.options[IN_PARTS] = CURRENT.in_parts = True
         return args, kwargs
+
+    def _check_order(self, arguments: tuple) -> None:
+        try:
+            self.forward.check_order(self.model, arguments)
+        except Exception as error:
+            self.failed(error)
 
     def count_unhooked(self) -> None:
         """Count the blocks without a hook whose self-attention did not come, if any block ran."""
@@ -207,6 +217,5 @@ def why_not_reached(forward: ForwardPass, block, options: dict | None) -> Why:
         replaced = vars(module).get("forward")
         origin = getattr(getattr(replaced, "func", replaced), "__module__", None)
         if origin and origin != type(module).__module__ and not origin.startswith(NODES):
-            pack = origin.replace("\\", "/").split("/")[-1]
-            return Why(Reason.REPLACED, path or "the block", pack)
+            return Why(Reason.REPLACED, path or "the block", pack_name(origin))
     return Why(Reason.NO_HOOK)

@@ -98,13 +98,13 @@ def why_pass_is_dense(
     is_known: bool,
     latent_dims: int,
     has_cached_frames: bool,
-    is_reordered: bool,
+    reordered_by: str | None,
 ) -> Why | None:
     """Why no call of a forward pass can be sparse; None if some can.
 
     is_known: whether the model's class belongs to a family. latent_dims: 5 for a video.
-    has_cached_frames: the video is made some frames at a time, by a cache of keys. is_reordered:
-    its tokens pass the blocks in another order than frame by frame, row by row.
+    has_cached_frames: the video is made some frames at a time, by a cache of keys. reordered_by:
+    what makes its tokens pass the blocks in another order than frame by frame, row by row.
     """
     if not is_known:
         return Why(Reason.UNKNOWN_MODEL, model_class)
@@ -112,26 +112,33 @@ def why_pass_is_dense(
         return Why(Reason.NOT_A_VIDEO)
     if has_cached_frames:
         return Why(Reason.CACHED_FRAMES)
-    if is_reordered:
-        return Why(Reason.REORDERED)
+    if reordered_by is not None:
+        return Why(Reason.REORDERED, reordered_by)
     return None
 
 
 def find_video(
-    tokens: TokenLayout, is_in_block: bool, query_tokens: int, key_tokens: int
+    tokens: TokenLayout,
+    is_in_block: bool,
+    query_tokens: int,
+    key_tokens: int,
+    all_hooked: bool = False,
 ) -> VideoLayout | Why:
     """Where the video stands in a call, or why the call is not self-attention over it.
 
     is_in_block: whether the call says, or a hook knows, which transformer block it is in.
+    all_hooked: whether all blocks have hooks.
     """
     if tokens.announced and not is_in_block:
         return OUTSIDE_BLOCKS  # HunyuanVideo's text refiner
     # Wan's cross-attention comes with the same options: the video asks, the text answers.
     if query_tokens != key_tokens:
         return CROSS_ATTENTION
+    layout = tokens.layout(query_tokens)
+    if all_hooked and not is_in_block and (layout is None or key_tokens in tokens.others):
+        return OUTSIDE_BLOCKS  # MiniMax H3's
     if key_tokens in tokens.others:
         return Why(Reason.SAME_LENGTHS, key_tokens)
-    layout = tokens.layout(query_tokens)
     if layout is None:
         return Why(Reason.OTHER_LENGTH, query_tokens, "x".join(map(str, tokens.grid)))
     return layout

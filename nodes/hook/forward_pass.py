@@ -1,21 +1,27 @@
 """What is known of one forward pass of the model."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from ..comfyui.option_keys import KEY, MORTON, PREVIOUS, SLOT
-from ..families.registry import class_name, family_of
-from ..run.reasons import Why
+from ..families.registry import another_packs_class, class_name, family_of
+from ..run.reasons import Reason, Why
 from ..run.run_reporter import RunReporter
 from .block_numbers import BlockNumbers
 from .decision import PassFacts, why_pass_is_dense
+from .token_order import TokenOrder
+
+
+class Run(Protocol):
+    token_order: TokenOrder
 
 
 class Override(Protocol):
     """What a forward pass has on the attention hook."""
 
     reporter: RunReporter
+    run: Run
 
     def attend(self, forward: "ForwardPass", func, q, k, v, heads: int, kwargs: dict): ...
 
@@ -43,10 +49,19 @@ class ForwardPass:
     ended: bool = False
     self_attention_calls: int = 0  # over the video, so far
     block: int | None = None  # the main one that runs now, or ran last
+    all_hooked: bool = False
+    why_dense: Why | None = None
     numbers: BlockNumbers = field(init=False)
 
     def __post_init__(self):
         self.numbers = BlockNumbers(self.facts.tokens)
+        self.override.run.token_order.begin(self.step)
+
+    def check_order(self, diffusion_model, arguments: Iterable) -> None:
+        """Look at what the first block gets. Dense from now on if the tokens are out of order."""
+        if self.override.run.token_order.is_wrong(self.facts.tokens, arguments):
+            by = another_packs_class(diffusion_model) or "another pack"
+            self.why_dense = Why(Reason.REORDERED, by)
 
 
 def why_all_dense(diffusion_model, x, options: dict) -> Why | None:
@@ -59,7 +74,7 @@ def why_all_dense(diffusion_model, x, options: dict) -> Why | None:
         is_known=family_of(diffusion_model) is not None,
         latent_dims=x.ndim,
         has_cached_frames=options.get("ar_state") is not None,
-        is_reordered=bool(options.get(MORTON)),
+        reordered_by="Sol-Attn's morton option" if options.get(MORTON) else None,
     )
 
 

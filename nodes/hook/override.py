@@ -36,6 +36,7 @@ from .precision import (
     why_exact,
 )
 from .run_settings import RunSettings
+from .token_order import TokenOrder
 
 # Loaded here, since what torch.compile traces can't import.
 compiled = features.load("torch.compile support", ".hook.compiled")
@@ -53,6 +54,7 @@ class RunState:
 
     settings: RunSettings
     host_values: HostValues = field(default_factory=HostValues)
+    token_order: TokenOrder = field(default_factory=TokenOrder)
     failure: str | None = None
     fast_dense_works: bool = True
 
@@ -172,7 +174,9 @@ class RadialOverride:
         tokens = forward.facts.tokens
         options = kwargs.get("transformer_options") or {}
         dim = -2 if kwargs["skip_reshape"] else 1
-        video = find_video(tokens, says_its_block(options), q.shape[dim], k.shape[dim])
+        video = find_video(
+            tokens, says_its_block(options), q.shape[dim], k.shape[dim], forward.all_hooked
+        )
         entry.step = forward.step
         if isinstance(video, Why) and video.reason in NOT_OURS:
             return CallFacts(video)
@@ -180,8 +184,8 @@ class RadialOverride:
         forward.self_attention_calls += 1
         if tokens.announced or not isinstance(video, Why):
             entry.block = forward.numbers.of_call(options, as_said=forward.training)
-        if isinstance(video, Why):
-            return CallFacts(video)
+        if isinstance(video, Why) or forward.why_dense is not None:
+            return CallFacts(video if isinstance(video, Why) else forward.why_dense)
         return CallFacts(
             video=video,
             block=entry.block,

@@ -10,7 +10,7 @@ class Reason(Enum):
     UNKNOWN_MODEL = "{} is not a model this pack knows"
     NOT_A_VIDEO = "not a video"
     CACHED_FRAMES = "made some frames at a time, which see what came before"
-    REORDERED = "Sol-Attn's morton option reorders the video's tokens"
+    REORDERED = "{} reorders the video's tokens"
     # The call is not self-attention over the video.
     CROSS_ATTENTION = "cross-attention"
     OUTSIDE_BLOCKS = "outside the transformer blocks"

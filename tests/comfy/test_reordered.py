@@ -2,9 +2,21 @@
 
 import pytest
 import torch
-from conftest import BLOCKS, EVERYTHING, SLOT, difference, patch, sample
+import zoo
+from conftest import (
+    BLOCKS,
+    EVERYTHING,
+    SLOT,
+    difference,
+    pack_module,
+    patch,
+    sample,
+    with_wrapper,
+)
 
 FLAG = "sol_morton"
+UNKNOWN = "a_flag_of_another_pack"
+token_order = pack_module("nodes.hook.token_order")
 
 
 @pytest.fixture
@@ -12,13 +24,16 @@ def reorder(wan):
     """A node like Sol-Attn's with `morton`: model, whether it is on -> model.
 
     Hooks on the blocks put tokens and their rope into another order before the first block, and
-    back behind the last. They stay on the model, and act where transformer_options has the flag.
+    back behind the last. They stay on the model, and act where transformer_options has a flag.
     Its override takes the video's self-attention; this one is exact, and counts the calls.
     """
     blocks, handles, state = wan.model.diffusion_model.blocks, [], {}
 
+    def acts(options):
+        return options.get(FLAG) or options.get(UNKNOWN)
+
     def before(block, args, kwargs):
-        if not kwargs["transformer_options"].get(FLAG):
+        if not acts(kwargs["transformer_options"]):
             return None
         if block is blocks[0]:
             order = torch.randperm(args[0].shape[1], generator=torch.Generator().manual_seed(3))
@@ -27,7 +42,7 @@ def reorder(wan):
         return args, {**kwargs, "freqs": state["freqs"]}
 
     def after(block, args, kwargs, output):
-        if kwargs["transformer_options"].get(FLAG):
+        if acts(kwargs["transformer_options"]):
             return output[:, state["order"].argsort()]
         return None
 
@@ -81,3 +96,151 @@ def test_as_ever_where_the_option_is_off(wan, summaries, any_density, reorder, o
     assert torch.equal(sample(off), radial)
     assert summaries[0]["radial_calls"] == summaries[1]["radial_calls"] > 0
     assert difference(sample(patch(wan, **EVERYTHING)), radial) > 1e-4
+
+
+def in_steps(model, steps):
+    """A model whose tokens an unknown pack reorders in these steps."""
+    passes = []
+
+    def wrapper(executor, x, t, concat, crossattn, control, options, **conditions):
+        passes.append(1)
+        flagged = {**options, UNKNOWN: len(passes) - 1 in steps}
+        return executor(x, t, concat, crossattn, control, flagged, **conditions)
+
+    return with_wrapper(model, wrapper)
+
+
+WHY = "another pack reorders the video's tokens"
+
+
+def test_any_order_is_seen(wan, summaries, any_density, reorder):
+    plain = sample(wan)
+    assert difference(sample(patch(in_steps(wan, range(9)))), plain) < 1e-5
+    (summary,) = summaries
+    assert summary["radial_calls"] == 0
+    assert summary["dense_calls"][WHY] == BLOCKS * summary["model_calls"]
+
+
+def test_an_order_that_changes_in_a_run_is_seen_one_pass_later(
+    wan, summaries, any_density, reorder
+):
+    """To know at once, each step would have to wait for the GPU."""
+    sample(patch(in_steps(wan, (2, 3, 4))), steps=8, cfg=1.0)
+    (summary,) = summaries
+    assert summary["dense_calls"][WHY] == 3 * BLOCKS  # steps 3, 4 and 5
+    assert summary["radial_calls"] == 5 * BLOCKS
+
+
+def test_results_are_read_where_the_sampler_waits_anyway(wan, monkeypatch, any_density):
+    reads, in_hook, cls = [], [], token_order.TokenOrder
+    read, check = cls._read, cls.is_wrong
+
+    def counted(self, *arguments):
+        reads.append(1)
+        read(self, *arguments)
+
+    def watched(self, *arguments):
+        before = len(reads)
+        wrong = check(self, *arguments)
+        in_hook.append(len(reads) - before)
+        return wrong
+
+    monkeypatch.setattr(cls, "_read", counted)
+    monkeypatch.setattr(cls, "is_wrong", watched)
+    monkeypatch.setattr(type(wan), "get_free_memory", lambda *args: 0)  # a pass a prompt
+    sample(patch(wan), steps=4)
+    assert in_hook == [1] + 7 * [0]
+    assert len(reads) == 4
+
+
+# A pack may put tokens of each family into another order; Mochi's would not be seen.
+TYPICAL = [each for each in zoo.CASES if each.typical and each.is_there and each.name != "mochi"]
+
+
+@pytest.mark.parametrize("case", TYPICAL, ids=lambda case: case.name)
+def test_it_is_seen_in_every_family(case, summaries, any_density):
+    """Only the rotations are reordered here. All tests of radial calls show the right order."""
+    model, inputs = case.model(), case.inputs()
+    video = case.grid[0] * case.grid[1] * case.grid[2]
+    net = model.model.diffusion_model
+    _, first = next(pack_module("nodes.families.transformer_blocks").transformer_blocks(net))
+
+    def reordered(x):
+        if not torch.is_tensor(x) or x.shape[-2:] != (2, 2):
+            return x
+        dim = max(range(x.ndim), key=lambda dim: x.shape[dim])
+        order = torch.arange(x.shape[dim])
+        order[-video:] = order[-video:][torch.randperm(video)]
+        return x.index_select(dim, order)
+
+    def before(block, args, kwargs):
+        return tuple(map(reordered, args)), {name: reordered(x) for name, x in kwargs.items()}
+
+    first.register_forward_pre_hook(before, with_kwargs=True)
+    zoo.sample(patch(model), inputs, steps=1)
+    (summary,) = summaries
+    assert summary["radial_calls"] == 0 < summary["dense_calls"][WHY]
+
+
+def curve(*axes):
+    """The place in raster order of each token along a Z-order curve over some of the axes."""
+
+    def place(coordinates):
+        bits = (x >> bit & 1 for bit in range(8) for x in (coordinates[axis] for axis in axes))
+        code = sum(bit << n for n, bit in enumerate(bits))
+        return tuple(x for axis, x in enumerate(coordinates) if axis not in axes), code
+
+    return place
+
+
+def rotations(grid, shift=0, dtype=torch.float32):
+    """As of Wan, with heads of 128: (tokens, 64, 2, 2), frame by frame, row by row."""
+    places = torch.cartesian_prod(*(torch.arange(n) for n in grid)) + shift
+    angles = []
+    for axis, channels in enumerate((22, 21, 21)):
+        speeds = 10000.0 ** -(torch.arange(channels) / channels)
+        angles.append(places[:, axis : axis + 1] * speeds)
+    cos, sin = (f(torch.cat(angles, 1)) for f in (torch.cos, torch.sin))
+    return torch.stack([cos, -sin, sin, cos], -1).unflatten(-1, (2, 2)).to(dtype)
+
+
+GRIDS = [(21, 30, 52), (16, 32, 32), (37, 24, 42), (2, 8, 8)]
+ORDERS_OF_TOKENS = {
+    "Z-order": curve(2, 1, 0),
+    "Z-order in each frame": curve(2, 1),
+    "columns before rows": lambda place: (place[0], place[2], place[1]),
+    "frames last": lambda place: (place[1], place[2], place[0]),
+}
+
+
+@pytest.mark.parametrize("grid", GRIDS, ids=lambda grid: "x".join(map(str, grid)))
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_orders_of_real_sizes(grid, dtype):
+    tokens = pack_module("nodes.families.base").TokenLayout(grid, before=60, after=5)
+    places = torch.cartesian_prod(*(torch.arange(n) for n in grid)).tolist()
+
+    def share(table):
+        text = torch.eye(2, dtype=dtype).expand(65, 64, 2, 2)
+        whole = torch.cat([text[:60], table, text[60:]])[None, :, None]
+        return token_order.other_channels(tokens, [None, torch.ones(3), whole]).item()
+
+    table = rotations(grid, dtype=dtype)
+    assert share(table) == share(rotations(grid, shift=7, dtype=dtype)) == 0
+    for name, key in ORDERS_OF_TOKENS.items():
+        order = torch.tensor(sorted(range(len(places)), key=lambda i: key(places[i])))
+        square = grid[1] == grid[2] and name == "columns before rows"  # turned by 90 degrees
+        assert (share(table[order]) > token_order.MOST_CHANNELS) != square, name
+
+
+def test_without_rotations_nothing_is_said():
+    tokens = pack_module("nodes.families.base").TokenLayout((2, 8, 8))
+    for arguments in ([], [torch.ones(128, 4)], [torch.ones(1, 99, 1, 8, 2, 2)]):
+        assert token_order.other_channels(tokens, arguments) is None
+
+
+def test_a_check_that_fails_costs_nothing_else(wan, summaries, any_density, monkeypatch, caplog):
+    expected = sample(patch(wan, dense_blocks=1))
+    monkeypatch.setattr(token_order, "other_channels", lambda *arguments: 1 / 0)
+    assert torch.equal(sample(patch(wan, dense_blocks=1)), expected)
+    assert summaries[0] == summaries[1]
+    assert caplog.text.count("hooks on the transformer blocks failed") == 1

@@ -164,9 +164,10 @@ def test_an_unknown_layer(wan, names, wrong):
 
 
 def test_a_model_that_is_not_known():
-
     model, _ = hunyuan.hunyuan_image()
-    model.model.diffusion_model.__class__ = type("Other", (type(model.model.diffusion_model),), {})
+    cls = type(model.model.diffusion_model)
+    other = type("Other", (cls,), {"__module__": cls.__module__})  # a new one of ComfyUI's
+    model.model.diffusion_model.__class__ = other
     with pytest.raises(ValueError, match="model must be Wan, HunyuanVideo.* or .*, got .*Other"):
         layers(model)
 

@@ -39,7 +39,7 @@ KNOWN_PASS = dict(
     is_known=True,
     latent_dims=5,
     has_cached_frames=False,
-    is_reordered=False,
+    reordered_by=None,
 )
 
 
@@ -130,13 +130,29 @@ def test_a_model_that_announces_no_blocks():
 
 
 @pytest.mark.parametrize(
+    "tokens, otherwise", [(40, Reason.SAME_LENGTHS), (100, Reason.OTHER_LENGTH)]
+)
+def test_a_call_outside_of_hooked_blocks(tokens, otherwise):
+    """A model that announces no blocks: where all have hooks, a text refiner's calls have none."""
+    layout = replace(TOKENS, announced=False)
+    assert decision.find_video(layout, False, tokens, tokens).reason is otherwise
+    found = decision.find_video(layout, False, tokens, tokens, all_hooked=True)
+    assert found.reason is Reason.OUTSIDE_BLOCKS
+    in_block = decision.find_video(layout, True, tokens, tokens, all_hooked=True)
+    assert in_block.reason is otherwise
+    # A replacement of a block may compute the attention itself.
+    video = decision.find_video(layout, False, VIDEO.tokens, VIDEO.tokens, all_hooked=True)
+    assert video == VIDEO
+
+
+@pytest.mark.parametrize(
     "facts, reason",
     [
         ({}, None),
         ({"is_known": False}, Reason.UNKNOWN_MODEL),
         ({"latent_dims": 4}, Reason.NOT_A_VIDEO),
         ({"has_cached_frames": True}, Reason.CACHED_FRAMES),
-        ({"is_reordered": True}, Reason.REORDERED),
+        ({"reordered_by": "a pack"}, Reason.REORDERED),
     ],
 )
 def test_a_pass(facts, reason):

@@ -4,6 +4,7 @@ A proof runs once per fingerprint of a block and kind of call, in a sandbox (san
 own random generator, so that the user's seed still makes the same video.
 """
 
+import inspect
 import itertools
 from collections import Counter
 from collections.abc import Callable
@@ -137,7 +138,9 @@ def compare(form: Form, module, call: dict, positional: int = 0) -> Verdict:
     def run(forward: Callable) -> _Run:
         inputs = {k: v.clone() if torch.is_tensor(v) else v for k, v in small.items()}
         looked_up, attention = set(), []
-        named = {**inputs, OPTIONS: recording_options(looked_up, attention, patches)}
+        named = dict(inputs)
+        if OPTIONS in inspect.signature(form.plan).parameters:
+            named[OPTIONS] = recording_options(looked_up, attention, patches)
         arguments = [named.pop(name) for name in itertools.islice(call, positional)]
         with isolated(module) as parts:
             out = forward(*arguments, **named)

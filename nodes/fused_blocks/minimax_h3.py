@@ -26,9 +26,9 @@ def _plan_block(module, x, t_emb, mod_segments, rope_freqs, transformer_options=
     row of modulation) of all tokens; each timestep has a row for each kind of token."""
     require(rope_freqs is not None, NO_POSITIONS)
     require(x.ndim == 2 and x.is_contiguous(), f"tokens {tuple(x.shape)}, strides {x.stride()}")
-    segments = tuple(mod_segments)
-    rows = t_emb.shape[0] * module.adaln_proj.modalities
-    _require_segments(segments, x.shape[0], rows)
+    segments = tuple(map(tuple, mod_segments))
+    wrong = _wrong_in(segments, x.shape[0], t_emb.shape[0] * module.adaln_proj.modalities)
+    require(wrong is None, wrong)
     norms = rms_norms(x, module.norm1, module.norm2)
     weights = [weight for weight, _ in norms]
     require_supported(x, *weights, why_not=fused_packed.why_not)
@@ -36,14 +36,16 @@ def _plan_block(module, x, t_emb, mod_segments, rope_freqs, transformer_options=
     return partial(_block, module, x, t_emb, segments, norms, attend)
 
 
-def _require_segments(segments: tuple, tokens: int, rows: int) -> None:
-    """Declines unless they are all tokens in order, and each has one row of modulation."""
+def _wrong_in(segments: tuple, tokens: int, rows: int) -> str | None:
+    """None if these are all tokens in order, with one row of modulation each; else what is not."""
     end = 0
     for start, stop, row in segments:
-        require(isinstance(row, int), "some of its tokens have their own timestep")
-        require(start == end <= stop and 0 <= row < rows, f"a segment {start, stop, row}")
+        if not isinstance(row, int):
+            return "some of its tokens have their own timestep"
+        if not (start == end <= stop and 0 <= row < rows):
+            return f"a segment {start, stop, row}"
         end = stop
-    require(end == tokens, f"segments of {end} tokens, expected {tokens}")
+    return None if end == tokens else f"segments of {end} tokens, expected {tokens}"
 
 
 def _block(module, x, t_emb, segments, norms, attend):

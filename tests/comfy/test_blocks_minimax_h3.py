@@ -99,6 +99,10 @@ def test_a_call_that_is_not_fused(more, why):
     assert why in why_not(make_block(), **more)
 
 
+def test_segments_as_lists():
+    assert why_not(make_block(), mod_segments=list(map(list, SEGMENTS))) is None
+
+
 def test_a_row_that_is_not_there_is_never_read():
     """A kernel would read what comes after it in memory. ComfyUI's forward raises IndexError."""
     block, declined = make_block(), pack_module("nodes.fused_blocks.fits").Declined

@@ -19,7 +19,8 @@ from .sandbox import isolated, recording_options
 
 NONE = {}
 OPTIONS = "transformer_options"
-# Relative to what the block adds. Rounding is at most 40 % of it, a wrong activation twice it.
+# Relative to what the block adds. Rounding is at most 40 % of it, two thirds in MiniMax H3's block,
+# and a wrong activation twice it.
 TOLERANCE = {torch.bfloat16: 0.025, torch.float16: 5e-3, torch.float32: 1e-4}
 TRIES = 3  # passes in which a proof may raise before it counts as failed
 MOST_VERDICTS = 500

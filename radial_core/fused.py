@@ -1,12 +1,16 @@
 """Fused norms: what surrounds attention in a transformer block, in fewer passes over memory.
 
+Those of a packed sequence are in fused_packed.py.
+
 At real sizes the norms, rotations, modulations and gates of a block are limited by memory
 bandwidth. As separate operations they take 11 % (Wan 14B) to 18 % (HunyuanVideo) of a forward pass
 with radial attention (benchmarks/results/end_to_end-unfused-h100.json; each: fused-h100.json).
 """
 
+import importlib
 import logging
 from collections import Counter
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -16,10 +20,11 @@ from .call import capability, is_out_of_memory, on_device
 log = logging.getLogger("radial_attention")
 
 DTYPES = (torch.bfloat16, torch.float16)
+KERNELS = "norms"  # the file with the kernels of these operations
 COLUMNS = 4096  # of a row, for each program of beside_gelu
 RUNS = 3  # in which an operation may fail before it stays off
 
-_verdicts: dict[tuple, str | None] = {}  # (device, dtype) -> why not
+_verdicts: dict[tuple, str | None] = {}  # (device, dtype, file of kernels) -> why not
 _failed: set[tuple] = set()  # in this run; wrong results don't count here: they stay off for good
 _failed_runs: Counter[tuple] = Counter()
 _said: set[str] = set()
@@ -33,8 +38,14 @@ def next_run() -> None:
     _failed.clear()
 
 
-def why_not(*tensors: torch.Tensor) -> str | None:
-    """Why these operations can't take such tensors, None if they can. They have no backward."""
+def why_not(
+    *tensors: torch.Tensor, kernels: str = KERNELS, cases: Callable | None = None
+) -> str | None:
+    """Why these operations can't take such tensors, None if they can. They have no backward.
+
+    kernels: the file in kernels/ that operations use; those of one file are proven together. cases:
+    that prove them, as `_cases` does for the operations in this file.
+    """
     if torch.is_grad_enabled():
         return "gradients"
     x = tensors[0]
@@ -44,10 +55,10 @@ def why_not(*tensors: torch.Tensor) -> str | None:
         return f"{x.dtype}"
     if capability(x.device) < (8, 0):
         return f"{x.device} is no NVIDIA GPU of the RTX 30 series or newer"
-    key = (x.device, x.dtype)
+    key = (x.device, x.dtype, kernels)
     if key not in _verdicts:
         try:
-            _say_once(wrong := _first_wrong(*key))
+            _say_once(wrong := _first_wrong(x.device, x.dtype, cases or _cases))
             _verdicts.setdefault(key, wrong)  # keeps the reason of a kernel that could not start
         except Exception as error:
             if is_out_of_memory(error):
@@ -73,9 +84,9 @@ def rms_norm_rope(
     batch, tokens, heads, head_dim = x.shape
     out = torch.empty(x.shape, dtype=x.dtype, device=x.device) if out is None else out
     strides = *x.stride()[:3], _batch_stride(freqs), out.stride(0)
-    constants = head_dim, _power_of_2(heads), weight.numel() == head_dim
+    constants = head_dim, power_of_2(heads), weight.numel() == head_dim
     arguments = x, weight, freqs, out, heads, *strides, eps, *constants
-    if not _launched("rms_norm_rope", (tokens, batch), arguments, out):
+    if not launched("rms_norm_rope", (tokens, batch), arguments, out):
         rows = x if weight.numel() == head_dim else x.flatten(2)
         normed = F.rms_norm(rows.float(), weight.shape, weight.float(), eps).view(x.shape)
         pairs, freqs = normed.unflatten(-1, (-1, 2)), freqs.expand(batch, *freqs.shape[1:])
@@ -90,8 +101,8 @@ def layer_norm_modulate(
     batch, tokens, width = x.shape
     out = torch.empty_like(x)
     strides = _batch_stride(scale), _batch_stride(shift)
-    arguments = x, scale, shift, out, width, tokens, *strides, eps, _power_of_2(width)
-    if not _launched("layer_norm_modulate", (tokens, batch), arguments, out, num_warps=8):
+    arguments = x, scale, shift, out, width, tokens, *strides, eps, power_of_2(width)
+    if not launched("layer_norm_modulate", (tokens, batch), arguments, out, num_warps=8):
         out.copy_(F.layer_norm(x, (width,), eps=eps) * (1 + scale) + shift)
     return out
 
@@ -101,8 +112,8 @@ def add_gated(x: torch.Tensor, y: torch.Tensor, gate: torch.Tensor, out=None) ->
     batch, tokens, width = x.shape
     y = y.contiguous()
     out = torch.empty_like(x) if out is None else out
-    arguments = x, y, gate, out, width, tokens, _batch_stride(gate), _power_of_2(width)
-    if not _launched("add_gated", (tokens, batch), arguments, out):
+    arguments = x, y, gate, out, width, tokens, _batch_stride(gate), power_of_2(width)
+    if not launched("add_gated", (tokens, batch), arguments, out):
         out.copy_(torch.addcmul(x, y, gate))
     return out
 
@@ -114,26 +125,29 @@ def beside_gelu(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     """
     batch, tokens, x_width = x.shape
     width = y.shape[2]
-    columns = min(COLUMNS, _power_of_2(width))
+    columns = min(COLUMNS, power_of_2(width))
     arguments = x, y, x_width, width, *x.stride()[:2], *y.stride()[:2], columns
-    if not _launched("beside_gelu", (tokens, batch, -(-width // columns)), arguments, y):
+    if not launched("beside_gelu", (tokens, batch, -(-width // columns)), arguments, y):
         y[..., :x_width] = x
         y[..., x_width:] = F.gelu(y[..., x_width:], approximate="tanh")
     return y
 
 
-def _launched(name: str, grid: tuple, arguments: tuple, out: torch.Tensor, **options) -> bool:
+def launched(
+    name: str, grid: tuple, arguments: tuple, out: torch.Tensor, kernels: str = KERNELS, **options
+) -> bool:
     """Runs a kernel. False if it can't be compiled or started, and so has written nothing."""
     try:
-        from .kernels import norms
-
+        file = importlib.import_module(f".kernels.{kernels}", __package__)
         with on_device(out.device):
-            getattr(norms, name)[grid](*arguments, **options)
+            getattr(file, name)[grid](*arguments, **options)
         return True
     except Exception as error:
         if is_out_of_memory(error):
             raise
-        _remember((out.device, out.dtype), f"{name} failed: {type(error).__name__}: {error}")
+        _remember(
+            (out.device, out.dtype, kernels), f"{name} failed: {type(error).__name__}: {error}"
+        )
         return False
 
 
@@ -151,7 +165,8 @@ def _say_once(why: str | None) -> None:
         log.warning("No fused norms: %s", why)
 
 
-def _power_of_2(n: int) -> int:
+def power_of_2(n: int) -> int:
+    """The smallest one that is not below n."""
     return 1 << (n - 1).bit_length()
 
 
@@ -159,9 +174,9 @@ def _batch_stride(x: torch.Tensor) -> int:
     return x.stride(0) if x.shape[0] > 1 else 0
 
 
-def _first_wrong(device: torch.device, dtype: torch.dtype) -> str | None:
+def _first_wrong(device: torch.device, dtype: torch.dtype, cases: Callable) -> str | None:
     """Which operation differs from torch in float64, and by how much; None if none does."""
-    for name, out, truth in _cases(device, dtype):
+    for name, out, truth in cases(device, dtype):
         error = ((out.double() - truth).norm() / truth.norm()).item()
         if not error < 8 * torch.finfo(dtype).eps:
             return f"{name} is off by {error:.1e}"

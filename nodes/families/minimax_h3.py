@@ -89,5 +89,6 @@ FAMILY = Family(
         )
     },
     block_lists=(BlockList("blocks", "DiTBlock"),),
+    fused_blocks="minimax_h3",
     projections=dict.fromkeys("qkv", ("attn.qkv_proj",)) | {"o": ("attn.out_proj",)},
 )

@@ -86,12 +86,17 @@ def _named_by(methods: tuple) -> tuple[frozenset[str], tuple]:
 
 def _called(function: types.FunctionType, depth: int = DEPTH) -> Iterator[tuple]:
     """(namespace, name) of the functions and classes that a function names."""
-    for name in _names_in(function.__code__):
-        value = function.__globals__.get(name)
-        if callable(value):
-            yield function.__globals__, name
-        if isinstance(value, types.FunctionType) and depth > 1:
-            yield from _called(value, depth - 1)
+    names, spaces = tuple(_names_in(function.__code__)), [function.__globals__]
+    for space in spaces:  # which grows: a.b.c() names the modules a and a.b
+        for name in names:
+            value = space.get(name)
+            if isinstance(value, types.ModuleType):
+                if not any(vars(value) is each for each in spaces):
+                    spaces.append(vars(value))
+            elif callable(value):
+                yield space, name
+                if isinstance(value, types.FunctionType) and depth > 1:
+                    yield from _called(value, depth - 1)
 
 
 def _names_in(code: types.CodeType) -> Iterator[str]:

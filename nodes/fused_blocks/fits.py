@@ -51,9 +51,12 @@ def require(condition, why: str) -> None:
         raise Declined(why)
 
 
-def require_supported(x, *others) -> None:
-    """Declines unless the fused operations support these tensors."""
-    why = fused.why_not(x, *others)
+def require_supported(x, *others, why_not: Callable | None = None) -> None:
+    """Declines unless the fused operations support these tensors.
+
+    why_not: of the operations; None for those in radial_core/fused.py.
+    """
+    why = (why_not or fused.why_not)(x, *others)
     require(why is None, f"the fused operations don't support its tensors: {why}")
 
 

@@ -1,7 +1,8 @@
 """Where a proof runs a block: unseen by other packs, and limited to the block's own code.
 
 Both forwards of a block call its linear layers unchanged, so plain functions stand in for them: a
-proof takes no memory, moves no offloaded weights, and does not depend on quantization. Hooks are
+proof takes no memory, moves no offloaded weights, and does not depend on quantization (ComfyUI's
+`linear_input_act` runs a quantized weight without calling its layer, so they have none). Hooks are
 off, and attention is neither ours nor another pack's.
 """
 
@@ -15,6 +16,8 @@ import torch.nn.functional as F
 
 from .fits import HOOKS
 
+REPLACED = *HOOKS, "forward", "_parameters"
+
 
 @contextmanager
 def isolated(module):
@@ -26,12 +29,13 @@ def isolated(module):
     try:
         for name, part in module.named_modules():
             own = vars(part)
-            saved.append((own, {key: own[key] for key in (*HOOKS, "forward") if key in own}))
+            saved.append((own, {key: own[key] for key in REPLACED if key in own}))
             own["_forward_hooks"] = OrderedDict()
             own["_forward_pre_hooks"] = OrderedDict(proof=lambda *_, name=name: called.add(name))
             own.pop("forward", None)
             if isinstance(getattr(part, "out_features", None), int) and not part._modules:
                 own["forward"] = partial(_linear, name, part)
+                own["_parameters"] = dict.fromkeys(part._parameters)
         yield called
     finally:
         for own, before in saved:

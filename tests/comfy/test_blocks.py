@@ -18,18 +18,17 @@ from zoo import sample
 pytestmark = pytest.mark.oldest
 
 
-def fused_forms():
-    """Class of a block or a part of one -> its fused form, for all families."""
-    families = pack_module("nodes.families.registry").FAMILIES
-    forms = map(pack_module("nodes.fused_blocks")._forms_of, families)
-    return {cls: form for each in forms for (_, cls), form in each.items()}
+def fused_forms(family) -> dict:
+    """Class of a block or a part of one -> its fused form."""
+    forms = pack_module("nodes.fused_blocks")._forms_of(family)
+    return {cls: form for (_, cls), form in forms.items()}
 
 
 def fuse_on_cpu(monkeypatch):
     """Fused blocks on the CPU, where their operations run in torch. Returns nodes.fused_blocks."""
     fused, blocks = pack_module("radial_core.fused"), pack_module("nodes.fused_blocks")
-    monkeypatch.setattr(fused, "why_not", lambda *tensors: None)
-    monkeypatch.setattr(fused, "_launched", lambda *arguments, **options: False)
+    monkeypatch.setattr(fused, "why_not", lambda *tensors, **operations: None)
+    monkeypatch.setattr(fused, "launched", lambda *arguments, **options: False)
     monkeypatch.setattr(
         pack_module("nodes.hook.forward_wrapper"),
         "_fused",
@@ -43,7 +42,8 @@ def ran(monkeypatch):
     """Counts the calls of each fused form, and whether it took them: (name, took) -> calls."""
     blocks = fuse_on_cpu(monkeypatch)
     count, plan = Counter(), blocks._plan
-    names = {form: cls for cls, form in fused_forms().items()}
+    families = pack_module("nodes.families.registry").FAMILIES
+    names = {form: cls for each in families for cls, form in fused_forms(each).items()}
 
     def counted(this_pass, form, module, arguments, named):
         took = False
@@ -71,28 +71,39 @@ def test_fused_blocks_compute_the_same_as_comfyuis(case, ran):
     out = sample(patch(model, dense_steps=100, dense_attention="comfyui"), inputs)
     assert difference(out, sample(model, inputs)) < 1e-4
     kinds = {type(module).__name__ for module in net.modules()}
-    assert {name for name, _ in ran} == kinds & set(fused_forms())
+    family = pack_module("nodes.families.registry").family_of(net)
+    assert {name for name, _ in ran} == kinds & set(fused_forms(family))
     assert not any("forward" in vars(module) for module in net.modules())
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason="runs the kernels in Triton's interpreter")
-@pytest.mark.parametrize("name", ["wan i2v", "hunyuan padded prompt", "hunyuan 1.5 i2v"])
+@pytest.mark.parametrize(
+    "name",
+    ["wan i2v", "hunyuan padded prompt", "hunyuan 1.5 i2v", "minimax h3 first and last frame"],
+)
 def test_the_kernels_in_the_blocks(name, ran, monkeypatch):
-    fused, launched = pack_module("radial_core.fused"), []
-    norms = pack_module("radial_core.kernels.norms")
+    fused, launched = pack_module("radial_core.fused"), set()
 
-    def launch(kernel, grid, arguments, out, **options):
-        getattr(norms, kernel)[grid](*arguments, **options)
-        launched.append(kernel)
+    def launch(kernel, grid, arguments, out, kernels="norms", **options):
+        file = pack_module(f"radial_core.kernels.{kernels}")
+        getattr(file, kernel)[grid](*arguments, **options)
+        launched.add((kernels, kernel))
         return True
 
-    monkeypatch.setattr(fused, "_launched", launch)
+    monkeypatch.setattr(fused, "launched", launch)
     case = next(case for case in zoo.CASES if case.name == name)
+    if not case.is_there:
+        pytest.skip(f"not in this ComfyUI: {case.name}")
     model, inputs = case.model(), case.inputs()
     out = sample(patch(model, dense_steps=100, dense_attention="comfyui"), inputs, steps=1)
     assert difference(out, sample(model, inputs, steps=1)) < 1e-4
-    assert {"rms_norm_rope", "layer_norm_modulate", "add_gated"} <= set(launched)
+    if name.startswith("minimax"):
+        kernels = "rms_norm_modulate", "rms_norm_rope_halves", "add_gated_rows", "swiglu"
+        assert launched == {("packed_norms", kernel) for kernel in kernels}
+    else:
+        kernels = "rms_norm_rope", "layer_norm_modulate", "add_gated"
+        assert {("norms", kernel) for kernel in kernels} <= launched
 
 
 def test_which_blocks_are_fused(ran):
@@ -224,7 +235,7 @@ def test_gradients_are_not_cut(wan, monkeypatch):
     monkeypatch.setattr(fused, "capability", lambda device: (9, 0))
     monkeypatch.setattr(fused, "DTYPES", (torch.float32,))
     monkeypatch.setattr(fused, "_first_wrong", lambda *kind: None)
-    monkeypatch.setattr(fused, "_launched", lambda *arguments, **options: False)
+    monkeypatch.setattr(fused, "launched", lambda *arguments, **options: False)
     ran = []
     for name in OPERATIONS:
         monkeypatch.setattr(fused, name, as_a_kernel(getattr(fused, name), ran))

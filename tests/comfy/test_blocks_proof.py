@@ -100,10 +100,14 @@ def why_not(block, within=1e-5, **more) -> str | None:
     """Why a block does not run fused, None if it does. Its result must be right either way."""
     dtype = next(block.parameters()).dtype
     net = net_with(nn.ModuleList([block]), isinstance(block, wan_model.WanAttentionBlock))
+    return why_not_in(net, block, lambda: call_of(block, dtype, **more), within)
+
+
+def why_not_in(net, block, make_call, within: float) -> str | None:
+    """The same of a block in a model. make_call: its arguments, which it may change."""
 
     def run():
-        call = call_of(block, dtype, **more)
-        out = block(**call)
+        out = block(**make_call())
         return torch.cat([x.flatten() for x in (out if isinstance(out, tuple) else (out,))])
 
     with torch.no_grad():
@@ -345,9 +349,10 @@ def test_a_renamed_internal_only_affects_its_family(monkeypatch):
 
 
 def test_none_of_comfyuis_internals_is_imported(monkeypatch):
-    for name in ("comfy.ldm.wan.model", "comfy.ldm.flux.layers", "comfy.model_management"):
+    models = "comfy.ldm.wan.model", "comfy.ldm.flux.layers", "comfy.ldm.minimax.model"
+    for name in (*models, "comfy.model_management"):
         monkeypatch.setitem(sys.modules, name, None)
-    for name in ("wan", "hunyuan"):
+    for name in ("wan", "hunyuan", "minimax_h3"):
         file = pack_module(f"nodes.fused_blocks.{name}").__name__
         monkeypatch.delitem(sys.modules, file)
         importlib.import_module(file)

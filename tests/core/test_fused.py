@@ -19,7 +19,7 @@ def test_each_operation_equals_torchs(seed):
 def test_a_wrong_operation_is_detected(monkeypatch):
     right = fused.add_gated
     monkeypatch.setattr(fused, "add_gated", lambda x, y, gate: right(x, y, -gate))
-    wrong = fused._first_wrong(torch.device("cpu"), torch.float32)
+    wrong = fused._first_wrong(torch.device("cpu"), torch.float32, fused._cases)
     assert wrong.startswith("add_gated is off by")
 
 
@@ -57,7 +57,7 @@ def test_a_failing_kernel_is_logged_once_and_torch_computes(monkeypatch, caplog)
     for name, out, truth in fused._cases(torch.device("cpu"), torch.float32):
         assert ((out.double() - truth).norm() / truth.norm()).item() < 1e-6, name
     assert len([r for r in caplog.records if r.levelname == "WARNING"]) == 1
-    assert "failed: TypeError" in fused._verdicts[torch.device("cpu"), torch.float32]
+    assert "failed: TypeError" in fused._verdicts[torch.device("cpu"), torch.float32, fused.KERNELS]
 
 
 def test_out_of_memory_is_not_a_failure(monkeypatch):

@@ -133,18 +133,19 @@ def profile() -> str:
 
 def fused_passes() -> str:
     """The radial pass before the norms were fused, and now."""
-    now, rows = by_name("end_to_end-h100"), []
-    for case in cases("end_to_end-unfused-h100"):
-        pair = case, now[case["name"]]
-        figures = [number(each[key]) for key in ("radial_s", "peak_gib_radial") for each in pair]
-        rows.append([VIDEOS[case["name"]], *figures])
+    rows = []
+    for gpu in ("h100", "h200"):
+        now = by_name(f"end_to_end-{gpu}")
+        for case in cases(f"end_to_end-unfused-{gpu}"):
+            pair, keys = (case, now[case["name"]]), ("radial_s", "peak_gib_radial")
+            rows.append([VIDEOS[case["name"]], *(number(x[key]) for key in keys for x in pair)])
     head = ["radial pass", "unfused, s", "fused, s", "unfused, peak GiB", "fused, peak GiB"]
     return markdown(head, rows)
 
 
 def fused_operations() -> str:
     keys = ("comfyui_ms", "fused_ms")
-    rows = [[case["name"], *(number(case[k]) for k in keys)] for case in cases("fused-h100")]
+    rows = [[case["name"], *(number(case[k]) for k in keys)] for case in cases("fused-h200")]
     return markdown(["operation, ms", "ComfyUI's", "fused"], rows)
 
 

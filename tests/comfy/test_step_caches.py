@@ -185,7 +185,7 @@ def test_nothing_is_left_of_a_run_or_of_an_interrupted_one(cached, summaries, pl
     hook.remove()
     assert torch.equal(again(cached, model), first)
     whole, part, last = runs_of(model)
-    assert tell(whole) == tell(last) and whole["totals"]["skipped_steps"]
+    assert tell(whole) == tell(last) and "skipped" in tell(whole)[0]
     reached = part["totals"]["steps"]
     assert reached < STEPS and all(step < reached for step in part["totals"]["skipped_steps"])
     assert cells(part).items() <= cells(whole).items()

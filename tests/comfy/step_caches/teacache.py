@@ -3,8 +3,10 @@
 Its model_function_wrapper puts a forward of its own in place of forward_orig for a pass. If the
 embedded time has changed little since the last computed step, the tokens get what the blocks added
 to them then. The prompts of a pass are skipped together; each has a state, kept on the model until
-the next run's first step. The pack's form for HunyuanVideo fails in ComfyUI 0.16 and later, with
-or without this pack: it lacks two of forward_orig's arguments.
+the next run's first step.
+
+The pack of that date doesn't load in ComfyUI 0.16 and later: it imports a function of LTX that has
+gone. Its form for HunyuanVideo also lacks some of forward_orig's arguments.
 """
 
 from unittest.mock import patch

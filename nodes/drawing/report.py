@@ -20,6 +20,7 @@ MAP_HEIGHT, BARS_HEIGHT = 300, 150
 TITLE, TEXT, SMALL = 40, 26, 22
 GREEN = blend(NEAR, FAR, 0.35)
 REST = (206, 208, 202)  # the model outside attention
+SKIPPED = (228, 222, 196)  # by a step cache
 FAILED = (190, 62, 54)
 DENSE = {Reason.DENSE_STEP: (74, 98, 150), Reason.DENSE_BLOCK: (148, 126, 190)}
 OTHER_REASONS = ((214, 150, 66), (128, 152, 168), (176, 108, 132), (140, 134, 92))
@@ -84,13 +85,16 @@ def _head(draw: ImageDraw.ImageDraw, title: str, run: dict) -> int:
     if title:
         draw.text((LEFT, y), title, FAINT, font(TEXT))
         y += 36
-    draw.text((LEFT, y), summary_text.headline(run), INK, font(TITLE))
+    headline, room = summary_text.headline(run), WIDTH - LEFT - RIGHT
     if saving is not None:
         about = "" if saving["how"] == MEASURED else "about "
         times, right = f"{about}{saving['speedup']:.3g}x as fast", WIDTH - RIGHT
         colour = GREEN if saving["seconds"] > 0 else INK
         draw.text((right, y), times, colour, font(TITLE), anchor="ra")
         draw.text((right, y + 56), "as dense throughout", FAINT, font(TEXT), anchor="ra")
+        room -= draw.textlength(times, font(TITLE)) + TEXT
+    size = int(TITLE * min(1, room / draw.textlength(headline, font(TITLE))))
+    draw.text((LEFT, y + TITLE - size), headline, INK, font(size))
     y += 56
     if radial:
         draw.text((LEFT, y), summary_text.kept(run), FAINT, font(TEXT))
@@ -98,18 +102,27 @@ def _head(draw: ImageDraw.ImageDraw, title: str, run: dict) -> int:
 
 
 def _map(draw: ImageDraw.ImageDraw, y: int, run: dict, colours: dict) -> int:
-    """A cell for each step and block; one cell for the whole step where blocks are not known."""
+    """A cell for each step and block; one cell for the whole step where blocks are not known.
+
+    Where a step cache skipped calls, the column shows through.
+    """
     blocks = max(run["blocks"], 1)
     xs, ys = _edges(LEFT, WIDTH - RIGHT, len(run["steps"])), _edges(y, y + MAP_HEIGHT, blocks)
     draw.rectangle((LEFT, y, WIDTH - RIGHT, y + MAP_HEIGHT), fill=DROPPED)
     gap_x, gap_y = (int(edges[1] - edges[0] >= GAPS) for edges in (xs, ys))
+    calls_of_block = _calls_of_blocks(run)
     for step, (left, right) in zip(run["steps"], pairwise(xs), strict=True):
+        if step["skipped_calls"]:
+            draw.rectangle((left, ys[0], right - gap_x - 1, ys[-1] - 1), fill=SKIPPED)
         for entry in step["blocks"]:
             unknown = entry["first"] is None
             for block in range(0 if unknown else entry["first"], (entry["last"] or 0) + 1):
                 top, bottom = (ys[0], ys[-1]) if unknown else ys[block : block + 2]
                 box = (left, top, right - gap_x - 1, bottom - gap_y - 1)
-                _cell(draw, box, entry["calls"], colours)
+                every = sum(entry["calls"].values())
+                if step["skipped_calls"]:
+                    every = max(every, round(calls_of_block[block] * step["model_calls"]))
+                _cell(draw, box, entry["calls"], every, colours)
     for text, at, anchor in (
         ("block 0", ys[0] + 4, "ra"),
         (str(run["blocks"] - 1), ys[-1] - 2, "rd"),
@@ -121,11 +134,26 @@ def _map(draw: ImageDraw.ImageDraw, y: int, run: dict, colours: dict) -> int:
     return y + MAP_HEIGHT
 
 
-def _cell(draw: ImageDraw.ImageDraw, box: tuple, calls: dict[str, int], colours: dict) -> None:
-    """One step and block; parts side by side if its calls ran differently."""
+def _calls_of_blocks(run: dict) -> dict[int, float]:
+    """Block -> its calls in a call of the model in which nothing is skipped."""
+    most = defaultdict(float)
+    for step in run["steps"]:
+        for entry in step["blocks"]:
+            calls = sum(entry["calls"].values()) / step["model_calls"]
+            for block in range(entry["first"] or 0, (entry["last"] or 0) + 1):
+                most[block] = max(most[block], calls)
+    return most
+
+
+def _cell(
+    draw: ImageDraw.ImageDraw, box: tuple, calls: dict[str, int], every: int, colours: dict
+) -> None:
+    """One step and block; parts side by side if its calls ran differently.
+
+    every: its calls and those that were skipped.
+    """
     left, top, right, bottom = box
-    right = max(left, right)
-    every, done = sum(calls.values()), 0
+    right, done = max(left, right), 0
     for ran, number in calls.items():
         start = left + round((right - left) * done / every)
         done += number
@@ -192,6 +220,8 @@ def _legend(draw: ImageDraw.ImageDraw, y: int, run: dict, colours: dict, timed: 
     for why, calls in run["totals"]["dense_calls"].items():
         dense = "" if why.reason in DENSE else "dense, "
         entries.append((colours[why], f"{dense}{why}: {calls:,} calls"))
+    if any(step["skipped_calls"] for step in run["steps"]):
+        entries.append((SKIPPED, "skipped by a step cache"))
     if timed:
         entries.append((REST, "rest of the model"))
     x, size = LEFT, TEXT

@@ -146,6 +146,7 @@ class _Watch:
     def _count(self, why: Why) -> None:
         entry = CallEntry(step=self.forward.step, block=self.forward.block, dense=why)
         self.forward.override.reporter.end_call(entry)
+        self.forward.blocks.add(entry.block)
 
     def failed(self, error: Exception) -> None:
         message = "Radial attention: hooks on the transformer blocks failed. %s"

@@ -48,6 +48,7 @@ class ForwardPass:
     sparse_blocks: set[int] = field(default_factory=set)  # those that ran sparse
     ended: bool = False
     self_attention_calls: int = 0  # over the video, so far
+    blocks: set[int | None] = field(default_factory=set)  # those in the record of this pass
     block: int | None = None  # the main one that runs now, or ran last
     all_hooked: bool = False
     why_dense: Why | None = None

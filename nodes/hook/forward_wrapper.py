@@ -14,7 +14,7 @@ from ..families.registry import token_layout_of
 from ..families.transformer_blocks import transformer_blocks
 from ..run.record import CallEntry
 from .block_hooks import hooked_blocks
-from .current_pass import in_pass
+from .current_pass import CURRENT, in_pass
 from .decision import PassFacts
 from .dense_choice import wants_fastest
 from .forward_pass import ForwardPass, hook_before_ours, why_all_dense
@@ -62,7 +62,12 @@ class ForwardWrapper:
         fused = _fused(base.diffusion_model, x) if is_eager else nullcontext()
         try:
             with in_pass(forward, options), hooked, fused as entry.fused:
-                return executor(x, t, c_concat, c_crossattn, control, options, **conditions)
+                out = executor(x, t, c_concat, c_crossattn, control, options, **conditions)
+            if forward is not None:
+                entry.blocks = len(forward.blocks)
+                if CURRENT.forward is not None:  # this was a pass within another
+                    CURRENT.forward.blocks |= forward.blocks
+            return out
         finally:
             if forward is not None:
                 forward.ended = True

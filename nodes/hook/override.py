@@ -167,6 +167,8 @@ class RadialOverride:
             entry.precision = precision_of(entry.backend)
         if forward is None or not forward.ended:
             self.reporter.end_call(entry)
+        if forward is not None and not isinstance(decision, NotOurs):
+            forward.blocks.add(entry.block)
         return out
 
     def _gather(self, entry: CallEntry, forward: ForwardPass, q, k, v, kwargs: dict) -> CallFacts:

@@ -13,6 +13,7 @@ from ...radial_core.devices import device_name
 from ..comfyui.features import missing
 from .reasons import NOT_OURS, Why
 from .saving import saving, typical
+from .skipped import skipped_calls, skipped_steps
 from .stopwatch import Mark, Stopwatch
 
 RADIAL = "radial"
@@ -28,7 +29,8 @@ class CallEntry:
     None if it is sparse. backend: the kernel; None for ComfyUI's dense attention. shape: batch and
     tokens of self-attention over the video. density: kept share of its blocks. fused: for a pass,
     why blocks were not fused (None: they were) -> blocks; None if nothing was to be fused.
-    precision: of what computed it, "exact" or "8 bit"; None if that can't be told.
+    precision: of what computed it, "exact" or "8 bit"; None if that can't be told. blocks: for a
+    pass that may be radial, how many blocks ran in it.
     """
 
     mark: Mark | None = None
@@ -40,6 +42,7 @@ class CallEntry:
     density: float | None = None
     fused: Counter | None = None
     precision: str | None = None
+    blocks: int | None = None
 
     def failed(self, why: Why) -> None:
         """Something of ours failed: the call goes on dense."""
@@ -56,7 +59,9 @@ class Record:
         self.latent = None  # shape of what the model got
         self.devices = {}  # an ordered set
         self.model_calls = 0
-        self.steps = Counter()  # step -> calls of the model
+        self.steps = Counter()  # step -> calls of the model, 0 if the sampler asked in vain
+        self._not_called = Counter()  # step -> how often the sampler asked in vain
+        self._passes = Counter()  # (step, how many blocks ran) -> calls of the model
         self.dense_calls = Counter()  # reason -> calls
         self.dense_backends = Counter()  # kernel, if not ComfyUI's own -> calls
         self.radial_calls = 0
@@ -98,6 +103,12 @@ class Record:
             self.steps[step] += 1
             return min(step, MOST_STEPS)
 
+    def not_called(self, step: int) -> None:
+        """The sampler asked for the model's output in this step, and the model was not called."""
+        with self._lock:
+            self.steps[step] += 0
+            self._not_called[min(step, MOST_STEPS)] += 1
+
     def start(self, device: torch.device) -> Mark | None:
         """The start of a call of the model, or of attention."""
         return self._stopwatch.start(device)
@@ -110,6 +121,8 @@ class Record:
             self.end_call(replace(entry, mark=None))
         with self._lock:
             self._fused.update(entry.fused or {})
+            if entry.step is not None and entry.blocks is not None:
+                self._passes[entry.step, entry.blocks] += 1
 
     def end_call(self, entry: CallEntry) -> None:
         """A call of attention is over."""
@@ -151,6 +164,7 @@ class Record:
     def _read(self) -> dict:
         dense = self.dense_calls
         not_fused = {why: n for why, n in self._fused.most_common() if why is not None}
+        steps = self._read_steps()
         seconds = _sum(s for (_, ran), s in self._seconds.items() if ran == PASS)
         return {
             "latent": list(self.latent or ()),
@@ -172,6 +186,7 @@ class Record:
             "blocks": 1 + max((b for _, b, _ in self._blocks if b is not None), default=-1),
             "totals": {
                 "steps": len(self.steps),
+                **skipped_steps(steps),
                 "model_calls": self.model_calls,
                 "radial_calls": self.radial_calls,
                 "dense_calls": {why: n for why, n in dense.items() if why.reason not in NOT_OURS},
@@ -184,11 +199,12 @@ class Record:
                 "seconds_of_a_dense_call": typical(self._call_seconds, dense=True),
             },
             "saving": saving(self._call_seconds, seconds) if seconds else None,
-            "steps": self._read_steps(),
+            "steps": steps,
         }
 
     def _read_steps(self) -> list[dict]:
         calls, blocks, seconds = Counter(), defaultdict(dict), defaultdict(dict)
+        skipped = skipped_calls(self._not_called, self._passes)
         for step, number in self.steps.items():
             calls[min(step, MOST_STEPS)] += number
         for (step, block, ran), number in self._blocks.items():
@@ -199,6 +215,7 @@ class Record:
             {
                 "step": step,
                 "model_calls": calls[step],
+                "skipped_calls": skipped[step],
                 "seconds": seconds[step].pop(PASS, None),
                 "attention_seconds": seconds[step],
                 "blocks": _alike(blocks[step]),

@@ -52,6 +52,7 @@ class RunReporter:
         totals = run["totals"]
         return {
             "steps": totals["steps"],
+            "skipped_steps": len(totals["skipped_steps"]),
             "model_calls": totals["model_calls"],
             "radial_calls": totals["radial_calls"],
             "dense_calls": totals["dense_calls"] | totals["other_calls"],

@@ -3,6 +3,7 @@
 from .reasons import Reason, Why
 from .record import RADIAL
 from .saving import MEASURED
+from .skipped import skipped_text
 
 MANY = 3  # steps or blocks that are listed one by one
 
@@ -25,7 +26,7 @@ def summary(run: dict) -> str:
         text += f"; {run['density']:.1%} of the blocks kept, {computed(run)}"
     if run["settings_of"]:
         text += f"; settings for {run['settings_of']}: {settings(run)}"
-    return "; ".join((text, *_why_exact(run), *_idle(run), *_missing(run)))
+    return "; ".join((text, *_why_exact(run), *_skipped(run), *_missing(run)))
 
 
 def not_reached(run: dict) -> str | None:
@@ -41,13 +42,10 @@ def not_reached(run: dict) -> str | None:
     )
 
 
-def _idle(run: dict) -> list[str]:
-    """The steps without a call, as a step cache has it, if calls of other steps came."""
-    steps = [place for place, step in enumerate(run["steps"]) if not step["blocks"]]
-    if not steps or not_reached(run):
-        return []
-    which = _some(steps, len(run["steps"]), "step")
-    return [f"no self-attention seen: {which} (a step cache?)"]
+def _skipped(run: dict) -> list[str]:
+    """Which steps were skipped."""
+    text = skipped_text(run)
+    return [text] if text else []
 
 
 def _missing(run: dict) -> list[str]:
@@ -88,18 +86,24 @@ def status(run: dict) -> str:
         parts[0] += ": no self-attention over a video"
     if reasons(run):
         parts.append(f"dense{_dense_precision(run, ' ({})')}: {', '.join(reasons(run))}")
-    return "; ".join((*parts, *_why_exact(run), *_idle(run), *_missing(run)))
+    return "; ".join((*parts, *_why_exact(run), *_skipped(run), *_missing(run)))
 
 
 def headline(run: dict) -> str:
-    """The radial share of the self-attention calls, and of how many steps."""
-    radial, steps = run["totals"]["radial_calls"], run["totals"]["steps"]
+    """The radial share of the self-attention calls, and of how many steps that were not skipped."""
+    radial, skipped = run["totals"]["radial_calls"], len(run["totals"]["skipped_steps"])
     every = radial + sum(run["totals"]["dense_calls"].values())
+    steps = plural(run["totals"]["steps"] - skipped, "computed step" if skipped else "step")
     if not radial:
-        return f"nothing radial in {plural(steps, 'step')}"
-    sparse, entries = len(_where(run, RADIAL)[0]), len(run["steps"])  # the last may be of many
+        return f"nothing radial in {steps}"
+    sparse, entries = len(_where(run, RADIAL)[0]), _computed(run)
     of_them = "all " if sparse == entries > 1 else f"{sparse:,} of " if sparse < entries else ""
-    return f"radial {_percent(radial, every)}: {of_them}{plural(steps, 'step')}"
+    return f"radial {_percent(radial, every)}: {of_them}{steps}"
+
+
+def _computed(run: dict) -> int:
+    """The entries of steps that were not skipped. The last may be of many steps."""
+    return len(run["steps"]) - len(run["totals"]["skipped_steps"])
 
 
 def plural(number: int, noun: str) -> str:
@@ -129,7 +133,7 @@ def _reason(run: dict, why: Why) -> str:
     which = _some(steps, len(run["steps"]), "step")
     if why.reason is Reason.DENSE_STEP:
         return which
-    return why if len(steps) in (0, len(run["steps"])) else f"{why} ({which})"
+    return why if len(steps) in (0, _computed(run)) else f"{why} ({which})"
 
 
 def _where(run: dict, ran: str) -> tuple[list[int], list[int]]:
@@ -177,7 +181,7 @@ def report(run: dict) -> str:
         by = f", by {', '.join(run['dense_backends'])}" if run["dense_backends"] else ""
         precision = _dense_precision(run, ", {}")
         lines.append(f"Dense{precision}{by}: {'; '.join(reasons(run))}.")
-    lines += [sentence(said) for said in (*_why_exact(run), *_idle(run), *_missing(run))]
+    lines += [sentence(said) for said in (*_why_exact(run), *_skipped(run), *_missing(run))]
     lines += _times(run)
     lines += _fused(run)
     if run["settings"]:
@@ -196,7 +200,8 @@ def _times(run: dict) -> list[str]:
     each = [f"{_short(s)} a {kind} call" for kind, s in calls.items() if s is not None]
     lines = [f"{times} ({', '.join(each)})." if each else f"{times}."]
     if saving is not None:
-        lines.append(saved(saving))
+        skipped = totals["skipped_steps"] or totals["partly_skipped_steps"]
+        lines.append(_saved(saving, "; what the step cache saved comes on top" if skipped else ""))
     return lines
 
 
@@ -213,18 +218,19 @@ def _fused(run: dict) -> list[str]:
     return [f"{line}."]
 
 
-def saved(saving: dict) -> str:
-    """A sentence on the saving."""
+def _saved(saving: dict, more: str) -> str:
+    """A sentence on the saving. more: said behind how it is known."""
     of_what = (
         "measured against this run's own dense calls"
         if saving["how"] == MEASURED
         else "estimated from the kept share: this run has no dense calls to hold it against"
     )
     if saving["seconds"] <= 0:
-        return f"Saved: nothing, radial calls took {seconds(-saving['seconds'])} more ({of_what})."
+        took = f"radial calls took {seconds(-saving['seconds'])} more"
+        return f"Saved: nothing, {took} ({of_what}{more})."
     return (
         f"Saved: about {seconds(saving['seconds'])}; with dense self-attention throughout it would "
-        f"have taken {saving['speedup']:.3g} times as long ({of_what})."
+        f"have taken {saving['speedup']:.3g} times as long ({of_what}{more})."
     )
 
 

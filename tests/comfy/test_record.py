@@ -20,6 +20,7 @@ from conftest import (
     with_override,
     with_wrapper,
 )
+from step_caches import lazy_cache
 
 SETTINGS = {"dense_steps": 2, "dense_last_steps": 1, "dense_blocks": 1}
 
@@ -80,6 +81,40 @@ def test_samplers_that_call_the_model_twice_a_step(wan, summaries):
     model = patch(wan, **SETTINGS)
     sample(model, steps=6, sampler="heun")
     assert cells(only_run(model)) == expected([1, 2, 2, 2, 2, 2], **SETTINGS)
+
+
+@pytest.mark.parametrize("sampler", ["dpm_fast", "dpm_adaptive", "uni_pc", "dpm_2", "heun"])
+def test_a_sampler_with_steps_of_its_own_skips_none(wan, summaries, sampler):
+    """dpm_adaptive jumps over levels of the schedule, or stays at one."""
+    model = patch(wan)
+    sample(model, steps=6, sampler=sampler, cfg=1.0)
+    totals = only_run(model)["totals"]
+    assert (totals["skipped_steps"], totals["partly_skipped_steps"]) == ([], [])
+    assert "skipped" not in summaries[0]["text"]
+
+
+def test_a_prediction_without_the_model_is_a_skipped_step(wan, summaries):
+    """By a node that answers for the model, whether it comes before ours or after."""
+
+    def answers(model):
+        model = model.clone()
+        model.add_wrapper_with_key("predict_noise", "test", answer)
+        return model
+
+    def answer(executor, x, timestep, *args):
+        turn.append(1)
+        return 0 * x if len(turn) in (1, 3) else executor(x, timestep, *args)
+
+    for nodes in (lambda: patch(answers(wan)), lambda: answers(patch(wan))):
+        turn, model = [], nodes()
+        sample(model, steps=4)
+        run = only_run(model)
+        assert run["totals"]["steps"] == 4 and run["totals"]["skipped_steps"] == [0, 2]
+        assert cells(run) == {(s, b): {"radial": 1} for s in (1, 3) for b in range(BLOCKS)}
+        assert [step["model_calls"] for step in run["steps"]] == [0, 1, 0, 1]
+        assert [step["skipped_calls"] for step in run["steps"]] == [1, 0, 1, 0]
+        assert run["steps"][0]["seconds"] is None
+    assert [summary["skipped_steps"] for summary in summaries] == [2, 2]
 
 
 def test_two_passes_a_step(wan, summaries, monkeypatch):
@@ -244,7 +279,9 @@ def test_a_pass_within_a_pass_is_timed_once(wan, summaries):
     model = patch(wan)
     start = time.perf_counter()
     sample(with_wrapper(model, wrapper), steps=2)
-    assert 0.1 < only_run(model)["totals"]["seconds"] < time.perf_counter() - start
+    totals = only_run(model)["totals"]
+    assert 0.1 < totals["seconds"] < time.perf_counter() - start
+    assert totals["partly_skipped_steps"] == []  # the blocks ran in the pass within
 
 
 def test_a_failing_clock_only_costs_the_times(wan, summaries, monkeypatch, caplog):
@@ -267,10 +304,15 @@ def test_a_failing_record_only_costs_itself(wan, summaries, monkeypatch, caplog)
     def fails(*args):
         raise RuntimeError("no room")
 
-    whole = sample(patch(wan, **SETTINGS), steps=4)
-    monkeypatch.setattr(pack_module("nodes.run.record").Record, "end_call", fails)
-    assert torch.equal(sample(patch(wan, **SETTINGS), steps=4), whole)
+    def run():
+        return sample(lazy_cache(patch(wan, **SETTINGS)), steps=4)
+
+    whole = run()
+    for name in ("end_call", "not_called"):
+        monkeypatch.setattr(pack_module("nodes.run.record").Record, name, fails)
+    assert torch.equal(run(), whole)
     assert caplog.text.count("the record of this run has gaps. no room") == 1
+    assert caplog.text.count("the record of this run lacks skipped steps. no room") == 1
 
 
 @newest_only("it has no clones for other devices")

@@ -10,6 +10,7 @@ from comfy_api.latest import io
 from conftest import BLOCKS, pack_module, patch, sample
 from headless.client import run_graph
 from headless.graph import load_graph, set_inputs
+from step_caches import lazy_cache
 
 import nodes
 
@@ -61,6 +62,46 @@ def test_each_step_and_block_has_the_right_colour(wan, summaries):
             y = top + drawing.MAP_HEIGHT * (2 * block + 1) // (2 * BLOCKS)
             wanted = DENSE_STEP if step in (0, 3) else DENSE_BLOCK if block == 0 else drawing.GREEN
             assert tuple((image[0, y, x] * 255).round().int().tolist()) == wanted, (step, block)
+
+
+SKIPPED = (228, 222, 196)
+
+
+def test_skipped_steps_have_a_colour_of_their_own(wan, summaries):
+    """The whole column; or the part of each cell, or the blocks, that did not run."""
+    drawing = pack_module("nodes.drawing.report")
+    model = lazy_cache(patch(wan))
+    image, text, data, _ = report(sample(model, steps=4), model)
+    (run,) = data["runs"]
+    skipped = run["totals"]["skipped_steps"]
+    assert skipped and f"{len(skipped)} of 4 steps skipped by a step cache" in text
+    assert "what the step cache saved comes on top" in text
+    saved = run["totals"]["radial_calls"] / run["density"] - run["totals"]["radial_calls"]
+    each = run["saving"]["seconds"] / saved
+    assert each == pytest.approx(run["totals"]["seconds_of_a_radial_call"], rel=1e-3)
+
+    def colour(steps, step, block, part=0.5):
+        picture = drawing.draw([("", {**run, "steps": steps})])
+        shown = [picture.getpixel((500, y)) for y in range(picture.height)]
+        top = next(y for y, seen in enumerate(shown) if seen in (drawing.GREEN, SKIPPED))
+        width = (960 - drawing.LEFT - drawing.RIGHT) / len(steps)
+        x = drawing.LEFT + width * (step + part)
+        return picture.getpixel((int(x), top + drawing.MAP_HEIGHT * (2 * block + 1) // 6))
+
+    for step in range(4):
+        wanted = SKIPPED if step in skipped else drawing.GREEN
+        assert {colour(run["steps"], step, block) for block in range(BLOCKS)} == {wanted}
+    full = {**run["steps"][0], "model_calls": 2, "skipped_calls": 0}
+    full["blocks"] = [{"first": 0, "last": 2, "calls": {"radial": 2}}]
+    half = {**full, "skipped_calls": 1, "blocks": [{"first": 0, "last": 2, "calls": {"radial": 1}}]}
+    first = {
+        **full,
+        "skipped_calls": 2,
+        "blocks": [{"first": 0, "last": 0, "calls": {"radial": 2}}],
+    }
+    steps = [full, half, first]
+    assert [colour(steps, 1, 1, part) for part in (0.2, 0.8)] == [drawing.GREEN, SKIPPED]
+    assert [colour(steps, 2, block) for block in range(3)] == [drawing.GREEN, SKIPPED, SKIPPED]
 
 
 def test_two_models(summaries):

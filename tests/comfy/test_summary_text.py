@@ -11,8 +11,9 @@ def why(text):
     return reasons.Why(known.get(text, reasons.Reason.FAILED), text)
 
 
-def run_of(*steps, blocks=4, failures=(), **more):
-    """A run's data. steps: what the blocks of each step ran as, one string for all or one each."""
+def run_of(*steps, blocks=4, failures=(), in_part=(), **more):
+    """A run's data. steps: what the blocks of each step ran as, one string for all or one each;
+    nothing for a step that was skipped. in_part: the steps that were skipped in part."""
     entries, dense, radial = [], {}, 0
     for number, kinds in enumerate(steps):
         kinds = [kinds] * blocks if isinstance(kinds, str) else kinds
@@ -21,6 +22,7 @@ def run_of(*steps, blocks=4, failures=(), **more):
             {
                 "step": number,
                 "model_calls": 1,
+                "skipped_calls": int(number in in_part or not kinds),
                 "seconds": 2.0,
                 "attention_seconds": {kind: 0.25 * kinds.count(kind) for kind in kinds},
                 "blocks": [
@@ -50,6 +52,7 @@ def run_of(*steps, blocks=4, failures=(), **more):
         "blocks": blocks,
         "totals": {
             "steps": len(steps),
+            **pack_module("nodes.run.skipped").skipped_steps(entries),
             "radial_calls": radial,
             "dense_calls": dense,
             "other_calls": {},
@@ -122,11 +125,70 @@ def test_a_run_that_never_called_the_hook():
             assert "no call reached this node" in text and ("torch.compile" in text) == compiled
 
 
-def test_missing_features_and_steps_without_blocks_are_named():
+def texts(run):
     summary_text = pack_module("nodes.run.summary_text")
-    run = run_of("radial", [], [], missing_features={"training": "ImportError: moved"})
-    for text in (summary_text.status(run), summary_text.report(run), summary_text.summary(run)):
-        assert "o training here" in text and "last 2 steps" in text
+    return summary_text.status(run), summary_text.report(run), summary_text.summary(run)
+
+
+def test_missing_features_are_named():
+    run = run_of("radial", missing_features={"training": "ImportError: moved"})
+    assert all("o training here" in text for text in texts(run))
+
+
+@pytest.mark.parametrize(
+    "steps, in_part, said",
+    [
+        (["radial", [], []], (), "2 of 3 steps skipped by a step cache: 1, 2"),
+        ([[], "radial", [], [], []], (), "4 of 5 steps skipped by a step cache: 0, 2 to 4"),
+        (["radial"] * 3, (1,), "1 of 3 steps skipped in part by a step cache: 1"),
+        (
+            ["radial", [], "radial"],
+            (2,),
+            "1 of 3 steps skipped by a step cache: 1, and 1 in part: 2",
+        ),
+        (
+            ["radial", []] * 12,
+            (),
+            "12 of 24 steps skipped by a step cache, from 1 to 23",
+        ),
+    ],
+)
+def test_skipped_steps_are_told(steps, in_part, said):
+    for text in texts(run_of(*steps, in_part=in_part)):
+        assert said in text and "all steps" not in text
+
+
+def test_skipped_steps_count_neither_as_radial_nor_as_dense():
+    run = run_of("no", [], "no", MIXED, [])
+    status, report, summary = texts(run)
+    assert status.startswith("radial 25 %: 1 of 3 computed steps, ") and "no (first" in status
+    assert report.startswith("Radial 25 %: 1 of 3 computed steps.") and summary[:7] == "5 steps"
+    assert texts(run_of("radial", [], "radial"))[0].startswith("radial 100 %: all 2 computed steps")
+    nothing = texts(run_of("no", [], "no", []))[0]
+    assert nothing.startswith("nothing radial in 2 computed steps; dense (exact): no; 2 of 4 steps")
+
+
+CALLS = {(0, 3): 2, (1, 3): 1, (1, 0): 1, (2, 1): 2, (3, 2): 1}
+
+
+@pytest.mark.parametrize(
+    "not_called, passes, skipped",
+    [
+        ({}, CALLS, {1: 1, 2: 2}),  # 2 of 3 blocks are more than half
+        ({4: 1}, {(0, 3): 1}, {4: 1}),
+        ({}, {(0, 0): 1, (1, 0): 1}, {}),  # nothing of the run was seen
+        ({}, {}, {}),
+    ],
+)
+def test_the_calls_that_were_skipped(not_called, passes, skipped):
+    assert pack_module("nodes.run.skipped").skipped_calls(not_called, passes) == skipped
+
+
+def test_the_saving_is_without_that_of_a_step_cache():
+    saving = {"seconds": 369.2, "speedup": 1.561, "how": "measured"}
+    for steps, is_said in ((["radial", []], True), (["radial"], False)):
+        report = texts(run_of(*steps, saving=saving))[1]
+        assert ("what the step cache saved comes on top" in report) == is_said
 
 
 SIZE = (2, 100)

@@ -8,7 +8,7 @@ from dataclasses import replace
 from ...radial_core.estimate import ModelSize
 from ..comfyui.packs import is_comfyuis, pack_name
 from ..run.reasons import Reason, Why
-from . import cosmos, hunyuan, kandinsky5, minimax_h3, mochi, wan
+from . import cosmos, hunyuan, kandinsky5, lightricks, minimax_h3, mochi, wan
 from .base import Family, Preset, TokenLayout
 
 FAMILIES: tuple[Family, ...] = (
@@ -18,6 +18,7 @@ FAMILIES: tuple[Family, ...] = (
     kandinsky5.FAMILY,
     minimax_h3.FAMILY,
     cosmos.FAMILY,
+    lightricks.FAMILY,
 )
 
 

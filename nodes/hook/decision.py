@@ -18,6 +18,7 @@ from ..run.reasons import NOT_OURS, Reason, Why
 PLAIN = (Reason.SINGLE_FRAME, Reason.DENSE_STEP, Reason.DENSE_BLOCK, Reason.TOO_DENSE)
 # Most calls that are not sparse have one of these, so they are made once.
 CROSS_ATTENTION = Why(Reason.CROSS_ATTENTION)
+OTHER_SEQUENCE = Why(Reason.OTHER_SEQUENCE)
 OUTSIDE_BLOCKS = Why(Reason.OUTSIDE_BLOCKS)
 DENSE_STEP = Why(Reason.DENSE_STEP)
 DENSE_BLOCK = Why(Reason.DENSE_BLOCK)
@@ -131,14 +132,15 @@ def find_video(
     """
     if tokens.announced and not is_in_block:
         return OUTSIDE_BLOCKS  # HunyuanVideo's text refiner
+    layout = tokens.layout(key_tokens)
     # Wan's cross-attention comes with the same options: the video asks, the text answers.
     if query_tokens != key_tokens:
-        return CROSS_ATTENTION
-    layout = tokens.layout(query_tokens)
+        is_part = layout is not None and query_tokens == layout.video_tokens
+        return Why(Reason.IN_PARTS) if is_part else CROSS_ATTENTION
     if all_hooked and not is_in_block and (layout is None or key_tokens in tokens.others):
         return OUTSIDE_BLOCKS  # MiniMax H3's
     if key_tokens in tokens.others:
-        return Why(Reason.SAME_LENGTHS, key_tokens)
+        return OTHER_SEQUENCE if layout is None else Why(Reason.SAME_LENGTHS, key_tokens)
     if layout is None:
         return Why(Reason.OTHER_LENGTH, query_tokens, "x".join(map(str, tokens.grid)))
     return layout

@@ -3,12 +3,14 @@
 A pack that puts them into another order does so with their rotations (RoPE), which the first block
 gets too. In order, a channel turns by the frame, the row or the column alone: tokens that share it
 share the channel's rotation. That holds for any positions, such as those of a context window. It
-can't be seen of a model whose channels mix the three (Mochi), or that is compiled as a whole, nor
-where whole frames change places, nor that the video begins some tokens off.
+can't be seen of a model whose channels mix the three (Mochi), or that is compiled as a whole, or
+that has no matrices (LTX in ComfyUI 0.16.3), nor where whole frames change places, nor that the
+video begins some tokens off.
 """
 
 from collections.abc import Iterable
 from functools import lru_cache
+from itertools import chain
 
 import torch
 
@@ -58,9 +60,9 @@ class TokenOrder:
 def other_channels(tokens: TokenLayout, arguments: Iterable) -> torch.Tensor | None:
     """The share of channels that turn by neither frame, row nor column, as a tensor ().
 
-    None if no argument is a table of rotations: (..., tokens, ..., channels, 2, 2).
+    None if no argument is or has a table of rotations: (..., tokens, ..., channels, 2, 2).
     """
-    for x in arguments:
+    for x in chain.from_iterable(x if isinstance(x, tuple) else (x,) for x in arguments):
         if torch.is_tensor(x) and x.ndim > 3 and x.shape[-2:] == (2, 2):
             for dim in range(x.ndim - 3):
                 layout = tokens.layout(x.shape[dim])

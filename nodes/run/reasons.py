@@ -13,6 +13,7 @@ class Reason(Enum):
     REORDERED = "{} reorders the video's tokens"
     # The call is not self-attention over the video.
     CROSS_ATTENTION = "cross-attention"
+    OTHER_SEQUENCE = "attention over text or sound alone"
     OUTSIDE_BLOCKS = "outside the transformer blocks"
     # It may be, but nothing tells.
     OUTSIDE_PASS = "outside a forward pass"
@@ -21,6 +22,7 @@ class Reason(Enum):
     # It asks for what sparse attention does not do.
     ARGUMENTS = "attention with {}"
     MASK = "attention mask"
+    IN_PARTS = "guides with a mask or a strength other than 1"
     OTHER_HEADS = "keys have other heads than queries"
     # It could be sparse, but the settings, the video or an error keep it dense.
     SINGLE_FRAME = "single frame"
@@ -40,7 +42,7 @@ class Reason(Enum):
 
 
 # Calls that are known to be no self-attention over the video. They are counted apart.
-NOT_OURS = (Reason.CROSS_ATTENTION, Reason.OUTSIDE_BLOCKS)
+NOT_OURS = (Reason.CROSS_ATTENTION, Reason.OTHER_SEQUENCE, Reason.OUTSIDE_BLOCKS)
 
 
 class Why(str):

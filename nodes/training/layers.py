@@ -11,10 +11,10 @@ from ..families.registry import class_name, family_of, unwrapped
 def blocks_of(diffusion_model) -> Iterator[tuple[str, str, int, torch.nn.Module]]:
     """The transformer blocks of a known model: path, name of its list, index in that, module."""
     model = unwrapped(diffusion_model)
-    for each in family_of(model).block_lists:
-        blocks = getattr(model, each.name, None)
+    for name in dict.fromkeys(each.name for each in family_of(model).block_lists):
+        blocks = getattr(model, name, None)
         if isinstance(blocks, torch.nn.ModuleList):
-            yield from ((f"{each.name}.{i}", each.name, i, block) for i, block in enumerate(blocks))
+            yield from ((f"{name}.{i}", name, i, block) for i, block in enumerate(blocks))
 
 
 def weights_of(diffusion_model) -> Iterator[tuple[str, str]]:

@@ -18,6 +18,7 @@ WHY = {  # why the other calls stay dense, which are not self-attention over the
     "text": "cross-attention",
     "image": "cross-attention",
     "audio": "cross-attention",
+    "sound": "attention over text or sound alone",
     "text refiner": "outside the transformer blocks",
 }
 FRAME_BY_FRAME = "made some frames at a time, which see what came before"

@@ -1,7 +1,5 @@
 """The patch among other nodes: what runs radial, and what stays dense and says why."""
 
-import json
-
 import comfy.model_management
 import comfy.samplers
 import pytest
@@ -282,24 +280,45 @@ def test_in_comfyuis_lora_training_every_call_is_radial(wan, summaries, monkeypa
     assert reasons(summary) == {"dense block"}
 
 
+COSMOS_1 = {
+    "image_model": "cosmos",
+    "max_img_h": 240,
+    "max_img_w": 240,
+    "max_frames": 128,
+    "in_channels": 16,
+    "out_channels": 16,
+    "patch_spatial": 2,
+    "patch_temporal": 1,
+    "model_channels": 96,
+    "num_blocks": 1,
+    "num_heads": 2,
+    "crossattn_emb_channels": 16,
+    "block_x_format": "THWBD",
+    "pos_emb_cls": "rope3d",
+    "extra_per_block_abs_pos_emb": True,
+    "extra_per_block_abs_pos_emb_type": "learnable",
+}
+
+
 def test_an_unknown_model_runs_unchanged(summaries):
-    """LTX Video, which this pack does not support."""
-    import comfy.ldm.lightricks.model as ltx
-    import comfy.sd
-    from headless.standins.weights import OPERATIONS, random_weights
+    """Cosmos 1, which this pack does not support."""
+    import comfy.supported_models
+    from comfy.model_patcher import ModelPatcher
+    from zoo.case import weights_of
 
     import nodes
 
-    config = {"attention_head_dim": 8, "caption_channels": 16, "num_layers": 1}
-    net = ltx.LTXVModel(cross_attention_dim=256, **config, **OPERATIONS)
-    metadata = {"config": json.dumps({"transformer": config})}
-    model = comfy.sd.load_diffusion_model_state_dict(random_weights(net), metadata=metadata)
+    config = comfy.supported_models.CosmosT2V(dict(COSMOS_1))
+    config.set_inference_dtype(torch.float32, None)
+    base = config.get_model({})
+    base.diffusion_model.load_state_dict(weights_of(base.diffusion_model))
+    cpu = torch.device("cpu")
+    model = ModelPatcher(base, cpu, cpu)
 
     def run(model):
         generator = torch.Generator().manual_seed(7)
-        mask = {"attention_mask": torch.ones(1, 20)}
-        cond = [[torch.randn(1, 20, 16, generator=generator), mask]]
-        latent = {"samples": torch.zeros(1, 128, 5, 6, 7)}
+        cond = [[torch.randn(1, 20, 16, generator=generator), {}]]
+        latent = {"samples": torch.zeros(1, 16, 5, 6, 8)}
         return nodes.common_ksampler(model, 1, 2, 1.0, "euler", "simple", cond, cond, latent)[0][
             "samples"
         ]
@@ -307,7 +326,7 @@ def test_an_unknown_model_runs_unchanged(summaries):
     assert torch.equal(run(patch(model)), run(model))
     assert summaries[0]["radial_calls"] == 0
     (reason,) = reasons(summaries[0])
-    assert "LTXVModel is not a model this pack knows" in reason
+    assert "GeneralDIT is not a model this pack knows" in reason
 
 
 def test_a_failing_kernel_does_not_spoil_the_render(wan, summaries, monkeypatch, caplog):

@@ -102,12 +102,16 @@ def test_gradients_are_the_same_in_every_training_mode(models, summaries, prompt
         assert difference(gradient, gradients_of["plain"]) < 1e-5, way
 
 
+# Cosmos Predict2's fused rope, and the in-place additions of LTX's blocks.
+NO_GRADIENT = "no autograd formula was registered|modified by an inplace operation"
+
+
 @pytest.mark.parametrize("name", sorted(OTHERS.keys() - TRAIN.keys()))
 def test_what_comfyui_cannot_train_it_cannot_train_without_us_either(models, name):
     prompts = OTHERS[name].inputs().positive
     clips = torch.randn_like(OTHERS[name].inputs().latent["samples"])
     for model in (models(name), patch(models(name))):
-        with pytest.raises(RuntimeError, match="no autograd formula was registered"):
+        with pytest.raises(RuntimeError, match=NO_GRADIENT):
             train(layers(model), prompts, clips)
 
 

@@ -27,8 +27,9 @@ core = importlib.import_module(f"{PACK}.radial_core")
 Reason, Why = reasons.Reason, reasons.Why
 
 GRID, BEFORE = (16, 8, 16), 6  # 6 tokens of text, then the video
-TOKENS = decision.TokenLayout(GRID, before=None, others=frozenset({40}))
 VIDEO = core.VideoLayout(*GRID, prefix=BEFORE)
+LONG_TEXT = VIDEO.tokens + 40
+TOKENS = decision.TokenLayout(GRID, before=None, others=frozenset({40, LONG_TEXT}))
 SHAPE = (1, VIDEO.tokens, 256)
 PASS = decision.PassFacts(
     TOKENS, core.RadialPattern(0.2, 1, 64), core.Schedule(1, 1, 2), is_dense_step=False
@@ -74,6 +75,7 @@ OTHER_HEADS = (SHAPE, (1, VIDEO.tokens, 128), (1, VIDEO.tokens, 128))
 DENSE = [
     (PASS, CALL._replace(video=Why(Reason.SAME_LENGTHS, 40)), Reason.SAME_LENGTHS),
     (PASS, CALL._replace(video=Why(Reason.OTHER_LENGTH, 9, "2x2x2")), Reason.OTHER_LENGTH),
+    (PASS, CALL._replace(video=Why(Reason.IN_PARTS)), Reason.IN_PARTS),
     (PASS, CALL._replace(unknown_arguments=("softcap",)), Reason.ARGUMENTS),
     (PASS, CALL._replace(absent=None), Reason.MASK),
     (PASS, CALL._replace(absent=(BEFORE,)), Reason.MASK),  # a token of the video
@@ -97,7 +99,7 @@ def test_a_dense_call(facts, call, reason):
         assert padded.padding == decision.Padding(BEFORE, (0,))
 
 
-@pytest.mark.parametrize("reason", [Reason.CROSS_ATTENTION, Reason.OUTSIDE_BLOCKS])
+@pytest.mark.parametrize("reason", reasons.NOT_OURS)
 def test_a_call_that_is_not_ours(reason):
     assert decision.decide(PASS, decision.CallFacts(Why(reason))) == decision.NotOurs(Why(reason))
 
@@ -115,7 +117,10 @@ def test_what_cannot_be_told_comes_before_what_is_set():
         (True, VIDEO.tokens, VIDEO.tokens, VIDEO),
         (False, VIDEO.tokens, VIDEO.tokens, Reason.OUTSIDE_BLOCKS),
         (True, VIDEO.tokens, 20, Reason.CROSS_ATTENTION),
-        (True, 40, 40, Reason.SAME_LENGTHS),
+        (True, 20, VIDEO.tokens, Reason.CROSS_ATTENTION),
+        (True, VIDEO.video_tokens, VIDEO.tokens, Reason.IN_PARTS),
+        (True, 40, 40, Reason.OTHER_SEQUENCE),
+        (True, LONG_TEXT, LONG_TEXT, Reason.SAME_LENGTHS),
         (True, 100, 100, Reason.OTHER_LENGTH),
     ],
 )
@@ -130,7 +135,12 @@ def test_a_model_that_announces_no_blocks():
 
 
 @pytest.mark.parametrize(
-    "tokens, otherwise", [(40, Reason.SAME_LENGTHS), (100, Reason.OTHER_LENGTH)]
+    "tokens, otherwise",
+    [
+        (40, Reason.OTHER_SEQUENCE),
+        (LONG_TEXT, Reason.SAME_LENGTHS),
+        (100, Reason.OTHER_LENGTH),
+    ],
 )
 def test_a_call_outside_of_hooked_blocks(tokens, otherwise):
     """A model that announces no blocks: where all have hooks, a text refiner's calls have none."""

@@ -53,6 +53,11 @@ def _minimax_h3(frames: int) -> Case:
     )
 
 
+def _ltx_2(frames: int) -> Case:
+    """1920x1088 with this pack's preset, 20 steps with cfg."""
+    return Case(*(LTX_2, (frames, 34, 60), 2, 20, 5), decay=0.6, measured={"transformer_blocks": 8})
+
+
 WAN_69 = "wan2.1-14b-69f-768p"
 CASES = {
     WAN_69: Case(
@@ -105,7 +110,8 @@ CASES = {
     "minimax-h3-5s-768p": _minimax_h3(37),
     "minimax-h3-10s-768p": _minimax_h3(72),
     "minimax-h3-15s-768p": _minimax_h3(107),
-    "ltx2-257f-1088p": Case(LTX_2, (33, 34, 60), 2, 20, 5, measured={"transformer_blocks": 12}),
+    "ltx2-257f-1088p": _ltx_2(33),
+    "ltx2-505f-1088p": _ltx_2(64),
     "fusionx-69f-768p": Case(
         *(WAN_14B, (18, 96, 160), 1, 8, 2), published={"Radial, its authors": 90}, same_as=WAN_69
     ),

@@ -4,6 +4,7 @@ import asyncio
 import gc
 import importlib
 import importlib.util
+import json
 import logging
 import math
 import sys
@@ -218,8 +219,11 @@ def load(model: VideoModel, device: torch.device, blocks: dict[str, int] | None)
         shapes = network(**settings, operations=comfy.ops.disable_weight_init).state_dict()
     zero = torch.zeros((), dtype=DTYPE, device=device)
     weights = {key: zero.expand(x.shape) for key, x in shapes.items()}  # takes no memory
+    about = {"config": json.dumps({"transformer": settings})}  # as LTX's checkpoints have it
     with torch.device(device):
-        patcher = comfy.sd.load_diffusion_model_state_dict(weights, model_options={"dtype": DTYPE})
+        patcher = comfy.sd.load_diffusion_model_state_dict(
+            weights, model_options={"dtype": DTYPE}, metadata=about
+        )
     net = patcher.model.diffusion_model
     before = _bytes(net)
     if blocks is not None:

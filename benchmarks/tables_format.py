@@ -18,6 +18,7 @@ VIDEOS = {
     "minimax-h3-10s-768p": "MiniMax H3, 10 s with sound, 768p",
     "minimax-h3-15s-768p": "MiniMax H3, 15 s with sound, 768p",
     "ltx2-257f-1088p": "LTX-2, 257 frames with sound, 1088p",
+    "ltx2-505f-1088p": "LTX-2, 505 frames with sound, 1088p",
     "fusionx-69f-768p": "Wan 2.1 14B, 69 frames, 768p, FusionX LoRA",
     "lightx2v-69f-768p": "Wan 2.1 14B, 69 frames, 768p, LightX2V LoRA",
     "wan2.1-1.3b-161f-480p": "Wan 2.1 1.3B, 161 frames, 480p",

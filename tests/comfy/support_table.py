@@ -19,8 +19,6 @@ listed = conftest.pack_module("nodes.families.node_texts").listed
 
 ROOT = Path(__file__).resolve().parents[2]
 README, PAGE = ROOT / "README.md", ROOT / "docs/models.md"
-LTX = ROOT / "docs/troubleshooting.md"
-LTX_VIDEO = "1280x704, 121 frames"
 CASES = {case.name: case for case in zoo.CASES}
 
 
@@ -69,12 +67,6 @@ def templates() -> dict[str, list[str]]:
     return found
 
 
-def ltx_speed() -> str:
-    """A radial step of LTX-2 over a dense one, as docs/troubleshooting.md has it."""
-    (line,) = re.findall(rf"^\| {LTX_VIDEO} \|.* (\S+) \|$", LTX.read_text("utf-8"), re.MULTILINE)
-    return line
-
-
 def _table(*lines) -> str:
     head, *rows = lines
     return "\n".join(f"| {' | '.join(line)} |" for line in (head, ["---"] * len(head), *rows))
@@ -91,11 +83,9 @@ def models_short(elsewhere: str) -> str:
     for row, stems in templates().items():
         own = ", ".join(f"`{stem}`" for stem in stems if f"`{stem}`" not in elsewhere)
         rows.setdefault((_together(", ".join(MODELS[row])), own), []).append(row)
-    ltx = f"[dense](docs/troubleshooting.md#ltx): {LTX_VIDEO} would gain {ltx_speed()}"
     return _table(
         ["family", "models", "templates"],
         *([", ".join(names), models, own] for (models, own), names in rows.items()),
-        ["LTX-2, LTX-Video", ltx, ""],
     )
 
 
@@ -107,8 +97,7 @@ def models() -> str:
             kinds = ", ".join(dict.fromkeys(f"`{case.kind}`" for case in cases))
             lines.append([row, label, kinds, versions(cases), "; ".join(names)])
     head = ["family", "model", "ComfyUI's model class", "ComfyUI", "what the tests run"]
-    ltx = f"dense: {LTX_VIDEO} would gain {ltx_speed()}. [Why](troubleshooting.md#ltx)"
-    return _table(head, *lines, ["LTX-2, LTX-Video", ltx, "", "", ""])
+    return _table(head, *lines)
 
 
 def _head_dims(family) -> str:

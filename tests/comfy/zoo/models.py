@@ -70,4 +70,16 @@ MODELS = {
         "first and last frame": ("minimax h3 first and last frame",),
         "references, all with sound": ("minimax h3 references",),
     },
+    "LTX-2": {
+        "text and image to video": ("ltx-2 without sound", "ltx-2 i2v with sound"),
+        "guides": ("ltx-2.3 guides with sound",),
+    },
+    "LTX-Video": {
+        "text and image to video": (
+            "ltx-video t2v, a pass a prompt",
+            "ltx-video i2v, two videos",
+            "ltx-video odd size",
+        ),
+        "guides": ("ltx-video guides", "ltx-video guide with gaps"),
+    },
 }

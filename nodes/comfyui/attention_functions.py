@@ -1,5 +1,6 @@
 """ComfyUI's attention functions, undecorated, as its attention hook passes them."""
 
+import sys
 from collections.abc import Callable
 
 import comfy.ldm.modules.attention as comfy_attention
@@ -15,6 +16,30 @@ FUNCTIONS = {
 def is_comfyuis(func: Callable) -> bool:
     """Whether an attention function is one of ComfyUI's own."""
     return FUNCTIONS.get(getattr(func, "__name__", "")) is func
+
+
+def comfyuis_own() -> Callable:
+    """The function that ComfyUI was started with; torch's, if a pack put its own there."""
+    chosen = getattr(comfy_attention.optimized_attention, "__wrapped__", None)
+    if chosen is not None and is_comfyuis(chosen):
+        return chosen
+    return FUNCTIONS["attention_pytorch"]
+
+
+def asks_comfyuis_own(diffusion_model: torch.nn.Module) -> bool:
+    """Whether the file of a model's class calls the function that ComfyUI was started with."""
+    module = sys.modules.get(type(diffusion_model).__module__)
+    return getattr(module, "optimized_attention", None) is comfy_attention.optimized_attention
+
+
+def container_function_of(func: Callable) -> Callable | None:
+    """The form of one of ComfyUI's functions that takes q, k and v in containers, if it has one.
+
+    Versions newer than 0.30 have containers: who takes a tensor out of one is its only owner.
+    """
+    if not is_comfyuis(func):
+        return None
+    return getattr(vars(comfy_attention).get(func.__name__), "container_function", None)
 
 
 def preferred_attention(block: torch.nn.Module) -> Callable | None:

@@ -10,6 +10,10 @@ KNOWN = frozenset(
         "_inside_attn_wrapper",
     }
 )
+# They may ask for anything: radial attention comes out the same. enable_gqa: calls whose keys have
+# other heads are dense anyway. low_precision_attention: see override.py. preferred_attention: what
+# the checkpoint chose for dense calls.
+HARMLESS = frozenset({"enable_gqa", "low_precision_attention", "preferred_attention"})
 
 
 def unknown_arguments(kwargs: dict) -> tuple[str, ...]:
@@ -18,7 +22,8 @@ def unknown_arguments(kwargs: dict) -> tuple[str, ...]:
 
 
 def _asks_for_more(name: str, x) -> bool:
-    return name not in KNOWN and x is not None and x is not False and _neutral(name) != x
+    is_known = name in KNOWN or name in HARMLESS
+    return not is_known and x is not None and x is not False and _neutral(name) != x
 
 
 def _neutral(name: str) -> float | None:

@@ -14,6 +14,8 @@ from ...radial_core.plan import MOST_DENSITY
 from ..families.base import TokenLayout
 from ..run.reasons import NOT_OURS, Reason, Why
 
+# The settings ask for full attention.
+WANTED = (Reason.DENSE_STEP, Reason.DENSE_BLOCK)
 # A call that is dense for one of these reasons is plain self-attention over the video.
 PLAIN = (Reason.SINGLE_FRAME, Reason.DENSE_STEP, Reason.DENSE_BLOCK, Reason.TOO_DENSE)
 # Most calls that are not sparse have one of these, so they are made once.
@@ -85,6 +87,11 @@ class Dense:
     def is_plain(self) -> bool:
         """Whether it is self-attention over the video, and any exact kernel can compute it."""
         return self.why.reason in PLAIN
+
+    @property
+    def is_wanted(self) -> bool:
+        """Whether the settings ask for full attention here."""
+        return self.why.reason in WANTED
 
 
 @dataclass(frozen=True)

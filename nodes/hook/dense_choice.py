@@ -1,7 +1,5 @@
 """Which kernel runs the calls that stay dense."""
 
-from collections.abc import Callable
-
 import torch
 
 from ...radial_core.dense import dense_attention, fastest_dense
@@ -20,14 +18,14 @@ OPTIONS = (
 )
 
 
-def wants_fastest(choice: str, previous: Callable | None) -> bool:
-    """Whether dense calls of a forward pass run the fastest kernel, or what ComfyUI would.
+def wants_fastest(choice: str, is_chosen: bool) -> bool:
+    """Whether a dense call runs the fastest kernel, or what ComfyUI would.
 
-    "auto" takes the fastest unless the user chose an attention, on ComfyUI's command line, by a
-    node or by a checkpoint. `previous` is then the node's override or the checkpoint's function.
+    "auto" takes the fastest unless the user chose an attention: on ComfyUI's command line, or
+    is_chosen, by a node or by a checkpoint.
     """
     if choice == AUTO:
-        return previous is None and not has_option(*OPTIONS)
+        return not is_chosen and not has_option(*OPTIONS)
     return choice == FASTEST
 
 

@@ -33,16 +33,17 @@ class ForwardPass:
     In training, a call may come again after the pass, for gradients: it must run as it did before.
 
     override: ours. previous: the override that was on the hook before it. step: in the record of
-    the run. fast_dense: whether dense calls may run another kernel than ComfyUI's. preferred: the
-    attention function that the checkpoint chose, if any. stays_exact: gradients may be asked for.
+    the run. preferred: block -> the attention function that the checkpoint chose for it, if any.
+    takes_containers: whether a dense call may go to what takes q, k and v in ComfyUI's containers.
+    stays_exact: gradients may be asked for.
     """
 
     override: Override
     previous: Callable | None
     facts: PassFacts
     step: int
-    fast_dense: bool
-    preferred: Callable | None = None
+    preferred: dict[int | None, Callable] = field(default_factory=dict)
+    takes_containers: bool = False
     training: bool = False
     stays_exact: bool = False
     sparse_blocks: set[int] = field(default_factory=set)  # those that ran sparse

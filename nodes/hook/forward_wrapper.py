@@ -6,9 +6,14 @@ import torch
 
 from ...radial_core.schedule import step_of
 from ..comfyui import features
-from ..comfyui.attention_functions import preferred_attention
+from ..comfyui.attention_functions import (
+    asks_comfyuis_own,
+    comfyuis_own,
+    preferred_attention,
+)
 from ..comfyui.latents import video_of
 from ..comfyui.option_keys import BLOCK, IN_PARTS, KEY, PREVIOUS, SLOT
+from ..comfyui.sparse_attention import without_sparse_blocks
 from ..comfyui.state import is_training
 from ..families.registry import token_layout_of
 from ..families.transformer_blocks import transformer_blocks
@@ -16,8 +21,8 @@ from ..run.record import CallEntry
 from .block_hooks import hooked_blocks
 from .current_pass import CURRENT, in_pass
 from .decision import PassFacts
-from .dense_choice import wants_fastest
 from .forward_pass import ForwardPass, hook_before_ours, why_all_dense
+from .full_attention import as_before, container_function, full
 from .override import RadialOverride
 
 
@@ -92,15 +97,16 @@ class ForwardWrapper:
             base, tokens.grid[0], sigmas
         )
         override.reporter.record.use(pattern, schedule, preset)
-        preferred = _preferred(model) if previous is None else None
+        override.reporter.pass_by(without_sparse_blocks(options))
+        preferred = _preferred(model)
         training = is_training()
         options[KEY] = forward = ForwardPass(
             override=override,
             previous=previous,
             facts=PassFacts(tokens, pattern, schedule, schedule.is_dense_step(levels, step)),
             step=entry.step,
-            fast_dense=wants_fastest(override.dense_choice, previous or preferred),
             preferred=preferred,
+            takes_containers=_takes_containers(model, previous, preferred),
             training=training,
             # Gradient checkpointing runs a call without gradients first, and must get the same.
             stays_exact=training or torch.is_grad_enabled(),
@@ -109,13 +115,32 @@ class ForwardWrapper:
         return forward
 
 
-def _preferred(diffusion_model):
-    """The attention function that the checkpoint chose, in its first block."""
+def _preferred(diffusion_model) -> dict:
+    """Block -> the attention function that the checkpoint chose for it."""
     try:
-        _, first = next(transformer_blocks(diffusion_model))
-        return preferred_attention(first)
+        chosen = {
+            place: preferred_attention(block)
+            for place, block in transformer_blocks(diffusion_model)
+            if block is not None
+        }
     except Exception:  # no blocks, or not as we know them: then the checkpoint chose none for us
-        return None
+        return {}
+    return {place: function for place, function in chosen.items() if function is not None}
+
+
+def _takes_containers(diffusion_model, previous, preferred: dict) -> bool:
+    """Whether a dense call of a pass may go to what takes q, k and v in ComfyUI's containers.
+
+    ComfyUI does not say which function a call in containers is for, so it must be its own.
+    """
+    try:
+        return asks_comfyuis_own(diffusion_model) and any(
+            container_function(choose(comfyuis_own(), previous, function)) is not None
+            for choose in (full, as_before)
+            for function in (None, *preferred.values())
+        )
+    except Exception:  # objects of other packs may answer anything
+        return False
 
 
 def _fused(diffusion_model, x):

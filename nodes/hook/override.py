@@ -12,7 +12,7 @@ from ...radial_core import runs
 from ...radial_core.call import SIGNALS, Call, call_key, wants_gradients
 from ...radial_core.plan import Plan
 from ..comfyui import features
-from ..comfyui.attention_functions import is_comfyuis
+from ..comfyui.attention_functions import comfyuis_own, is_comfyuis
 from ..comfyui.eight_bit import runs_in_8_bits
 from ..comfyui.option_keys import KEY, PREVIOUS
 from ..inputs.settings import Settings
@@ -22,9 +22,11 @@ from ..run.run_reporter import RunReporter
 from .arguments import unknown_arguments
 from .block_numbers import says_its_block
 from .compute import compute, to_bshd
+from .current_pass import CURRENT
 from .decision import CallFacts, Dense, NotOurs, Sparse, decide, find_video
-from .dense_choice import AUTO, is_beaten
+from .dense_choice import AUTO, is_beaten, wants_fastest
 from .forward_pass import ForwardPass
+from .full_attention import Attention, as_before, in_containers, other_attention, run
 from .host_values import HostValues
 from .precision import (
     EIGHT_BIT,
@@ -117,6 +119,17 @@ class RadialOverride:
         forward = (kwargs.get("transformer_options") or {}).get(KEY)
         return self.attend(forward, func, q, k, v, heads, kwargs)
 
+    @property
+    def container_function(self) -> Callable:
+        """What ComfyUI newer than 0.30 calls with q, k and v in containers, if there is such a one.
+
+        There is in a pass whose dense calls may go to one. Radial calls gain nothing by it: they
+        read q, k and v until the output is done.
+        """
+        if torch.compiler.is_compiling() or not getattr(CURRENT.forward, "takes_containers", False):
+            raise AttributeError("container_function")
+        return partial(self, comfyuis_own())
+
     @torch.compiler.disable
     def _outside_the_graph(self, func, q, k, v, heads, kwargs):
         forward = (kwargs.get("transformer_options") or {}).get(KEY)
@@ -125,27 +138,31 @@ class RadialOverride:
     def attend(self, forward: ForwardPass | None, func, q, k, v, heads: int, kwargs: dict):
         """Gather what is known of a call, decide, compute; what is not computed runs as before.
 
-        kwargs: all other arguments of the call, with mask, skip_reshape and skip_output_reshape.
+        q, k, v: tensors, or ComfyUI's containers. kwargs: all other arguments of the call, with
+        mask, skip_reshape and skip_output_reshape.
         """
+        given = q, k, v
+        if in_containers(q):
+            q, k, v = (x.peek() for x in given)
         entry, decision, out = CallEntry(), None, None
         previous = _previous(forward, kwargs.get("transformer_options") or {})
-        chosen = func  # for dense self-attention over the video
-        if previous is None and forward is not None and forward.preferred is not None:
-            chosen = forward.preferred
+        other = as_before(func, previous, None)
         try:
             if forward is None:
                 decision = Dense(Why(Reason.OUTSIDE_PASS))
             else:
                 decision = decide(forward.facts, self._gather(entry, forward, q, k, v, kwargs))
-            if isinstance(decision, Sparse):
-                out = self._attend_sparse(
-                    entry, decision, forward, chosen, previous, q, k, v, heads, kwargs
+                other = other_attention(
+                    decision, func, previous, forward.preferred.get(entry.block)
                 )
+                self.reporter.pass_by(other.passed_by)
+            if isinstance(decision, Sparse):
+                out = self._attend_sparse(entry, decision, forward, other, q, k, v, heads, kwargs)
                 forward.sparse_blocks.add(entry.block)
             else:
                 entry.dense = decision.why
                 is_plain = isinstance(decision, Dense) and decision.is_plain
-                if is_plain and self._may_be_fast(forward, chosen):
+                if is_plain and self._may_be_fast(other):
                     asked = self.precision == EIGHT_BIT and not _stays_exact(forward, q, k, v)
                     backend = self.backend
                     out, entry.backend = compute(decision, q, k, v, heads, kwargs, backend, asked)
@@ -157,14 +174,15 @@ class RadialOverride:
             else:
                 entry.failed(self.fail(error))
         if out is None:
-            if isinstance(decision, NotOurs):
-                chosen = func
-            else:
-                entry.precision = of_comfyuis(chosen, previous)
-            run = chosen if previous is None else partial(previous, func)
-            out = run(q, k, v, heads, **kwargs)
-        elif entry.precision is None:
-            entry.precision = precision_of(entry.backend)
+            if not isinstance(decision, NotOurs):
+                entry.precision = of_comfyuis(other.func, other.override)
+            del q, k, v  # what takes them out of their containers may free them
+            out = run(other, *given, heads, kwargs)
+        else:
+            entry.precision = entry.precision or precision_of(entry.backend)
+            if in_containers(given[0]):
+                for x in given:
+                    x.take()  # the caller keeps the containers
         if forward is None or not forward.ended:
             self.reporter.end_call(entry)
         if forward is not None and not isinstance(decision, NotOurs):
@@ -200,7 +218,7 @@ class RadialOverride:
         )
 
     def _attend_sparse(
-        self, entry: CallEntry, decision: Sparse, forward, func, previous, q, k, v, heads, kwargs
+        self, entry: CallEntry, decision: Sparse, forward, other: Attention, q, k, v, heads, kwargs
     ):
         """The output of a sparse call. entry: gets what goes into the record."""
         wanted, stays_exact = self.sparse_precision, _stays_exact(forward, q, k, v)
@@ -208,8 +226,8 @@ class RadialOverride:
             wanted == EIGHT_BIT
             or wanted == AUTO
             and kwargs.get("low_precision_attention") is not False  # as the model may ask
-            and runs_in_8_bits(func, previous)
-            and not self._exact_if_dense(forward, func, q, k, v, heads, kwargs)
+            and runs_in_8_bits(other.func, other.override)
+            and not self._exact_if_dense(other, q, k, v, heads, kwargs)
         )
         # A backend that was named and is not exact can't be kept where the call stays so.
         backend = "auto" if wanted == EIGHT_BIT and not approximate else self.backend
@@ -220,9 +238,9 @@ class RadialOverride:
             self._say_why_exact(decision.plan, stays_exact, q, k, v, heads, kwargs)
         return out
 
-    def _exact_if_dense(self, forward: ForwardPass, func, q, k, v, heads, kwargs) -> bool:
+    def _exact_if_dense(self, other: Attention, q, k, v, heads, kwargs) -> bool:
         """Whether an exact kernel of ours, not the user's attention, would compute it densely."""
-        if not self._may_be_fast(forward, func):
+        if not self._may_be_fast(other):
             return False
         return is_beaten(*to_bshd(q, k, v, heads, kwargs["skip_reshape"]))
 
@@ -236,11 +254,13 @@ class RadialOverride:
                 call = Call(*call_key(*tensors, plan.block_size, per_head=plan.per_head))
                 record.why_exact = why_exact(self.backend, call, plan.tokens)
 
-    def _may_be_fast(self, forward: ForwardPass, func: Callable) -> bool:
-        """Whether another kernel than ComfyUI's may compute a dense call over a video."""
-        if self.dense_choice == AUTO and not is_comfyuis(func):
-            return False  # some pack put an attention of its own in the place of ComfyUI's
-        return self.run.fast_dense_works and forward.fast_dense
+    def _may_be_fast(self, other: Attention) -> bool:
+        """Whether a kernel of ours may compute a dense call over a video, in the place of `other`.
+
+        A function that is not ComfyUI's is some pack's, which put it in the place of ComfyUI's.
+        """
+        is_chosen = other.is_chosen or not is_comfyuis(other.func)
+        return self.run.fast_dense_works and wants_fastest(self.dense_choice, is_chosen)
 
     def _fast_dense_failed(self, error: Exception) -> None:
         """ComfyUI's attention takes the dense calls; the sparse ones go on."""

@@ -75,6 +75,7 @@ class Record:
         self._fused = Counter()  # why a block was not fused, None if it was -> calls
         self.compiled = False  # whether any part of the model is compiled
         self.failures = set()  # names of errors
+        self.passed_by = {}  # an ordered set: whose sparse attention was on the hook, and not used
         self._blocks = Counter()  # (step, block or None, what it ran as) -> calls
         self._seconds = defaultdict(float)  # (step, what it ran as, or PASS for all) -> seconds
         self._call_seconds = defaultdict(lambda: array("f"))  # as `saving` takes them
@@ -181,6 +182,7 @@ class Record:
             "blocks_not_fused": sum(not_fused.values()),
             "why_not_fused": not_fused,
             "compiled": self.compiled,
+            "passed_by": list(self.passed_by),
             "missing_features": missing(),
             "failures": sorted(self.failures),
             "blocks": 1 + max((b for _, b, _ in self._blocks if b is not None), default=-1),

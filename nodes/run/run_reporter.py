@@ -32,6 +32,13 @@ class RunReporter:
     def end_call(self, entry: CallEntry):
         self._ended(entry, self.record.end_call)
 
+    def pass_by(self, owner: str | None):
+        """Note whose sparse attention is on the hook, and not used in calls that we want full."""
+        if owner is not None:
+            self.record.passed_by[owner] = None
+            message = "%s, another sparse attention, is on the hook: not used in dense steps"
+            self.say_once(f"sparse {owner}", logging.INFO, f"Radial attention: {message}", owner)
+
     def _ended(self, entry: CallEntry, write: Callable[[CallEntry], None]):
         try:
             if (why := entry.dense) is not None:

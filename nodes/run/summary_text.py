@@ -26,7 +26,7 @@ def summary(run: dict) -> str:
         text += f"; {run['density']:.1%} of the blocks kept, {computed(run)}"
     if run["settings_of"]:
         text += f"; settings for {run['settings_of']}: {settings(run)}"
-    return "; ".join((text, *_why_exact(run), *_skipped(run), *_missing(run)))
+    return "; ".join((text, *_notes(run)))
 
 
 def not_reached(run: dict) -> str | None:
@@ -40,6 +40,17 @@ def not_reached(run: dict) -> str | None:
         "no call reached this node. The model's transformer blocks did not run, or ran where this "
         "node can't see them"
     )
+
+
+def _notes(run: dict) -> list[str]:
+    """What else a person should know, in every text."""
+    return [*_why_exact(run), *_passed_by(run), *_skipped(run), *_missing(run)]
+
+
+def _passed_by(run: dict) -> list[str]:
+    """Whose sparse attention was on the hook too."""
+    said = "another sparse attention, is on the hook: not used in radial or dense steps"
+    return [f"{owner}, {said}" for owner in run["passed_by"]]
 
 
 def _skipped(run: dict) -> list[str]:
@@ -86,7 +97,7 @@ def status(run: dict) -> str:
         parts[0] += ": no self-attention over a video"
     if reasons(run):
         parts.append(f"dense{_dense_precision(run, ' ({})')}: {', '.join(reasons(run))}")
-    return "; ".join((*parts, *_why_exact(run), *_skipped(run), *_missing(run)))
+    return "; ".join((*parts, *_notes(run)))
 
 
 def headline(run: dict) -> str:
@@ -181,7 +192,7 @@ def report(run: dict) -> str:
         by = f", by {', '.join(run['dense_backends'])}" if run["dense_backends"] else ""
         precision = _dense_precision(run, ", {}")
         lines.append(f"Dense{precision}{by}: {'; '.join(reasons(run))}.")
-    lines += [sentence(said) for said in (*_why_exact(run), *_skipped(run), *_missing(run))]
+    lines += [sentence(said) for said in _notes(run)]
     lines += _times(run)
     lines += _fused(run)
     if run["settings"]:

@@ -11,9 +11,14 @@ ARGUMENTS = {  # that ComfyUI's models and other packs pass to the hook
     "is_causal": True,
     "softcap": 30.0,
     "attn_precision": torch.float32,
-    "low_precision_attention": True,
-    "enable_gqa": True,
     "window_size": (4, 4),
+    "attn_bias": torch.zeros(1),  # as a newer ComfyUI may have it
+}
+HARMLESS = {  # radial attention comes out the same
+    "low_precision_attention": True,
+    "enable_gqa": True,  # as many heads of k and v as of q
+    "preferred_attention": object(),
+    "dropout_p": 0.0,
 }
 
 
@@ -49,6 +54,36 @@ def test_an_argument_that_is_off_stays_radial(wan, name):
     assert not any(ask_the_hook(wan, ask))
 
 
+@pytest.mark.parametrize("name", HARMLESS)
+def test_an_argument_that_changes_nothing_stays_radial(wan, name):
+    def ask(ours, options):
+        return reaches_comfyui(ours, options, **{name: HARMLESS[name]})
+
+    assert not ask_the_hook(wan, ask)
+
+
+@pytest.mark.parametrize("skip_reshape", [False, True])
+def test_fewer_heads_of_k_and_v_are_dense(wan, summaries, skip_reshape):
+    shapes = ((1, 540, 256), (1, 540, 128))
+    if skip_reshape:
+        shapes = ((1, 2, 540, 128), (1, 1, 540, 128))
+    seen = []
+
+    def func(q, k, v, heads, **kwargs):
+        seen.append((k.shape, kwargs["enable_gqa"]))
+        return torch.zeros(1, 540, 256)
+
+    def ask(ours, options):
+        q, kv = map(torch.randn, shapes)
+        options = {**options, "block_index": 2}
+        kwargs = {"enable_gqa": True, "skip_reshape": skip_reshape}
+        ours(func, q, kv, kv, 2, transformer_options=options, **kwargs)
+
+    ask_the_hook(wan, ask)
+    assert seen == [(shapes[1], True)]
+    assert summaries[0]["dense_calls"]["keys have other heads than queries"] == 1
+
+
 @pytest.mark.parametrize("name", ["is_causal", "softcap", "attn_precision"])
 def test_an_unknown_argument_reaches_comfyui_from_a_graph(wan, name):
     q, k, v = torch.randn(3, 1, 540, 256).unbind(0)
@@ -81,6 +116,8 @@ def test_compiled_and_eager_calls_decline_the_same_arguments(wan):
     assert compiled.why_not(function, q, q, q, plain) is None
     for name, value in ARGUMENTS.items():
         assert arguments.unknown_arguments({**plain, name: value}) == (name,)
+        assert compiled.why_not(function, q, q, q, {**plain, name: value})
+    for name, value in HARMLESS.items():  # the op does not pass them on
         assert compiled.why_not(function, q, q, q, {**plain, name: value})
 
 

@@ -47,6 +47,7 @@ def run_of(*steps, blocks=4, failures=(), in_part=(), **more):
         "blocks_not_fused": 0,
         "why_not_fused": {},
         "compiled": False,
+        "passed_by": [],
         "missing_features": {},
         "failures": list(failures),
         "blocks": blocks,

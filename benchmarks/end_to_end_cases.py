@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from end_to_end_models import (
+from end_to_end_networks import (
     HUNYUAN_VIDEO,
     HUNYUAN_VIDEO_15,
     LTX_2,

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from end_to_end_models import HUNYUAN_VIDEO, WAN_1_3B, WAN_14B, VideoModel, hunyuan_settings
+from end_to_end_networks import HUNYUAN_VIDEO, WAN_1_3B, WAN_14B, VideoModel, hunyuan_settings
 
 # The paper's recipe for longer videos, used here at every length.
 RANK = 128

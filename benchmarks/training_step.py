@@ -12,7 +12,8 @@ import comfy.model_management
 import comfy.utils
 import torch
 from comfy_extras import nodes_train
-from end_to_end_models import PACK, VideoModel
+from end_to_end_models import PACK
+from end_to_end_networks import VideoModel
 from end_to_end_timing import now
 
 DTYPE = torch.bfloat16

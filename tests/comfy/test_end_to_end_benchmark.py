@@ -18,7 +18,7 @@ import end_to_end
 import end_to_end_timing
 import record
 from end_to_end_cases import CASES, Case
-from end_to_end_models import MINIMAX_H3
+from end_to_end_networks import MINIMAX_H3
 from end_to_end_ways import WAYS, why_not_this_way
 from training_cases import TINY
 

@@ -55,12 +55,16 @@ def row_of_file(name: str) -> str | None:
     return max(rows, key=len, default=None)
 
 
+MODEL_LOADERS = ("UNETLoader", "CheckpointLoaderSimple")
+
+
 def templates() -> dict[str, list[str]]:
     """Row -> the templates that load one of its models."""
     found = {row: [] for row in MODELS}
     for file in sorted((ROOT / "workflows").glob("*.json")):
         nodes = json.loads(file.read_text(encoding="utf-8"))["nodes"]
-        loaded = {row_of_file(n["widgets_values"][0]) for n in nodes if n["type"] == "UNETLoader"}
+        loaders = (node for node in nodes if node["type"] in MODEL_LOADERS)
+        loaded = {row_of_file(node["widgets_values"][0]) for node in loaders}
         assert loaded and None not in loaded, f"{file.name} loads none of our models"
         for row in loaded:
             found[row].append(file.stem)
@@ -81,11 +85,12 @@ def models_short(elsewhere: str) -> str:
     """The README's. elsewhere: the rest of it, which names the templates that are not in here."""
     rows = {}
     for row, stems in templates().items():
-        own = ", ".join(f"`{stem}`" for stem in stems if f"`{stem}`" not in elsewhere)
-        rows.setdefault((_together(", ".join(MODELS[row])), own), []).append(row)
+        names, own = rows.setdefault(_together(", ".join(MODELS[row])), ([], []))
+        names.append(row)
+        own += [f"`{stem}`" for stem in stems if f"`{stem}`" not in elsewhere]
     return _table(
         ["family", "models", "templates"],
-        *([", ".join(names), models, own] for (models, own), names in rows.items()),
+        *([", ".join(names), models, ", ".join(own)] for models, (names, own) in rows.items()),
     )
 
 

@@ -43,6 +43,8 @@ def test_what_a_version_has_is_read_from_its_source(case):
         ("hunyuan_video_t2v_720p_bf16.safetensors", "HunyuanVideo"),
         ("hunyuanvideo1.5_720p_t2v_fp16.safetensors", "HunyuanVideo 1.5"),
         ("minimax_h3_fp8.safetensors", "MiniMax H3"),
+        ("ltx-2.3-22b-dev-fp8.safetensors", "LTX-2"),
+        ("ltx-video-2b-v0.9.5.safetensors", "LTX-Video"),
         ("flux1-dev.safetensors", None),
     ],
 )

@@ -12,7 +12,7 @@ args.cpu = True
 from . import clips  # noqa: E402
 from .weights import write  # noqa: E402
 
-FAMILIES = ["wan", "t5", "loras", "hunyuan", "hunyuan_15", "mochi"]
+FAMILIES = ["wan", "t5", "loras", "hunyuan", "hunyuan_15", "mochi", "ltx_2"]
 if importlib.util.find_spec("comfy.ldm.minimax"):
     FAMILIES += ["minimax_h3"]
 

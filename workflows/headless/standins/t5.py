@@ -1,11 +1,8 @@
 """T5 encoders: UMT5-XXL for Wan, T5-XXL for Mochi."""
 
-import io
-
-import torch
 from comfy.text_encoders.t5 import T5
-from sentencepiece import SentencePieceTrainer
 
+from . import tokenizer
 from .weights import OPERATIONS, TEXT_WIDTH, StandIn, in_bfloat16, random_weights
 
 # ComfyUI recognizes them by depth and feed-forward width, so these are the real ones.
@@ -23,7 +20,7 @@ SIZES = {
 def umt5_xxl() -> StandIn:
     config = {**SIZES, "vocab_size": 512, "model_type": "umt5"}
     weights = in_bfloat16(random_weights(T5(config, **OPERATIONS)))
-    weights["spiece_model"] = torch.frombuffer(bytearray(_tokenizer()), dtype=torch.uint8)
+    weights["spiece_model"] = tokenizer.letters(pad_id=0, eos_id=1, unk_id=2, bos_id=-1)
     return StandIn(weights, {"text_encoder_options": {"umt5xxl_model_config": config}})
 
 
@@ -32,25 +29,6 @@ def t5_xxl() -> StandIn:
     config = {**SIZES, "vocab_size": 32128, "model_type": "t5"}
     weights = in_bfloat16(random_weights(T5(config, **OPERATIONS)))
     return StandIn(weights, {"text_encoder_options": {"t5xxl_model_config": config}})
-
-
-def _tokenizer() -> bytes:
-    """A sentencepiece model of letters that falls back to bytes, so it accepts any text."""
-    model = io.BytesIO()
-    SentencePieceTrainer.train(
-        sentence_iterator=iter(["abcdefghijklmnopqrstuvwxyz ,."] * 8),
-        model_writer=model,
-        vocab_size=300,
-        model_type="char",
-        byte_fallback=True,
-        hard_vocab_limit=False,
-        pad_id=0,
-        eos_id=1,
-        unk_id=2,
-        bos_id=-1,
-        minloglevel=2,
-    )
-    return model.getvalue()
 
 
 FILES = {

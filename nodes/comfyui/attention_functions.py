@@ -32,6 +32,30 @@ def asks_comfyuis_own(diffusion_model: torch.nn.Module) -> bool:
     return getattr(module, "optimized_attention", None) is comfy_attention.optimized_attention
 
 
+def attention_of(block: torch.nn.Module) -> Callable:
+    """The attention function that the files of a block's classes call, or of what they import.
+
+    HunyuanVideo's blocks import a function that calls it, and LTX's ask for it in ComfyUI's file.
+    """
+    for name in dict.fromkeys(type(part).__module__ for part in block.modules()):
+        inside = vars(sys.modules.get(name, comfy_attention))
+        calls = getattr(inside.get("attention"), "__globals__", {})
+        for names in (inside, calls):
+            if "optimized_attention" in names:
+                return names["optimized_attention"]
+    return comfy_attention.optimized_attention
+
+
+def asks_the_hook(function: Callable) -> bool:
+    """Whether ComfyUI's decorator that asks the attention hook is on an attention function."""
+    decorator = comfy_attention.attention_pytorch.__code__
+    while getattr(function, "__code__", None) is not decorator:
+        function = getattr(function, "__wrapped__", None)
+        if function is None:
+            return False
+    return True
+
+
 def container_function_of(func: Callable) -> Callable | None:
     """The form of one of ComfyUI's functions that takes q, k and v in containers, if it has one.
 

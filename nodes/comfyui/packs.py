@@ -1,10 +1,18 @@
 """Which pack a module belongs to, by the name that people know it by."""
 
 import sys
+from functools import partial
 
 
 def is_comfyuis(module: str) -> bool:
     return module.partition(".")[0] == "comfy"
+
+
+def module_of(function) -> str | None:
+    """The __name__ of the module that a function or another callable was defined in."""
+    while isinstance(function, partial):
+        function = function.func
+    return getattr(function, "__module__", None)
 
 
 def pack_name(module: str) -> str:

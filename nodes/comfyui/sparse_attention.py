@@ -12,6 +12,8 @@ from functools import partial
 from types import FunctionType, MethodType
 from weakref import WeakKeyDictionary
 
+from .packs import pack_name
+
 # In the name of a pack, of a module in it, or of a function.
 SPARSE = re.compile(r"sparse|sparge|spas_sage|sol[-_]?attn|sol[-_]attention|radial[-_]?attn", re.I)
 CORES = "comfy_extras.nodes_sparse_attention"
@@ -53,13 +55,9 @@ def _owner(function: Callable) -> str | None:
         return "Model Sparse Attention"
     if module.startswith(f"{OURS}."):
         return None
-    # ComfyUI loads a pack under the path of its folder, in which it replaces dots.
-    path, _, inside = module.partition(".")
-    pack = re.split(r"[/\\]", path)[-1]
+    pack, last = pack_name(module), re.split(r"[/\\]", module)[-1]
     name = getattr(function, "__qualname__", type(function).__qualname__)
-    if any(SPARSE.search(each) for each in (pack, inside, name)):
-        return pack.replace("_x_", ".")
-    return None
+    return pack if any(SPARSE.search(each) for each in (pack, last, name)) else None
 
 
 def below_sparse(override: Callable | None) -> tuple[Callable | None, str | None]:

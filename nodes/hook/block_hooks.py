@@ -6,25 +6,22 @@ Cache), where another pack calls blocks without transformer_options (NAG, MagCac
 blocks are compiled one by one. The hooks also count the blocks whose attention never comes to us.
 """
 
-import inspect
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
 
 import torch
 
-from ..comfyui.option_keys import BLOCK, IN_PARTS, KEY, PREVIOUS, SLOT
-from ..comfyui.packs import pack_name
+from ..comfyui.attention_functions import asks_the_hook, attention_of
+from ..comfyui.option_keys import BLOCK, IN_PARTS, RUNS_VIDEO, SLOT
+from ..comfyui.packs import is_comfyuis, module_of, pack_name
 from ..families.registry import unwrapped
 from ..families.transformer_blocks import transformer_blocks
 from ..run.reasons import Reason, Why
 from ..run.record import CallEntry
+from .block_options import NODES, with_options
 from .current_pass import CURRENT
-from .forward_pass import ForwardPass, hook_before_ours
-
-OPTIONS = "transformer_options"
-NODES = __package__.rpartition(".")[0]  # all rooms of this pack: the fused blocks are in another
+from .forward_pass import ForwardPass
 
 
 @contextmanager
@@ -39,7 +36,7 @@ def hooked_blocks(forward: ForwardPass, diffusion_model) -> Iterator[None]:
             if getattr(block, "_compiled_call_impl", None) is not None:
                 watch.unhooked += 1  # a hook would be in its graph
                 continue
-            begin, end = _Hook(watch.begin, place), _Hook(watch.end)
+            begin, end = Hook(watch.begin, place), Hook(watch.end)
             handles.append(block.register_forward_pre_hook(begin, with_kwargs=True))
             handles.append(block.register_forward_hook(end))
         forward.all_hooked = bool(handles) and not watch.unhooked
@@ -53,7 +50,7 @@ def hooked_blocks(forward: ForwardPass, diffusion_model) -> Iterator[None]:
             handle.remove()
 
 
-class _Hook:
+class Hook:
     """A hook for one pass. Copied or saved with its module, it becomes one that does nothing."""
 
     def __init__(self, do: Callable, *arguments):
@@ -105,7 +102,7 @@ class _Watch:
         try:
             calls = self.forward.self_attention_calls - self.calls_before
             self.calls_of_hooked += calls
-            if calls == 0:
+            if calls == 0 and (self.options or {}).get(RUNS_VIDEO) is not False:
                 self._count(why_not_reached(self.forward, block, self.options))
             if self.options is not None:
                 self.options.pop(BLOCK, None)  # the next block may have no hook
@@ -154,60 +151,6 @@ class _Watch:
         reporter.say_once("block hooks", logging.WARNING, message, error, exc_info=True)
 
 
-def with_options(forward: ForwardPass, block, args: tuple, kwargs: dict):
-    """A block's arguments with transformer_options among them, and these; None if it takes none.
-
-    Where the pass's own options are missing, the block gets options with what brings its attention
-    calls to us, and nothing else.
-    """
-    for value in args:
-        if _belong_to(forward, value):
-            return args, kwargs, value
-    given = kwargs.get(OPTIONS)
-    if _belong_to(forward, given):
-        return args, kwargs, given
-    position = None
-    if OPTIONS not in kwargs:
-        parameter, position = options_parameter(block)
-        if parameter is None:
-            return args, kwargs, None
-        if position is not None and position >= len(args):
-            position = None
-        elif position is not None:
-            given = args[position]
-            if not isinstance(given, dict | None):
-                return args, kwargs, None
-    given = given or {}
-    options = {**given, KEY: forward, SLOT: forward.override, PREVIOUS: hook_before_ours(given)}
-    if position is None:
-        return args, {**kwargs, OPTIONS: options}, options
-    return (*args[:position], options, *args[position + 1 :]), kwargs, options
-
-
-def _belong_to(forward: ForwardPass, value) -> bool:
-    return isinstance(value, dict) and value.get(KEY) is forward
-
-
-def options_parameter(block) -> tuple[inspect.Parameter | None, int | None]:
-    """A block's parameter for transformer_options, and its position if it may be positional."""
-    block = unwrapped(block)
-    forward = vars(block).get("forward")
-    if isinstance(forward, partial) and forward.func.__module__.startswith(NODES):
-        forward = None  # our fused form of the class's own
-    forward = getattr(block, "org_forward", forward)  # kept by ComfyUI's gradient checkpointing
-    forward = forward or partial(type(block).forward, block)
-    try:
-        parameters = inspect.signature(forward, follow_wrapped=False).parameters
-    except (TypeError, ValueError):
-        return None, None
-    parameter = parameters.get(OPTIONS)
-    by_position = parameter is not None and parameter.kind in (
-        inspect.Parameter.POSITIONAL_ONLY,
-        inspect.Parameter.POSITIONAL_OR_KEYWORD,
-    )
-    return parameter, list(parameters).index(OPTIONS) if by_position else None
-
-
 def why_not_reached(forward: ForwardPass, block, options: dict | None) -> Why:
     """Why the self-attention of a block that ran did not come to us, as far as can be seen."""
     if options is None:
@@ -215,8 +158,11 @@ def why_not_reached(forward: ForwardPass, block, options: dict | None) -> Why:
     if options.get(SLOT) is not forward.override:
         return Why(Reason.ANOTHER_HOOK)
     for path, module in unwrapped(block).named_modules():
-        replaced = vars(module).get("forward")
-        origin = getattr(getattr(replaced, "func", replaced), "__module__", None)
+        origin = module_of(vars(module).get("forward"))
         if origin and origin != type(module).__module__ and not origin.startswith(NODES):
             return Why(Reason.REPLACED, path or "the block", pack_name(origin))
+    function = attention_of(unwrapped(block))
+    origin = module_of(function)
+    if origin and not is_comfyuis(origin) and not asks_the_hook(function):
+        return Why(Reason.REPLACED, "optimized_attention", pack_name(origin))
     return Why(Reason.NO_HOOK)

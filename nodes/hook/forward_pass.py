@@ -62,8 +62,12 @@ class ForwardPass:
     def check_order(self, diffusion_model, arguments: Iterable) -> None:
         """Look at what the first block gets. Dense from now on if the tokens are out of order."""
         if self.override.run.token_order.is_wrong(self.facts.tokens, arguments):
-            by = another_packs_class(diffusion_model) or "another pack"
-            self.why_dense = Why(Reason.REORDERED, by)
+            self.why_dense = reordered(diffusion_model)
+
+
+def reordered(diffusion_model) -> Why:
+    """What is said of a pass whose tokens come out of order."""
+    return Why(Reason.REORDERED, another_packs_class(diffusion_model) or "another pack")
 
 
 def why_all_dense(diffusion_model, x, options: dict) -> Why | None:

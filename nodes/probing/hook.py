@@ -23,12 +23,15 @@ from ..comfyui.latents import video_of
 from ..comfyui.option_keys import KEY, SLOT
 from ..families.base import TokenLayout
 from ..families.registry import token_layout_of, why_no_estimate
+from ..families.transformer_blocks import transformer_blocks
 from ..hook.arguments import unknown_arguments
+from ..hook.block_hooks import Hook
 from ..hook.block_numbers import BlockNumbers, says_its_block
 from ..hook.compute import to_bshd
 from ..hook.decision import CallFacts, find_video, layout_without_padding, why_never_sparse
-from ..hook.forward_pass import why_all_dense
+from ..hook.forward_pass import reordered, why_all_dense
 from ..hook.host_values import HostValues
+from ..hook.token_order import TokenOrder
 from ..run.reasons import NOT_OURS, Reason, Why
 from .choice import Choice
 from .probe_run import ProbeRun, about
@@ -39,12 +42,12 @@ POSITIVE, NEGATIVE = 0, 1  # as ComfyUI numbers them in `cond_or_uncond`
 log = logging.getLogger("radial_attention")
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class MeasuredPass:
     """A forward pass whose calls are measured.
 
     previous: the override that was on the hook. chunk: the place in the batch of the prompt to
-    measure, and the number of prompts.
+    measure, and the number of prompts. why_not: why no call of it can be measured after all.
     """
 
     previous: Callable | None
@@ -52,6 +55,7 @@ class MeasuredPass:
     step: int
     chunk: tuple[int, int]
     numbers: BlockNumbers
+    why_not: Why | None = None
 
 
 class Probe:
@@ -101,14 +105,37 @@ class Probe:
         transformer_options=None,
         **conditions,
     ):
-        options = transformer_options or {}
+        options, handle = transformer_options or {}, None
         try:
             measured = self._choose(base, x, options, c_crossattn, conditions)
             if measured is not None:
                 options = {**options, PROBE: measured, SLOT: self}
+                handle = self._hook_first_block(measured, base.diffusion_model)
         except Exception as error:
             self._fail(error)
-        return original(x, t, c_concat, c_crossattn, control, options, **conditions)
+        try:
+            return original(x, t, c_concat, c_crossattn, control, options, **conditions)
+        finally:
+            if handle is not None:
+                handle.remove()
+
+    def _hook_first_block(self, measured: MeasuredPass, diffusion_model):
+        """Returns the hook's handle; None without blocks."""
+        for place, block in transformer_blocks(diffusion_model):
+            if place == 0 and getattr(block, "_compiled_call_impl", None) is None:
+                check = Hook(self._check_order, measured, diffusion_model)
+                return block.register_forward_pre_hook(check, with_kwargs=True)
+        return None
+
+    def _check_order(self, measured: MeasuredPass, diffusion_model, _block, args, kwargs) -> None:
+        """A forward pre-hook: whether the tokens come in order."""
+        if self.failed or torch.compiler.is_compiling():
+            return
+        try:
+            if TokenOrder().is_wrong(measured.tokens, (*args, *kwargs.values())):
+                measured.why_not = reordered(diffusion_model)
+        except Exception as error:
+            self._fail(error)
 
     def _choose(self, base, x, options: dict, c_crossattn, conditions: dict) -> MeasuredPass | None:
         """The pass, if its calls are to be measured."""
@@ -194,7 +221,7 @@ class Probe:
             absent=self.host_values.absent(mask, video.tokens),
             unknown_arguments=unknown_arguments({**kwargs, "attn_precision": attn_precision}),
         )
-        if why := why_never_sparse(call) or self._why_other_size(video):
+        if why := measured.why_not or why_never_sparse(call) or self._why_other_size(video):
             run.reasons[why] += 1
             return
         start = time.perf_counter()

@@ -110,6 +110,12 @@ def wan(wan_weights):
     return load(*wan_weights)
 
 
+@pytest.fixture
+def own_wan(wan_weights):
+    """A separate model: a removed object patch leaves a method on the block."""
+    return load(*wan_weights)
+
+
 def with_blocks(number, weights, metadata):
     """A MODEL with only the first blocks of the stand-in, which is quicker to compile."""
     index = {name: int(name.split(".")[1]) for name in weights if name.startswith("blocks.")}

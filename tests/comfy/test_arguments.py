@@ -5,7 +5,7 @@ from collections import Counter
 import pytest
 import torch
 from comfy.ldm.modules.attention import attention_pytorch
-from conftest import BLOCKS, ask_the_hook, load, pack_module, patch, sample
+from conftest import BLOCKS, ask_the_hook, pack_module, patch, sample
 
 ARGUMENTS = {  # that ComfyUI's models and other packs pass to the hook
     "is_causal": True,
@@ -119,12 +119,6 @@ def test_compiled_and_eager_calls_decline_the_same_arguments(wan):
         assert compiled.why_not(function, q, q, q, {**plain, name: value})
     for name, value in HARMLESS.items():  # the op does not pass them on
         assert compiled.why_not(function, q, q, q, {**plain, name: value})
-
-
-@pytest.fixture
-def own_wan(wan_weights):
-    """A separate model: a removed object patch leaves a method on the block."""
-    return load(*wan_weights)
 
 
 def test_the_probe_does_not_measure_a_call_with_an_unknown_argument(own_wan):

@@ -10,7 +10,7 @@ import types
 
 import pytest
 import torch
-from conftest import BLOCKS, EVERYTHING, difference, load, newest_only, pack_module, patch, sample
+from conftest import BLOCKS, EVERYTHING, difference, newest_only, pack_module, patch, sample
 from probing import measured, places, probe
 from test_blocks import fuse_on_cpu
 from trainer import layers
@@ -85,11 +85,6 @@ def other(tmp_path_factory):
     assert asyncio.run(nodes.load_custom_node(str(folder)))
     name = next(name for name in sys.modules if name.endswith(f"{NAME.replace('.', '_x_')}.model"))
     return sys.modules[name]
-
-
-@pytest.fixture
-def own_wan(wan_weights):
-    return load(*wan_weights)
 
 
 def as_class(model, cls):

@@ -2,6 +2,9 @@
 
 # ruff: noqa: F811  (fixtures)
 
+import sys
+from types import SimpleNamespace
+
 import comfy.ldm.modules.attention as comfy_attention
 import comfy.ldm.wan.model
 import comfy.model_base
@@ -146,6 +149,7 @@ def test_its_function_for_all_models(wan, any_density, summaries, monkeypatch):
         ("comfy_extras.nodes_sparse_attention", "override", "Model Sparse Attention"),
         ("C:\\ComfyUI\\custom_nodes\\ComfyUI-SolAttn_triton", "override", "ComfyUI-SolAttn_triton"),
         ("/x/custom_nodes/comfyui_x_2.sparge.nodes", "attention", "comfyui.2"),
+        ("spas_sage_attn.core", "attention", "spas_sage_attn"),
         ("/x/sparse/custom_nodes/ComfyUI-KJNodes.nodes", "attention_override_sage", None),
         ("comfy.ldm.modules.attention", "attention_pytorch", None),
         ("comfy.model_patcher", "optimized_attention_override", None),
@@ -157,6 +161,22 @@ def test_names(module, name, owner):
 
     function.__module__, function.__qualname__ = module, name
     assert pack_module("nodes.comfyui.sparse_attention").sparse_owner(function) == owner
+
+
+def test_the_pack_of_a_module_with_a_name_of_its_own(monkeypatch):
+    """A pack that puts its folder on Python's path, and a library inside one."""
+    owner = pack_module("nodes.comfyui.sparse_attention").sparse_owner
+    for pack, found in (("ComfyUI-RadialAttn", True), ("KJNodes", False)):
+        file = f"/x/custom_nodes/{pack}/wan/attention.py"
+        monkeypatch.setitem(sys.modules, "wan.attention", SimpleNamespace(__file__=file))
+
+        def function(func):
+            pass
+
+        function.__module__ = "wan.attention"
+        assert owner(function) == (pack if found else None)
+        function.__module__, function.__qualname__ = "wan.attention", "sparse_attention"
+        assert owner(function.__get__(0)) == pack
 
 
 def test_our_own_pack_is_none_of_them(monkeypatch):

@@ -14,6 +14,7 @@ from conftest import (
     sample,
     with_wrapper,
 )
+from probing import places, probe, run_of
 
 FLAG = "sol_morton"
 UNKNOWN = "a_flag_of_another_pack"
@@ -120,6 +121,25 @@ def test_any_order_is_seen(wan, summaries, any_density, reorder):
     (summary,) = summaries
     assert summary["radial_calls"] == 0
     assert summary["dense_calls"][WHY] == BLOCKS * summary["model_calls"]
+
+
+@pytest.mark.parametrize("patched", [False, True], ids=["alone", "beside the patch"])
+def test_the_probe_does_not_measure_another_order(wan, any_density, reorder, patched):
+    plain, model = sample(wan, steps=4, cfg=1.0), in_steps(wan, (1, 2))
+    model = probe(patch(model, dense_steps=9) if patched else model, "0, 1, 2, 3")
+    assert difference(sample(model, steps=4, cfg=1.0), plain) < 1e-5
+    assert places(model) == [(step, block) for step in (0, 3) for block in range(BLOCKS)]
+    assert run_of(model).reasons == {WHY: 2 * BLOCKS}
+    blocks = model.model.diffusion_model.blocks
+    assert len(blocks[0]._forward_pre_hooks) == 1  # of the pack; ours are gone
+
+
+def test_a_check_of_the_probe_that_fails_spoils_no_render(wan, monkeypatch):
+    plain = sample(wan)
+    monkeypatch.setattr(token_order, "other_channels", lambda *arguments: 1 / 0)
+    model = probe(wan)
+    assert torch.equal(sample(model), plain)
+    assert run_of(model).reasons == {"ZeroDivisionError: division by zero": 1}
 
 
 def test_an_order_that_changes_in_a_run_is_seen_one_pass_later(

@@ -19,6 +19,7 @@ pytestmark = [pytest.mark.oldest, pytest.mark.usefixtures("any_density")]
 STEPS = 6
 ATTENTION = {  # where the calls of a model's blocks are made
     "WanModel": "comfy.ldm.wan.model",
+    "VaceWanModel": "comfy.ldm.wan.model",
     "HunyuanVideo": "comfy.ldm.flux.math",
     "MiniMaxH3Model": "comfy.ldm.minimax.model",
 }
@@ -49,6 +50,7 @@ def run(cache, case: str, videos: int = 1, *, slow=False, **settings):
 
 
 TEXT, TWO, IMAGE = "wan t2v, odd sizes, a pass a prompt", "wan t2v, two videos", "wan i2v"
+VACE = "wan vace, two contexts"
 HUNYUAN, HUNYUAN_IMAGE, HUNYUAN_15 = "hunyuan t2v", "hunyuan i2v concat", "hunyuan 1.5 t2v"
 H3, H3_IMAGE = "minimax h3 t2v, a pass a prompt", "minimax h3 first frame"
 RUNS = [
@@ -68,6 +70,7 @@ RUNS = [
     run(teacache, IMAGE, slow=True, threshold=1.5),
     run(magcache, TWO, slow=True),
     run(magcache, IMAGE, slow=True),
+    run(magcache, VACE),
     run(magcache, HUNYUAN_15),
     run(wavespeed, HUNYUAN, threshold=0.8),
     run(wavespeed, HUNYUAN_15, slow=True, threshold=1.0),
@@ -162,6 +165,7 @@ ALONE = [
     run(easy_cache, IMAGE),
     run(lazy_cache, IMAGE),
     run(teacache, TWO, threshold=1.5),
+    run(magcache, VACE),
     run(magcache, HUNYUAN_15),
     run(wavespeed, HUNYUAN, slow=True, threshold=0.8),
 ]

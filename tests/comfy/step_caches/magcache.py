@@ -1,4 +1,4 @@
-"""ComfyUI-MagCache on Wan and HunyuanVideo 1.5, from its nodes.py of November 2025.
+"""ComfyUI-MagCache on Wan, VACE and HunyuanVideo 1.5, from its nodes.py of November 2025.
 
 It takes hold of the model as TeaCache does. It skips by a table for each model: how much shorter
 what the blocks add gets from step to step. The steps of the first fifth always run.
@@ -8,10 +8,14 @@ The pack of that date doesn't load in ComfyUI 0.16 and later, for the same reaso
 
 from unittest.mock import patch
 
-from .forwards import hunyuan_video_15_forward, wan_forward
+from .forwards import hunyuan_video_15_forward, wan_forward, wan_vace_forward
 
 RATIO = 0.985  # a table of the same number for each step
-FORWARDS = {"WanModel": wan_forward, "HunyuanVideo": hunyuan_video_15_forward}
+FORWARDS = {
+    "WanModel": wan_forward,
+    "VaceWanModel": wan_vace_forward,
+    "HunyuanVideo": hunyuan_video_15_forward,
+}
 
 
 def magcache(model, threshold=0.06, most_in_a_row=2, start=0.2):

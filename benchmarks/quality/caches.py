@@ -8,7 +8,7 @@ whole batch. Writes results/quality-caches-GPU.json after each way:
 fewer steps   dense with fewer steps: what a cache has to beat
 EasyCache     ComfyUI's node, with thresholds at which it skips about a quarter, half and two thirds
               of the steps in other videos
-TeaCache      its rule, see step_caches.py, with thresholds chosen in the same way
+TeaCache      its rule, see cache_rules.py, with thresholds chosen in the same way
 radial        decay 0.2, the first quarter of the steps dense, no dense blocks, in proportion: see
               masks.py
 radial + ...  the cache with the threshold that it has alone
@@ -38,7 +38,7 @@ import torch
 from ground import MEASURED_SEEDS, OTHER_SEEDS, Ground, likeness
 from lab import record, start_comfyui
 from masked import Attention, by_map, masked
-from step_caches import computed_steps, easycache, easycache_node, fitted, teacache
+from cache_rules import computed_steps, easycache, easycache_node, fitted, teacache
 from work import attention_shares, speedup
 
 from radial_core import Schedule

@@ -22,7 +22,7 @@ import tables_format
 import tables_quality
 from comfy.ldm.wan.model import sinusoidal_embedding_1d
 from lab import record
-from step_caches import computed_steps, easycache, fitted, teacache
+from cache_rules import computed_steps, easycache, fitted, teacache
 from work import attention_shares, speedup
 
 from radial_core import VideoLayout

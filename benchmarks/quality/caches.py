@@ -35,10 +35,10 @@ import codec
 import masks
 import model as lab_model
 import torch
+from cache_rules import computed_steps, easycache, easycache_node, fitted, teacache
 from ground import MEASURED_SEEDS, OTHER_SEEDS, Ground, likeness
 from lab import record, start_comfyui
 from masked import Attention, by_map, masked
-from cache_rules import computed_steps, easycache, easycache_node, fitted, teacache
 from work import attention_shares, speedup
 
 from radial_core import Schedule

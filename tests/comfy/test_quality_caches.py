@@ -20,9 +20,9 @@ import masks
 import model as lab_model
 import tables_format
 import tables_quality
+from cache_rules import computed_steps, easycache, fitted, teacache
 from comfy.ldm.wan.model import sinusoidal_embedding_1d
 from lab import record
-from cache_rules import computed_steps, easycache, fitted, teacache
 from work import attention_shares, speedup
 
 from radial_core import VideoLayout

@@ -39,7 +39,9 @@ class TokenOrder:
         """A pass begins, of this step of the run."""
         if step != self._step:
             for grid in list(self._unread):
-                self._read(grid, self._unread.pop(grid))
+                share = self._unread.pop(grid, None)
+                if share is not None:  # else the thread of another device read it
+                    self._read(grid, share)
         self._step = step
 
     def is_wrong(self, tokens: TokenLayout, arguments: Iterable) -> bool:

@@ -11,7 +11,7 @@ import comfy.model_base
 import pytest
 import torch
 import zoo
-from conftest import BLOCKS, difference, pack_module, patch, sample
+from conftest import BLOCKS, difference, pack_module, patch, sample, with_override
 from newest_core import sparse_attention
 from newest_core.attention_backend import model_attention_backend
 from newest_core.functions import attention_comfy_kitchen_int8 as kitchen
@@ -20,6 +20,7 @@ from newest_core.radial_attn import patch_radial_attn
 from newest_core.runs import newest, rounded, runs  # noqa: F401
 from newest_core.sol_attn import attention_sol, sol_attn_patch
 from newest_core.sparse_attention import blocks_take_an_attention, model_sparse_attention
+from test_core_switches import Odd
 
 DENSE = {"dense_steps": 1, "dense_blocks": 1}
 
@@ -189,6 +190,19 @@ def test_our_own_pack_is_none_of_them(monkeypatch):
     function.__module__ = f"{folder}.nodes.hook.override"
     monkeypatch.setattr(module, "OURS", folder)
     assert module.sparse_owner(function) is None
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_what_it_keeps_may_answer_anything(wan, any_density, summaries, order):
+    """Then the dense calls run ComfyUI's attention, and the others are radial as ever."""
+    truth = sample(patch(wan, dense_attention="comfyui", **DENSE))
+
+    def over_odd(model):
+        return sol_attn_patch(with_override(model, Odd()))
+
+    assert difference(sample(ORDERS[order](over_odd, wan, **DENSE)), truth) < 1e-5
+    assert summaries[1]["radial_calls"] == summaries[0]["radial_calls"] == BLOCKS - 1
+    assert summaries[1]["dense_calls"] == summaries[0]["dense_calls"]
 
 
 def test_what_it_keeps_may_be_no_override():

@@ -267,6 +267,23 @@ def test_without_rotations_nothing_is_said():
         assert token_order.other_channels(tokens, arguments) is None
 
 
+def test_two_devices_may_begin_a_step_at_once():
+    """Each has a thread: what one is about to read, the other may have read."""
+    order, tokens = token_order.TokenOrder(), token_order.TokenLayout((4, 4, 4))
+    rotations = torch.eye(2).expand(1, 64, 1, 4, 2, 2)
+
+    class Unread(dict):
+        def __iter__(self):
+            grids = [*super().__iter__()]
+            self.pop(tokens.grid, None)
+            return iter(grids)
+
+    for step in range(3):
+        order._unread = Unread(order._unread)
+        order.begin(step)
+        assert not order.is_wrong(tokens, [rotations])
+
+
 def test_a_check_that_fails_costs_nothing_else(wan, summaries, any_density, monkeypatch, caplog):
     expected = sample(patch(wan, dense_blocks=1))
     monkeypatch.setattr(token_order, "other_channels", lambda *arguments: 1 / 0)

@@ -21,7 +21,7 @@ import nodes
 pytestmark = pytest.mark.usefixtures("any_density")
 
 EVERYTHING = {"decay": 4.0, "sink_frames": 100}  # what the plan keeps
-FILES = zoo.hunyuan_video, zoo.kandinsky5, zoo.minimax_h3, zoo.cosmos
+FILES = zoo.hunyuan_video, zoo.kandinsky5, zoo.minimax_h3, zoo.cosmos, zoo.lightricks
 TYPICAL = [each for file in FILES for each in file.CASES if each.typical and each.is_there]
 # ComfyUI can't, with or without our node. In 0.30.0 Kandinsky takes no mask, and MiniMax H3 one
 # video at a time, without areas and windows.
@@ -36,16 +36,17 @@ RAISES = {
 def oracle(model):
     """A model whose self-attention over the video the oracle computes, and the grids of its calls.
 
-    The grid of a pass is that of the latent which the model gets, with 2 x 2 patches; all other
-    tokens are before it.
+    The grid of a pass is that of the latent which the model gets, with 2 x 2 patches, in LTX 1 x 1;
+    all other tokens are before it.
     """
+    side = 1 if hasattr(model.model.diffusion_model, "patchifier") else 2
     core, reference = pack_module("radial_core"), pack_module("radial_core.reference")
     pattern, grid, grids = core.RadialPattern(0.2, 1, 64), [], []
 
     def wrapper(executor, x, *args, **conditions):
         video = comfy.utils.unpack_latents(x, conditions.get("latent_shapes") or ())[0]
         frames, height, width = video.shape[2:]
-        grid[:] = frames, -(-height // 2), -(-width // 2)
+        grid[:] = frames, -(-height // side), -(-width // side)
         return executor(x, *args, **conditions)
 
     def override(func, q, k, v, heads, mask=None, skip_reshape=False, **kwargs):

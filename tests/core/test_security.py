@@ -45,11 +45,13 @@ STARTS = set(
 TUNING = "radial_core/kernels/tuning_cache.py"
 # Hooks of modules are removed by a method with that name.
 TRAINING, BLOCKS = "nodes/training/prepare.py", "nodes/hook/block_hooks.py"
+PROBE = "nodes/probing/hook.py"
 ALLOWED = {
     (TUNING, "mkdir"),
     (TUNING, "write_text"),
     (TRAINING, "remove"),
     (BLOCKS, "remove"),
+    (PROBE, "remove"),
 }
 
 

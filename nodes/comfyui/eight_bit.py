@@ -16,9 +16,10 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import NamedTuple
-from weakref import WeakKeyDictionary
 
 import torch
+
+from .functions import closure, remembered
 
 # On ComfyUI's hook: the functions of ComfyUI, and KJNodes' own of the same name.
 FUNCTIONS = frozenset(
@@ -47,9 +48,6 @@ class Known(NamedTuple):
     passes_on: bool
 
 
-_known: WeakKeyDictionary[Callable, Known] = WeakKeyDictionary()
-
-
 def runs_in_8_bits(func: Callable, previous: Callable | None) -> bool:
     """Whether a dense call runs in 8 bits. Takes a microsecond, from the second time on.
 
@@ -61,20 +59,9 @@ def runs_in_8_bits(func: Callable, previous: Callable | None) -> bool:
     return known.in_8_bits or (known.passes_on and _look_at(func).in_8_bits)
 
 
+@remembered(Known(in_8_bits=False, passes_on=True))
 def _look_at(function: Callable) -> Known:
-    try:
-        return _known[function]
-    except Exception:  # not seen before; or it has no hash, no weak reference or no comparison
-        pass
-    try:
-        known = Known(any(map(_is_8_bit, _reachable(function))), _passes_on(function))
-    except Exception:  # objects of other packs may answer anything
-        known = Known(in_8_bits=False, passes_on=True)
-    try:
-        _known[function] = known
-    except Exception:
-        pass
-    return known
+    return Known(any(map(_is_8_bit, _reachable(function))), _passes_on(function))
 
 
 def _is_8_bit(function) -> bool:
@@ -138,11 +125,7 @@ def _parts(function: Callable) -> Iterator:
         yield from (function.__func__, function.__self__)
     elif isinstance(function, FunctionType):
         yield from vars(function).values()  # __wrapped__ is one
-        for cell in function.__closure__ or ():
-            try:
-                yield cell.cell_contents
-            except ValueError:  # empty
-                pass
+        yield from closure(function).values()
     else:
         yield from (getattr(function, "__dict__", None) or {}).values()
         yield type(function).__call__

@@ -4,7 +4,7 @@ import sys
 from functools import partial
 
 
-def is_comfyuis(module: str) -> bool:
+def is_in_comfyui(module: str) -> bool:
     return module.partition(".")[0] == "comfy"
 
 

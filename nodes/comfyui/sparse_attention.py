@@ -10,8 +10,8 @@ import re
 from collections.abc import Callable, Iterator
 from functools import partial
 from types import FunctionType, MethodType
-from weakref import WeakKeyDictionary
 
+from .functions import closure, remembered
 from .packs import pack_name
 
 # In the name of a pack, of a module in it, or of a function.
@@ -22,9 +22,8 @@ OURS = __package__.removesuffix(".nodes.comfyui")
 KEEPS_PREVIOUS = re.compile(r"prev|fallback|override")
 MOST = 20  # overrides on top of each other
 
-_owners: WeakKeyDictionary[Callable, str | None] = WeakKeyDictionary()
 
-
+@remembered(None)
 def sparse_owner(function: Callable | None) -> str | None:
     """The node or pack whose sparse attention this is, for a person to read; None if it is none.
 
@@ -32,22 +31,6 @@ def sparse_owner(function: Callable | None) -> str | None:
     """
     if function is None:
         return None
-    try:
-        return _owners[function]
-    except Exception:  # not seen before; or it has no hash, no weak reference or no comparison
-        pass
-    try:
-        owner = _owner(function)
-    except Exception:  # objects of other packs may answer anything
-        owner = None
-    try:
-        _owners[function] = owner
-    except Exception:
-        pass
-    return owner
-
-
-def _owner(function: Callable) -> str | None:
     if isinstance(function, partial):
         return sparse_owner(function.func)
     module = str(function.__module__)
@@ -88,13 +71,7 @@ def _variables(function: Callable) -> Iterator[tuple[str, object]]:
         function = function.__func__
     yield from (getattr(function, "__dict__", None) or {}).items()
     if isinstance(function, FunctionType):
-        for name, cell in zip(
-            function.__code__.co_freevars, function.__closure__ or (), strict=True
-        ):
-            try:
-                yield name, cell.cell_contents
-            except ValueError:  # empty
-                pass
+        yield from closure(function).items()
 
 
 def _is_override(function: Callable) -> bool:

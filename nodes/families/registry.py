@@ -6,7 +6,7 @@ A family joins by its file and a place in FAMILIES.
 from dataclasses import replace
 
 from ...radial_core.estimate import ModelSize
-from ..comfyui.packs import is_comfyuis, pack_name
+from ..comfyui.packs import is_in_comfyui, pack_name
 from ..run.reasons import Reason, Why
 from . import cosmos, hunyuan, kandinsky5, lightricks, minimax_h3, mochi, wan
 from .base import Family, Preset, TokenLayout
@@ -30,7 +30,7 @@ def unwrapped(diffusion_model):
 def class_name(diffusion_model) -> str:
     """The class of a diffusion model for people: module.Class of ComfyUI's, or whose it is."""
     cls = type(unwrapped(diffusion_model))
-    if is_comfyuis(cls.__module__):
+    if is_in_comfyui(cls.__module__):
         return _full_name(cls)
     return f"{cls.__qualname__} of {pack_name(cls.__module__)}"
 
@@ -38,7 +38,7 @@ def class_name(diffusion_model) -> str:
 def another_packs_class(diffusion_model) -> str | None:
     """The name for people of a class that another pack put in the place of ComfyUI's, if any."""
     cls = type(unwrapped(diffusion_model))
-    return None if is_comfyuis(cls.__module__) else class_name(diffusion_model)
+    return None if is_in_comfyui(cls.__module__) else class_name(diffusion_model)
 
 
 def _full_name(cls: type) -> str:
@@ -53,7 +53,7 @@ def comfyuis_class(diffusion_model) -> str:
     layouts of their own, such as WanAnimate2Model, which attends to a second video frame by frame.
     """
     cls = type(unwrapped(diffusion_model))
-    return _full_name(next((c for c in cls.__mro__ if is_comfyuis(c.__module__)), cls))
+    return _full_name(next((c for c in cls.__mro__ if is_in_comfyui(c.__module__)), cls))
 
 
 def family_of(diffusion_model) -> Family | None:
@@ -110,4 +110,4 @@ def token_layout_of(diffusion_model, x, c_crossattn, conditions: dict) -> TokenL
     cls = family_of(diffusion_model).classes[comfyuis_class(diffusion_model)]
     tokens = cls.token_layout(model, x, c_crossattn, conditions)
     # Another pack's loop over the blocks may not say which one runs.
-    return tokens if is_comfyuis(type(model).__module__) else replace(tokens, announced=False)
+    return tokens if is_in_comfyui(type(model).__module__) else replace(tokens, announced=False)

@@ -14,7 +14,7 @@ import torch
 
 from ..comfyui.attention_functions import asks_the_hook, attention_of
 from ..comfyui.option_keys import BLOCK, IN_PARTS, RUNS_VIDEO, SLOT
-from ..comfyui.packs import is_comfyuis, module_of, pack_name
+from ..comfyui.packs import is_in_comfyui, module_of, pack_name
 from ..families.registry import unwrapped
 from ..families.transformer_blocks import transformer_blocks
 from ..run.reasons import Reason, Why
@@ -163,6 +163,6 @@ def why_not_reached(forward: ForwardPass, block, options: dict | None) -> Why:
             return Why(Reason.REPLACED, path or "the block", pack_name(origin))
     function = attention_of(unwrapped(block))
     origin = module_of(function)
-    if origin and not is_comfyuis(origin) and not asks_the_hook(function):
+    if origin and not is_in_comfyui(origin) and not asks_the_hook(function):
         return Why(Reason.REPLACED, "optimized_attention", pack_name(origin))
     return Why(Reason.NO_HOOK)

@@ -98,7 +98,9 @@ class ForwardWrapper:
         )
         override.reporter.record.use(pattern, schedule, preset)
         override.reporter.pass_by(without_sparse_blocks(options))
-        preferred = _preferred(model)
+        preferred = override.run.preferred.get(model)
+        if preferred is None:  # to look at all parts of a model takes milliseconds
+            preferred = override.run.preferred[model] = _preferred(model)
         training = is_training()
         options[KEY] = forward = ForwardPass(
             override=override,

@@ -3,7 +3,6 @@
 import logging
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from functools import partial
 
 import torch
@@ -27,7 +26,6 @@ from .decision import CallFacts, Dense, NotOurs, Sparse, decide, find_video
 from .dense_choice import AUTO, is_beaten, wants_fastest
 from .forward_pass import ForwardPass
 from .full_attention import Attention, as_before, in_containers, other_attention, run
-from .host_values import HostValues
 from .precision import (
     EIGHT_BIT,
     EXACT,
@@ -38,27 +36,13 @@ from .precision import (
     why_exact,
 )
 from .run_settings import RunSettings
-from .token_order import TokenOrder
+from .run_state import RunState
 
 # Loaded here, since what torch.compile traces can't import.
 compiled = features.load("torch.compile support", ".hook.compiled")
 compiled_op = compiled and features.load("torch.compile support", ".hook.compiled_op")
 
 log = logging.getLogger("radial_attention")
-
-
-@dataclass
-class RunState:
-    """What is known in a sampler run, and forgotten when it ends.
-
-    failure: the error after which the rest of the run is dense.
-    """
-
-    settings: RunSettings
-    host_values: HostValues = field(default_factory=HostValues)
-    token_order: TokenOrder = field(default_factory=TokenOrder)
-    failure: str | None = None
-    fast_dense_works: bool = True
 
 
 class RadialOverride:

@@ -37,7 +37,7 @@ import model as lab_model
 import torch
 from cache_rules import computed_steps, easycache, easycache_node, fitted, teacache
 from ground import MEASURED_SEEDS, OTHER_SEEDS, Ground, likeness
-from lab import record, start_comfyui
+from lab import in_time, record, start_comfyui
 from masked import Attention, by_map, masked
 from work import attention_shares, speedup
 
@@ -224,7 +224,7 @@ def main(arguments: list[str] | None = None):
     )
     parser.add_argument("--tiny", action="store_true", help="a model for the CPU")
     given = parser.parse_args(arguments)
-    start = time.perf_counter()
+    end = time.perf_counter() + given.seconds
     device, version = start_comfyui(given.comfyui.resolve())
     easycache_node()  # fails now, not after minutes, where comfy_extras is missing
     sizes = TINY if given.tiny else (lab_model.LAB, SEEDS, lab_model.STEPS)
@@ -235,11 +235,7 @@ def main(arguments: list[str] | None = None):
     about |= {"seeds": ground.seeds, "density": round(lab.density, 4)}
     about |= {"dense_steps": lab.schedule.dense_steps, "decay": DECAY}
     about |= {"attention_share": {name: round(x, 4) for name, x in attention_shares().items()}}
-    every = ways()
-    for number, way in enumerate(every):
-        if time.perf_counter() - start > given.seconds:
-            print(f"Time is up: {len(every) - number} ways were not run", flush=True)
-            break
+    for way in in_time(ways(), end, "ways"):
         began = time.perf_counter()
         case = lab.measure(way)
         cases.append(case | {"seconds": round(time.perf_counter() - began, 1)})

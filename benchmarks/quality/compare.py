@@ -28,7 +28,7 @@ import model as lab_model
 import torch
 from grid import Row, main_rows, straddling_rows, variations
 from ground import Ground
-from lab import record, start_comfyui
+from lab import in_time, record, start_comfyui
 from table import front
 
 SEEDS = 6
@@ -137,17 +137,14 @@ def main(arguments: list[str] | None = None):
     )
     parser.add_argument("--tiny", action="store_true", help="a model for the CPU, few rows")
     given = parser.parse_args(arguments)
-    start = time.perf_counter()
+    end = time.perf_counter() + given.seconds
     device, version = start_comfyui(given.comfyui.resolve())
     grounds = grounds_of(lab_model.load(given.checkpoint), device, given.tiny)
     machine = "tiny" if given.tiny else record.gpu_name()
     results = Results(f"quality-compare-{machine}", grounds, version)
     rows = rows_of(grounds, given.tiny)
     rows = [each for each in rows if any(word in repr(each[1]) for word in given.only)]
-    for number, (at, row) in enumerate(rows):
-        if time.perf_counter() - start > given.seconds:
-            print(f"Time is up: {len(rows) - number} rows were not run", flush=True)
-            break
+    for at, row in in_time(rows, end, "rows"):
         results.add(at, row, grounds[at])
     results.print_front()
     results.save()

@@ -37,7 +37,7 @@ import torch
 from compare import grounds_of
 from grid import Mask
 from ground import MEASURED_SEEDS, Ground, likeness
-from lab import record, start_comfyui
+from lab import in_time, record, start_comfyui
 from masked import ALWAYS, Attention, Recorded, masked, recorder
 
 from radial_core import Plan, RadialPattern, Schedule, make_plan
@@ -233,18 +233,14 @@ def main(arguments: list[str] | None = None):
     )
     parser.add_argument("--tiny", action="store_true", help="a model for the CPU")
     given = parser.parse_args(arguments)
-    start = time.perf_counter()
+    end = time.perf_counter() + given.seconds
     device, version = start_comfyui(given.comfyui.resolve())
     ground = grounds_of(lab_model.load(given.checkpoint), device, given.tiny)["lab"]
     lab = Lab(ground, given.backend, CLIPS_AT_ONCE if given.tiny else CLIPS)
     machine, cases, exact = "tiny" if given.tiny else record.gpu_name(), [], []
     about = {"comfyui": version, "backend": given.backend, "bars": BARS}
     about |= {"size": asdict(ground.size), "steps": ground.steps, "seeds": ground.seeds}
-    asked = questions(ground.steps)
-    for number, (question, mask, measure) in enumerate(asked):
-        if time.perf_counter() - start > given.seconds:
-            print(f"Time is up: {len(asked) - number} cases were not run", flush=True)
-            break
+    for question, mask, measure in in_time(questions(ground.steps), end, "cases"):
         began = time.perf_counter()
         case = {"question": question, "mask": str(mask), **measure(lab, mask)}
         cases.append(case | {"seconds": round(time.perf_counter() - began, 1)})

@@ -5,7 +5,10 @@ A script here has only its own folder on the path, so it says `from lab import r
 
 import importlib
 import sys
+import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -20,6 +23,7 @@ from end_to_end_models import (  # noqa: E402
 )
 
 __all__ = [
+    "in_time",
     "override_of",
     "radial",
     "radial_node",
@@ -28,6 +32,20 @@ __all__ = [
     "unload",
     "video_models",
 ]
+
+T = TypeVar("T")
+
+
+def in_time(every: Sequence[T], end: float, what: str) -> Iterator[T]:
+    """One after another, until time is up; then how many were left is said.
+
+    end: as time.perf_counter() has it. what: a word for several of them, as "rows".
+    """
+    for number, each in enumerate(every):
+        if time.perf_counter() > end:
+            print(f"Time is up: {len(every) - number} {what} were not run", flush=True)
+            return
+        yield each
 
 
 def video_models() -> dict:

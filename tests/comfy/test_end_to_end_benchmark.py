@@ -8,6 +8,7 @@ import comfy_kitchen
 import eight_bit
 import pytest
 import torch
+import zoo
 from conftest import ENVIRONMENT, PACK, newest_only
 
 sys.path.append(str(PACK / "benchmarks"))
@@ -37,16 +38,7 @@ SMALL = {
 }
 H3 = replace(
     MINIMAX_H3,
-    settings={
-        "hidden_size": 64,
-        "num_layers": 3,
-        "num_attention_heads": 2,
-        "ffn_hidden_size": 96,
-        "text_dim": 48,
-        "timestep_input_dim": 32,
-        "time_embed_hidden_size": 64,
-        "time_embed_dim": 32,
-    },
+    settings=zoo.minimax_h3.SMALL | {"num_layers": 3},
     blocks={"blocks": 3},
     text=(20, 48),
 )

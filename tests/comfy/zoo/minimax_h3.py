@@ -39,19 +39,21 @@ NAMED = {"MiniMax H3": Named(network, EmptyLatent)}
 VIDEO_LAYERS = r"blocks\.\d+\.(attn\.(qkv_proj|out_proj)|mlp\.fc[12])"
 
 
+SMALL = {
+    "hidden_size": 64,
+    "num_layers": 2,
+    "num_attention_heads": 2,
+    "ffn_hidden_size": 96,
+    "text_dim": 48,
+    "timestep_input_dim": 32,
+    "time_embed_hidden_size": 64,
+    "time_embed_dim": 32,
+}
+
+
 def minimax_h3():
     """2 blocks, 2 for the text, 2 heads of 128."""
-    sizes = {
-        "hidden_size": 64,
-        "num_layers": 2,
-        "num_attention_heads": 2,
-        "ffn_hidden_size": 96,
-        "text_dim": 48,
-        "timestep_input_dim": 32,
-        "time_embed_hidden_size": 64,
-        "time_embed_dim": 32,
-    }
-    return load(network(**sizes))
+    return load(network(**SMALL))
 
 
 def text(tokens: int = TEXT, seed: int = 1) -> list:

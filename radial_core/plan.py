@@ -1,7 +1,7 @@
 """Mask x layout -> the key blocks that each query block attends to, on a device."""
 
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from itertools import groupby
 
@@ -149,6 +149,12 @@ class Plan:
             place = start % self.layout.tokens_per_frame
             strip = (frame // STRIP[0], place // STRIP[1], frame)
             return _sorted_rows(~text, *strip).to(self.device, torch.int32)
+
+    def with_lists(self, indptr: torch.Tensor, indices: torch.Tensor) -> "Plan":
+        """Other lists over the same layout. They share what does not depend on the lists."""
+        plan = replace(self, indptr=indptr, indices=indices)
+        vars(plan)["order"] = self.order
+        return plan
 
     def block_mask(self) -> torch.Tensor:
         """The block map, bool (query blocks, key blocks), or (heads, query blocks, key blocks) if

@@ -1,0 +1,1 @@
+"""Adaptive lists: each head keeps the key blocks that it attends to most."""

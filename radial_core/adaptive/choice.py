@@ -1,8 +1,8 @@
 """Which key blocks a head keeps in an adaptive list.
 
-Each query block keeps as many key blocks as in the radial mask, times a budget: a thin backbone that
-all heads share, and then those which got most of its attention. So all heads and transformer blocks
-have rows of the same lengths, and differ in what is in them.
+Each query block keeps as many key blocks as in the radial mask, times a budget: a thin backbone
+that all heads share, and then those that got most of its attention. So the rows of all heads and
+transformer blocks have the same lengths, and differ in what is in them.
 
 In the quality lab (benchmarks/quality) heads that share a budget by need, or rows that do, are no
 better than equal ones, and much worse if all heads are to reach one share of their attention.

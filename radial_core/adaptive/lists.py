@@ -1,4 +1,4 @@
-"""Adaptive lists of one video in one transformer block: found once, kept as bits, used as a plan."""
+"""Adaptive lists of one video in one transformer block: found once, kept as bits."""
 
 from dataclasses import dataclass
 

@@ -22,7 +22,15 @@ from .inputs.checks import (
     check_plain,
     why_not_block_size,
 )
-from .inputs.settings import AUTOMATIC, MOST, read_settings
+from .inputs.settings import (
+    AUTOMATIC,
+    LEAST_BUDGET,
+    LISTS,
+    MOST,
+    MOST_BUDGET,
+    RADIAL,
+    read_settings,
+)
 
 TRAINING = f"{KEY}_training"  # the key of the callbacks for training
 APPROXIMATE = ", ".join(name for name in BACKENDS if precision_of(name) == EIGHT_BIT)
@@ -149,6 +157,28 @@ class RadialAttentionPatch(io.ComfyNode):
                     "exact.",
                     advanced=True,
                 ),
+                io.Combo.Input(
+                    "lists",
+                    options=list(LISTS),
+                    default=RADIAL,
+                    optional=True,  # older saved graphs don't have it
+                    tooltip="Which blocks are kept. radial: those of the radial mask, the same in "
+                    "every head. adaptive: as many, but each head keeps those that it attends to "
+                    "most. It looks once in a run, right after the dense steps, and comes closer "
+                    "to the result without this node. Without dense steps it is radial.",
+                ),
+                io.Float.Input(
+                    "budget",
+                    default=1.0,
+                    min=LEAST_BUDGET,
+                    max=MOST_BUDGET,
+                    step=0.01,
+                    round=0.001,
+                    optional=True,
+                    tooltip="For adaptive lists: how many blocks they keep, as a share of those "
+                    "that radial keeps with these settings. Smaller is faster; larger is closer to "
+                    "dense attention.",
+                ),
             ],
             outputs=[io.Model.Output(tooltip="The model with radial self-attention.")],
             hidden=[io.Hidden.unique_id],
@@ -171,6 +201,8 @@ class RadialAttentionPatch(io.ComfyNode):
         backend,
         dense_attention=AUTO,
         precision=AUTO,
+        lists=RADIAL,
+        budget=1.0,
     ) -> io.NodeOutput:
         check_model(model)
         check_plain(backend=backend)
@@ -181,6 +213,8 @@ class RadialAttentionPatch(io.ComfyNode):
             sink_frames=sink_frames,
             decay=decay,
             block_size=block_size,
+            lists=lists,
+            budget=budget,
         )
         check_backend_name(backend)
         check_choice("dense_attention", dense_attention, CHOICES)
@@ -189,7 +223,9 @@ class RadialAttentionPatch(io.ComfyNode):
         head_dim = head_dim_of(model.get_model_object("diffusion_model"))
         if backend != "auto" and head_dim is not None:
             dtype = model.model.manual_cast_dtype or model.model_dtype()
-            choose_backend(backend, Call(model.load_device, dtype, head_dim, settings.block_size))
+            per_head = settings.adaptive_budget is not None
+            call = Call(model.load_device, dtype, head_dim, settings.block_size, per_head=per_head)
+            choose_backend(backend, call)
 
         node = getattr(cls.hidden, "unique_id", None)  # None outside a server
         override = RadialOverride(settings, backend, dense_attention, precision, node)

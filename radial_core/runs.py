@@ -1,6 +1,7 @@
 """What the core remembers of a sampler run, and forgets when it has ended."""
 
 from . import attention, dense, failures, fused, plan, proof
+from .adaptive import choice
 
 
 def next_run() -> None:
@@ -15,3 +16,4 @@ def next_run() -> None:
     failures.next_run()
     fused.next_run()
     plan.forget_plans()
+    choice.forget_rows()

@@ -6,6 +6,8 @@ import torch
 
 from ...radial_core.attention import attend
 from ...radial_core.padding import with_padding, without_padding
+from ...radial_core.plan import Plan
+from .adaptive import CallLists
 from .decision import Dense, Sparse
 from .dense_choice import attend_fast
 
@@ -19,12 +21,13 @@ def compute(
     kwargs: dict,
     backend: str,
     approximate: bool = False,
+    lists: CallLists | None = None,
 ) -> tuple[torch.Tensor | None, str | None]:
     """The output, in the layout that the call asks for, and the name of the kernel.
 
     Twice None for a dense call that ComfyUI's own attention computes as well. q, k, v: (b, h, s, d)
     if skip_reshape, else (b, s, h * d). backend: for sparse calls. approximate: whether the kernel
-    may be one that is not exact.
+    may be one that is not exact. lists: of a sparse call, in the place of the plan's.
     """
     if torch.is_autocast_enabled(q.device.type):  # in training: as torch's own attention does
         dtype = torch.get_autocast_dtype(q.device.type)
@@ -36,7 +39,8 @@ def compute(
         unpadded = without_padding(tensors, padding.prefix, padding.absent)
     with unpadded as (q, k, v):
         if isinstance(decision, Sparse):
-            out, _, name = attend(q, k, v, decision.plan, backend, scale, approximate=approximate)
+            plans = [decision.plan] if lists is None else lists.plans(q, k, decision.plan, scale)
+            out, name = _attend_each(q, k, v, plans, backend, scale, approximate)
         else:
             out, name = attend_fast(q, k, v, scale, approximate)
     if out is None:
@@ -44,6 +48,20 @@ def compute(
     if padding is not None:
         out = with_padding(out, padding.prefix, padding.absent)
     return out.transpose(1, 2) if kwargs["skip_output_reshape"] else out.flatten(2), name
+
+
+def _attend_each(
+    q, k, v, plans: list[Plan], backend: str, scale: float | None, approximate: bool
+) -> tuple[torch.Tensor, str]:
+    """plans: one for each video of the batch, or one for all."""
+    if len(plans) == 1:
+        out, _, name = attend(q, k, v, plans[0], backend, scale, approximate=approximate)
+        return out, name
+    out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
+    for i, plan in enumerate(plans):
+        one = (x[i : i + 1] for x in (q, k, v))
+        out[i : i + 1], _, name = attend(*one, plan, backend, scale, approximate=approximate)
+    return out, name
 
 
 def to_bshd(q, k, v, heads: int, skip_reshape: bool) -> tuple[torch.Tensor, ...]:

@@ -30,13 +30,15 @@ DENSE_BLOCK = Why(Reason.DENSE_BLOCK)
 class PassFacts:
     """What the calls of a forward pass have in common.
 
-    tokens: where the video stands in them. is_dense_step: see `Schedule`.
+    tokens: where the video stands in them. is_dense_step: see `Schedule`. budget: the blocks that
+    sparse calls keep, as a share of the pattern's.
     """
 
     tokens: TokenLayout
     pattern: RadialPattern
     schedule: Schedule
     is_dense_step: bool
+    budget: float = 1.0
 
 
 class CallFacts(NamedTuple):  # cheaper than a frozen dataclass: each call makes one
@@ -189,6 +191,7 @@ def decide(facts: PassFacts, call: CallFacts) -> Sparse | Dense | NotOurs:
     if facts.schedule.is_dense_block(call.block):
         return Dense(DENSE_BLOCK, padding)
     plan = make_plan(facts.pattern, layout_without_padding(call.video, call.absent), call.device)
-    if plan.density > MOST_DENSITY:
-        return Dense(Why(Reason.TOO_DENSE, f"{plan.density:.0%}"), padding)
+    density = min(plan.density * facts.budget, 1.0)
+    if density > MOST_DENSITY:
+        return Dense(Why(Reason.TOO_DENSE, f"{density:.0%}"), padding)
     return Sparse(plan, padding)

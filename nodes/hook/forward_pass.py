@@ -1,5 +1,6 @@
 """What is known of one forward pass of the model."""
 
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -8,6 +9,7 @@ from ..comfyui.option_keys import KEY, MORTON, PREVIOUS, SLOT
 from ..families.registry import another_packs_class, class_name, family_of
 from ..run.reasons import Reason, Why
 from ..run.run_reporter import RunReporter
+from .adaptive import PassLists
 from .block_numbers import BlockNumbers
 from .decision import PassFacts, why_pass_is_dense
 from .token_order import TokenOrder
@@ -35,7 +37,8 @@ class ForwardPass:
     override: ours. previous: the override that was on the hook before it. step: in the record of
     the run. preferred: block -> the attention function that the checkpoint chose for it, if any.
     takes_containers: whether a dense call may go to what takes q, k and v in ComfyUI's containers.
-    stays_exact: gradients may be asked for.
+    stays_exact: gradients may be asked for. lists: what its sparse calls look for; None if they are
+    radial.
     """
 
     override: Override
@@ -46,6 +49,8 @@ class ForwardPass:
     takes_containers: bool = False
     training: bool = False
     stays_exact: bool = False
+    lists: PassLists | None = None
+    sparse_calls: Counter = field(default_factory=Counter)  # of each block
     sparse_blocks: set[int] = field(default_factory=set)  # those that ran sparse
     ended: bool = False
     self_attention_calls: int = 0  # over the video, so far

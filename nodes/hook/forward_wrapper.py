@@ -11,6 +11,7 @@ from ..comfyui.attention_functions import (
     comfyuis_own,
     preferred_attention,
 )
+from ..comfyui.branches import branches, window
 from ..comfyui.latents import video_of
 from ..comfyui.option_keys import BLOCK, IN_PARTS, KEY, PREVIOUS, SLOT
 from ..comfyui.sparse_attention import without_sparse_blocks
@@ -18,6 +19,7 @@ from ..comfyui.state import is_training
 from ..families.registry import token_layout_of
 from ..families.transformer_blocks import transformer_blocks
 from ..run.record import CallEntry
+from .adaptive import TRAINING, PassLists
 from .block_hooks import hooked_blocks
 from .current_pass import CURRENT, in_pass
 from .decision import PassFacts
@@ -93,25 +95,39 @@ class ForwardWrapper:
         if entry.dense is not None:
             return None
         tokens = token_layout_of(model, x, c_crossattn, conditions)
-        pattern, schedule, preset, levels = override.run.settings.resolve(
-            base, tokens.grid[0], sigmas
-        )
-        override.reporter.record.use(pattern, schedule, preset)
+        resolved = override.run.settings.resolve(base, tokens.grid[0], sigmas)
+        schedule, training = resolved.schedule, is_training()
+        # Gradient checkpointing runs a call without gradients first, and must get the same.
+        stays_exact = training or torch.is_grad_enabled()
+        budget, record = override.settings.adaptive_budget, override.reporter.record
+        record.use(resolved.pattern, schedule, resolved.preset, budget)
+        lists = None
+        if budget is not None:
+            why_radial = TRAINING if stays_exact else resolved.why_radial
+            record.why_radial = record.why_radial or why_radial
+            if why_radial is None:
+                of = branches(options, len(x))
+                lists = PassLists(budget, entry.step, id(model), window(options), of)
         override.reporter.pass_by(without_sparse_blocks(options))
         preferred = override.run.preferred.get(model)
         if preferred is None:  # to look at all parts of a model takes milliseconds
             preferred = override.run.preferred[model] = _preferred(model)
-        training = is_training()
         options[KEY] = forward = ForwardPass(
             override=override,
             previous=previous,
-            facts=PassFacts(tokens, pattern, schedule, schedule.is_dense_step(levels, step)),
+            facts=PassFacts(
+                tokens,
+                resolved.pattern,
+                schedule,
+                schedule.is_dense_step(resolved.levels, step),
+                1.0 if lists is None else budget,
+            ),
             step=entry.step,
             preferred=preferred,
             takes_containers=_takes_containers(model, previous, preferred),
             training=training,
-            # Gradient checkpointing runs a call without gradients first, and must get the same.
-            stays_exact=training or torch.is_grad_enabled(),
+            stays_exact=stays_exact,
+            lists=lists,
         )
         options[SLOT] = override
         return forward

@@ -18,6 +18,7 @@ from ..inputs.settings import Settings
 from ..run.reasons import NOT_OURS, Reason, Why
 from ..run.record import CallEntry, Record
 from ..run.run_reporter import RunReporter
+from .adaptive import CallLists, RunLists
 from .arguments import unknown_arguments
 from .block_numbers import says_its_block
 from .compute import compute, to_bshd
@@ -69,7 +70,8 @@ class RadialOverride:
         self._begin_run()
 
     def _begin_run(self):
-        self.run = RunState(RunSettings(self.settings, self.reporter))
+        settings = RunSettings(self.settings, self.reporter)
+        self.run = RunState(settings, RunLists(self.reporter))
 
     @property
     def runs(self) -> deque[Record]:
@@ -215,12 +217,24 @@ class RadialOverride:
         )
         # A backend that was named and is not exact can't be kept where the call stays so.
         backend = "auto" if wanted == EIGHT_BIT and not approximate else self.backend
-        out, entry.backend = compute(decision, q, k, v, heads, kwargs, backend, approximate)
+        lists = self._lists(entry, forward)
+        out, entry.backend = compute(decision, q, k, v, heads, kwargs, backend, approximate, lists)
         entry.density = decision.plan.density
+        if lists is not None:
+            entry.density, entry.adaptive = lists.density, lists.adaptive
         entry.precision = precision_of(entry.backend)
         if entry.precision == EXACT and (approximate or wanted == EIGHT_BIT):
-            self._say_why_exact(decision.plan, stays_exact, q, k, v, heads, kwargs)
+            per_head = entry.adaptive or decision.plan.per_head
+            self._say_why_exact(decision.plan, per_head, stays_exact, q, k, v, heads, kwargs)
         return out
+
+    def _lists(self, entry: CallEntry, forward: ForwardPass) -> CallLists | None:
+        """The adaptive lists of a sparse call; None if it is radial."""
+        if forward.lists is None or entry.block is None:
+            return None
+        number = forward.sparse_calls[entry.block]
+        forward.sparse_calls[entry.block] += 1
+        return self.run.lists.of_call(forward.lists, (entry.block, number))
 
     def _exact_if_dense(self, other: Attention, q, k, v, heads, kwargs) -> bool:
         """Whether an exact kernel of ours, not the user's attention, would compute it densely."""
@@ -228,14 +242,16 @@ class RadialOverride:
             return False
         return is_beaten(*to_bshd(q, k, v, heads, kwargs["skip_reshape"]))
 
-    def _say_why_exact(self, plan: Plan, stays_exact: bool, q, k, v, heads, kwargs) -> None:
+    def _say_why_exact(
+        self, plan: Plan, per_head: bool, stays_exact: bool, q, k, v, heads, kwargs
+    ) -> None:
         """Put into the record, once, why calls that might be 8 bit are exact."""
         record = self.reporter.record
         if record.why_exact is None:
             record.why_exact = TRAINING
             if not stays_exact:
                 tensors = to_bshd(q, k, v, heads, kwargs["skip_reshape"])
-                call = Call(*call_key(*tensors, plan.block_size, per_head=plan.per_head))
+                call = Call(*call_key(*tensors, plan.block_size, per_head=per_head))
                 record.why_exact = why_exact(self.backend, call, plan.tokens)
 
     def _may_be_fast(self, other: Attention) -> bool:

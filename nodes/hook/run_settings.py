@@ -13,12 +13,16 @@ from ..run.run_reporter import RunReporter
 
 
 class Resolved(NamedTuple):
-    """preset: its name, if any value is the preset's. levels: the sampler's, without a jump."""
+    """preset: its name, if any value is the preset's. levels: the sampler's, without a jump.
+
+    why_radial: why lists can't be adaptive, though that is asked for; None if they can.
+    """
 
     pattern: RadialPattern
     schedule: Schedule
     preset: str | None
     levels: list[float] | None
+    why_radial: str | None
 
 
 class RunSettings:
@@ -40,7 +44,8 @@ class RunSettings:
             preset = preset_of(base.diffusion_model, is_whole(levels))
             pattern, schedule = self._settings.resolve(preset, frames, levels)
             name = preset.name if self._settings.automatic else None
-            of_model[key] = Resolved(pattern, schedule, name, levels)
+            why_radial = self._settings.why_radial(schedule, levels)
+            of_model[key] = Resolved(pattern, schedule, name, levels, why_radial)
         return of_model[key]
 
     def _levels(self, base, sigmas: Sequence[float] | None) -> list[float] | None:

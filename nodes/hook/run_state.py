@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from weakref import WeakKeyDictionary
 
+from .adaptive import RunLists
 from .host_values import HostValues
 from .run_settings import RunSettings
 from .token_order import TokenOrder
@@ -17,6 +18,7 @@ class RunState:
     """
 
     settings: RunSettings
+    lists: RunLists
     host_values: HostValues = field(default_factory=HostValues)
     token_order: TokenOrder = field(default_factory=TokenOrder)
     preferred: WeakKeyDictionary = field(default_factory=WeakKeyDictionary)

@@ -12,7 +12,7 @@ from ...radial_core import RadialPattern, Schedule
 from ...radial_core.masks.radial import MAX_DECAY
 from ...radial_core.noise_levels import is_whole
 from ..families.base import Preset
-from .checks import check_plain, read_block_size
+from .checks import check_choice, check_number, check_plain, read_block_size
 
 # A video this much longer than those the model was trained on is a long one. A reference frame or
 # two in front of the video do not make it one.
@@ -25,6 +25,12 @@ NEAR = 0.1  # of a step: schedulers round
 # What stands for the preset's value on the node.
 AUTOMATIC = {"dense_steps": -1, "dense_blocks": -1, "sink_frames": -1, "decay": 0}
 MOST = 10_000  # steps, blocks or frames in a node's input
+# The lists of key blocks: the mask's, or each head's own (radial_core/adaptive).
+LISTS = RADIAL, ADAPTIVE = "radial", "adaptive"
+LEAST_BUDGET, MOST_BUDGET = 0.1, 10.0  # blocks in adaptive lists, as a share of radial ones
+# Why lists are radial where adaptive ones were asked for.
+NO_SCHEDULE = "no sampler with a schedule runs the model"
+NO_DENSE_STEP = "no dense step comes before the sparse ones"
 
 
 @dataclass(frozen=True)
@@ -37,6 +43,13 @@ class Settings:
     sink_frames: int | None
     decay: float | None
     block_size: int
+    lists: str = RADIAL
+    budget: float = 1.0
+
+    @property
+    def adaptive_budget(self) -> float | None:
+        """The budget of adaptive lists; None if lists are radial."""
+        return self.budget if self.lists == ADAPTIVE else None
 
     @property
     def automatic(self) -> bool:
@@ -68,6 +81,17 @@ class Settings:
         )
         return pattern, schedule
 
+    def why_radial(self, schedule: Schedule, levels: Sequence[float] | None) -> str | None:
+        """Why no call of a sampler can have adaptive lists; None if some can.
+
+        Where a head looks in pure noise says little of where it looks later. So they are chosen
+        after the dense steps, or by a sampler that begins where another has settled the video.
+        """
+        if levels is None:
+            return NO_SCHEDULE
+        starts_settled = levels[0] <= 1 - QUARTER
+        return None if schedule.dense_steps or starts_settled else NO_DENSE_STEP
+
 
 def read_settings(
     *,
@@ -77,8 +101,12 @@ def read_settings(
     block_size,
     dense_steps=AUTOMATIC["dense_steps"],
     dense_last_steps=0,
+    lists=RADIAL,
+    budget=1.0,
 ) -> Settings:
     """From a node's inputs. Raises ValueError if one is impossible."""
+    check_choice("lists", lists, LISTS)
+    check_number("budget", budget, LEAST_BUDGET, MOST_BUDGET)
     return Settings(
         dense_steps=_read_count("dense_steps", dense_steps),
         dense_last_steps=_read_count("dense_last_steps", dense_last_steps),
@@ -86,6 +114,8 @@ def read_settings(
         sink_frames=_read_count("sink_frames", sink_frames),
         decay=_read_decay(decay),
         block_size=read_block_size(block_size),
+        lists=lists,
+        budget=budget,
     )
 
 

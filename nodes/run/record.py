@@ -43,6 +43,7 @@ class CallEntry:
     fused: Counter | None = None
     precision: str | None = None
     blocks: int | None = None
+    adaptive: bool = False
 
     def failed(self, why: Why) -> None:
         """Something of ours failed: the call goes on dense."""
@@ -56,6 +57,7 @@ class Record:
     """
 
     def __init__(self):
+        self.looks, self.why_radial = [], None
         self.latent = None  # shape of what the model got
         self.devices = {}  # an ordered set
         self.model_calls = 0
@@ -87,11 +89,15 @@ class Record:
         """Kept share of the blocks, the mean over the radial calls."""
         return self._densities / self.radial_calls if self.radial_calls else None
 
-    def use(self, pattern: RadialPattern, schedule: Schedule, preset: str | None):
+    def use(self, pattern: RadialPattern, schedule: Schedule, preset: str | None, budget=None):
         """The settings of a pass. preset: its name, if any of them is the preset's."""
         settings = {**asdict(schedule), "sink_frames": pattern.sink_frames}
         self.settings = settings | {"decay": pattern.decay, "block_size": pattern.block_size}
         self.preset = preset
+        self.budget = budget
+
+    def looked(self, mark, attended, size):
+        self.looks.append((attended, size))
 
     def forward(self, step: int | None, x: torch.Tensor) -> int:
         """A call of the model; returns the step to count it in. x: the latent."""

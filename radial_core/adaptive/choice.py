@@ -49,6 +49,11 @@ def rows_of(plan: Plan, budget: float) -> Rows:
     return Rows(kept, lengths, int(lengths.sum()))
 
 
+def forget_rows() -> None:
+    """Free them, with the plans that they are for."""
+    rows_of.cache_clear()
+
+
 def backbone(layout: VideoLayout, block_size: int) -> torch.Tensor:
     """The blocks that every head keeps, bool (blocks, blocks): text, both ways, and what is near.
 

@@ -1,12 +1,15 @@
 """How long does a video take, dense and radial? Real sizes, random weights, ComfyUI as a library.
 
-Measures one forward pass of the model as ComfyUI's sampler calls it, in six ways:
+Measures one forward pass of the model as ComfyUI's sampler calls it, in these ways:
 
 dense           with ComfyUI's default attention, exact
 dense_fastest   with the fastest exact kernel
 radial          exact; its dense blocks as dense_fastest
 dense_8bit      with the fastest kernel in 8 bits
 radial_8bit     in 8 bits, its dense blocks as dense_8bit; a call that runs exact is an error
+radial_adaptive radial, with adaptive lists of as many blocks; adaptive_067: with 0.67 of them;
+                adaptive_067_8bit: these in 8 bits. look_s: what their first pass, in which they
+                look, takes longer. Where random weights look is nowhere in particular
 core_sparse     the kernel of ComfyUI's node Model Sparse Attention (8 bits) on the same calls
 
 The paper's schedule is computed from these: its dense steps with the fastest kernel, the others
@@ -180,7 +183,7 @@ def main(arguments: list[str] | None = None):
             continue
         cases = [each for each in cases if each["name"] != name] + [case]
         cases.sort(key=lambda each: list(CASES).index(each["name"]))
-        keys = [f"{way}_s" for way in WAYS] + ["schedule_radial_s", "schedule_radial_8bit_s"]
+        keys = [f"{way}_s" for way in WAYS] + [key for key in case if key.startswith("schedule_")]
         print("  " + "  ".join(f"{key} {case[key]}" for key in keys if key in case), flush=True)
         record.save(given.results, cases, comfyui=version)
     if failed:

@@ -1,7 +1,7 @@
 """What end_to_end.py writes of a case: its ways as measured, and what follows from them."""
 
 from end_to_end_cases import CASES, Case
-from end_to_end_ways import WAYS
+from end_to_end_ways import WAYS, is_adaptive
 
 REDUCED = (
     "Few of the blocks were run: measured_blocks. seconds = outside the blocks + each dense block "
@@ -16,6 +16,13 @@ RAN = {
     "dense_fastest": {"dense_backends": "dense_backends"},
     "radial_8bit": {"backend_8bit": "backend"},
     "dense_8bit": {"dense_backends_8bit": "dense_backends"},
+    "adaptive_067": {"density_adaptive_067": "density"},
+}
+# Entry of a schedule with adaptive lists -> the way of its sparse steps, and of its dense ones.
+ADAPTIVE = {
+    "schedule_adaptive_s": ("radial_adaptive", "dense_fastest"),
+    "schedule_adaptive_067_s": ("adaptive_067", "dense_fastest"),
+    "schedule_adaptive_067_8bit_s": ("adaptive_067_8bit", "dense_8bit"),
 }
 
 
@@ -49,18 +56,21 @@ def case_of(name: str, found: dict[str, dict], before: dict | None, **more) -> d
 
 
 def _keys(way: str) -> list[str]:
-    return [f"{way}_s", f"peak_gib_{way}", *RAN.get(way, ())]
+    look = [f"look_s_{way}"] if is_adaptive(way) else []
+    return [f"{way}_s", f"peak_gib_{way}", *look, *RAN.get(way, ())]
 
 
 def _measured(way: str, found: dict) -> tuple[dict, dict]:
     """The figures of a way, and its entries under runs and ran."""
     figures = {f"{way}_s": round(found["s"], 3), f"peak_gib_{way}": found.get("peak_gib")}
+    if "look_s" in found:
+        figures[f"look_s_{way}"] = round(found["look_s"], 3)
     texts = {"runs": found["runs"]}
     for key, name in RAN.get(way, {}).items():
         value = found["ran"][name]
         figures[key] = list(value) if isinstance(value, dict) else value
-    if "density" in figures:
-        figures["density"] = round(figures["density"], 4)
+    for key in figures.keys() & {"density", "density_adaptive_067"}:
+        figures[key] = round(figures[key], 4)
     if "ran" in found:
         texts["ran"] = found["ran"]["text"]
     return figures, texts
@@ -114,6 +124,12 @@ def compared(case: Case, measured: dict) -> dict:
         found[f"schedule{end}_with_last_step_s"] = round(schedule + last_step, 1)
         if dense is not None:
             found[f"speedup_schedule{end}"] = round(all_dense / schedule, 2)
+    for key, (way, dense_steps) in ADAPTIVE.items():
+        pass_s, dense_s = measured.get(f"{way}_s"), measured.get(f"{dense_steps}_s")
+        if pass_s is not None and dense_s is not None:
+            passes = case.dense_steps * dense_s + (case.steps - case.dense_steps) * pass_s
+            # Each branch looks once.
+            found[key] = round(case.forwards * (passes + measured[f"look_s_{way}"]), 1)
     found |= {"published_speedup": case.published_speedup, "published_s": case.published}
     if schedule := found.get("schedule_radial_s"):
         found["times_faster_than"] = {

@@ -4,7 +4,7 @@ import torch
 from end_to_end_cases import Case
 from end_to_end_core import core_sparse, core_sparse_calls
 from end_to_end_models import override_of, radial, run, shortened
-from end_to_end_timing import timed, timed_by_block, whole_model
+from end_to_end_timing import now, timed, timed_by_block, whole_model
 
 from radial_core.backends.contract import PRECISIONS
 
@@ -19,6 +19,11 @@ def patched(model, case: Case, **other):
     return radial(model, **settings | other)
 
 
+def adaptive(model, case: Case, **other):
+    """The same with adaptive lists, which it looks for in the first pass."""
+    return patched(model, case, lists="adaptive", **other)
+
+
 # Way -> a MODEL that runs it. A radial way stands after the dense way of its dense steps.
 WAYS = {
     "dense": lambda model, case: model,
@@ -30,9 +35,24 @@ WAYS = {
         model, case, dense_steps=EVERY_STEP, precision=EIGHT_BIT
     ),
     "radial_8bit": lambda model, case: patched(model, case, precision=EIGHT_BIT),
+    "radial_adaptive": lambda model, case: adaptive(model, case, precision=EXACT),
+    "adaptive_067": lambda model, case: adaptive(model, case, precision=EXACT, budget=0.67),
+    "adaptive_067_8bit": lambda model, case: adaptive(
+        model, case, precision=EIGHT_BIT, budget=0.67
+    ),
     "core_sparse": core_sparse,
 }
-DENSE_STEPS = {"radial": "dense_fastest", "radial_8bit": "dense_8bit"}
+DENSE_STEPS = {
+    "radial": "dense_fastest",
+    "radial_8bit": "dense_8bit",
+    "radial_adaptive": "dense_fastest",
+    "adaptive_067": "dense_fastest",
+    "adaptive_067_8bit": "dense_8bit",
+}
+
+
+def is_adaptive(way: str) -> bool:
+    return "adaptive" in way
 
 
 def precision(way: str) -> str:
@@ -53,7 +73,8 @@ def warm_up(model, way: str, case: Case, is_dense_warm: bool):
     if way == "dense":  # nothing to compile, and the slowest
         latent = (min(WARM_FRAMES, latent[0]), *latent[1:])
     elif way in DENSE_STEPS:
-        patchers = [patched(model, case, dense_blocks=0, precision=precision(way))]
+        make = adaptive if is_adaptive(way) else patched
+        patchers = [make(model, case, dense_blocks=0, precision=precision(way))]
         if case.dense_blocks and not is_dense_warm:
             patchers.append(WAYS[DENSE_STEPS[way]](model, case))
     with shortened(model.model.diffusion_model, dict.fromkeys(case.model.blocks, 1)):
@@ -74,6 +95,11 @@ def forward(way: str, model, case: Case, device: torch.device, left_out: int) ->
     def measure(call):
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
+        first_s = None
+        if is_adaptive(way):  # the first pass looks
+            start = now(device)
+            call()
+            first_s = now(device) - start
         if blocks is None:
             runs, out = timed(call, device)
             figures = {"s": min(runs), "runs": {"runs_s": rounded(runs)}}
@@ -87,6 +113,9 @@ def forward(way: str, model, case: Case, device: torch.device, left_out: int) ->
                     "block_s": {name: rounded(each) for name, each in times.items()},
                 },
             }
+        if first_s is not None:
+            pass_s = min(runs) if blocks is None else seconds
+            figures["look_s"] = max(first_s - pass_s, 0.0)
         if device.type == "cuda":
             peak = torch.cuda.max_memory_allocated(device) + left_out
             figures["peak_gib"] = round(peak / 2**30, 2)

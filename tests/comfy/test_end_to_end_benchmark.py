@@ -20,7 +20,7 @@ import end_to_end_timing
 import record
 from end_to_end_cases import CASES, Case
 from end_to_end_networks import MINIMAX_H3
-from end_to_end_ways import WAYS, why_not_this_way
+from end_to_end_ways import DENSE_STEPS, WAYS, why_not_this_way
 from training_cases import TINY
 
 pytestmark = pytest.mark.slow
@@ -98,6 +98,10 @@ def test_all_ways_and_what_follows_from_them(bench):
         assert case[f"schedule_radial{end}_s"] == pytest.approx(expected, abs=0.051)
         speedup = case["schedule_dense_s"] / case[f"schedule_radial{end}_s"]
         assert case[f"speedup_schedule{end}"] == pytest.approx(speedup, abs=0.02)
+    adaptive = 3 * case["dense_fastest_s"] + 7 * case["adaptive_067_s"]
+    expected = 2 * (adaptive + case["look_s_adaptive_067"])
+    assert case["schedule_adaptive_067_s"] == pytest.approx(expected, abs=0.051)
+    assert 0 < case["density_adaptive_067"] <= case["density"]  # there the backbone is all
     assert case["schedule_dense_s"] == pytest.approx(20 * case["dense_s"], abs=0.051)
     assert (case["backend"], case["backend_8bit"]) == ("sdpa", "rounded")
     assert (case["dense_backends"], case["dense_backends_8bit"]) == ([], ["rounded"])
@@ -159,7 +163,7 @@ def test_few_blocks_stand_for_all(bench):
         for way, runs in case["runs"].items()
     }
     few, all_measured = SMALL["few-blocks"].measured_dense, SMALL["few-blocks"].measured
-    assert ran == {way: all_measured if way.startswith("radial") else few for way in WAYS}
+    assert ran == {way: all_measured if way in DENSE_STEPS else few for way in WAYS}
     blocks = case["runs"]["dense_8bit"]["block_s"]
     rest = case["runs"]["dense_8bit"]["measured_s"] - sum(sum(times) for times in blocks.values())
     expected = rest + 3 * blocks["double_blocks"][0] + 3 * blocks["single_blocks"][0]

@@ -8,7 +8,7 @@ import lab  # noqa: F401 (puts the pack's folder on the path)
 import torch
 from torch.nn.functional import pad
 
-from radial_core import RadialPattern, VideoLayout, make_plan
+from radial_core import Plan, RadialPattern, VideoLayout, make_plan
 from radial_core.masks.radial import kept_blocks, token_mask
 
 # A tile of the tile window is a block: frames, rows and columns of tokens.
@@ -27,8 +27,15 @@ def radial_in_proportion(layout: VideoLayout, decay: float, sink_frames: int) ->
     So a small frame has as many blocks as a large one, and the mask keeps about as large a share.
     It is the map, in blocks of 128, of a video with 8 times as many tokens a frame.
     """
+    return radial_plan_in_proportion(layout, decay, sink_frames).block_mask()
+
+
+def radial_plan_in_proportion(
+    layout: VideoLayout, decay: float, sink_frames: int, device: torch.device | str = "cpu"
+) -> Plan:
+    """The plan of `radial_in_proportion`: of the larger video, whose blocks have 128 tokens."""
     large = VideoLayout(layout.frames, layout.height, layout.width * SMALLER)
-    return radial(large, decay, sink_frames, SMALL_BLOCK * SMALLER)
+    return make_plan(RadialPattern(decay, sink_frames, SMALL_BLOCK * SMALLER), large, device)
 
 
 def released(layout: VideoLayout, decay: float, sink_frames: int, block_size: int) -> torch.Tensor:

@@ -1,0 +1,267 @@
+"""Are lists per head, chosen once in a run, better than the radial mask? At real proportions.
+
+    python benchmarks/quality/proportions.py --comfyui FOLDER --checkpoint PATH --training 1
+
+Blocks have 16 tokens, and the radial rule (decay 0.2, a sink of one frame) is in proportion: see
+masks.py. Samples some videos in one batch, dense and then in other ways, and writes
+results/quality-proportions-GPU.json after each:
+
+radial            the paper's mask, one list for all heads, layers and steps
+adaptive          as the pack has it: in its first sparse step, each head keeps the blocks that it
+                  attends to most; `budget` as many of them as radial
+adaptive, ...     the same but for one thing
+pooled, ...       lists from pooled scores, anew at each step
+sol_attn's rule   the same, and all other blocks as means: see per_head.py
+calibrated        one list for each head and layer, from dense runs of other videos
+spatial           the nearest frames
+
+For each way: PSNR with the dense video of the same seed, the difference to radial with as many
+dense steps, and for some the validation loss with sparse attention at every step, where adaptive
+lists are chosen in each call. A second training of the model (`train.py --seed`) shows what
+holds for more than one: its cases are added to the file.
+"""
+
+import argparse
+import contextlib
+import json
+import logging
+import sys
+import time
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))  # `python -P` does not do this
+
+import masks
+import metrics
+import model as lab_model
+import per_head
+import torch
+from ground import OTHER_SEEDS, RECORDED, Ground
+from lab import in_time, record, start_comfyui
+from masked import Attention, masked, recorder
+
+from radial_core import Schedule
+from radial_core.adaptive.choice import Rows, most_attended, rows_of
+
+SEEDS, SECONDS = 8, 110
+TINY = (replace(lab_model.TINY, frames=5, width=32), 2, 10)  # size, seeds, steps
+DECAY, SINK_FRAMES = 0.2, 1  # the authors'
+BUDGETS = (1.0, 0.75, 0.67, 0.5)
+CALIBRATING_SEEDS = 4
+QUARTER, TENTH, HALF, NONE = 0.25, 0.1, 0.5, 0.0  # of the steps
+
+RADIAL, ADAPTIVE, CALIBRATED, SPATIAL = "radial", "adaptive", "calibrated", "spatial"
+EARLIER, SOL = "adaptive, looks in the last dense step", "sol_attn's rule"
+ONCE = {  # lists that are chosen once in a run -> the scores, and the choice
+    ADAPTIVE: (per_head.mass, most_attended),
+    "adaptive, all queries": (per_head.mass_of_all, most_attended),
+    EARLIER: (per_head.mass, most_attended),
+    "adaptive, pooled scores": (per_head.pooled(1), most_attended),
+    "adaptive, pooled scores of 4 cells": (per_head.pooled(4), most_attended),
+    "adaptive, heads share by mass": (per_head.mass, per_head.shared_by_mass),
+    "adaptive, heads share for equal recall": (per_head.mass, per_head.shared_by_recall),
+}
+ANEW = "pooled scores of 4 cells, anew at each step"
+
+
+@dataclass(frozen=True)
+class Way:
+    """A way to sample. budget: blocks kept, as a share of radial's. dense: share of the steps."""
+
+    lists: str
+    budget: float = 1.0
+    dense: float = QUARTER
+    loss: bool = False  # whether to measure the validation loss too
+
+    def __str__(self):
+        return f"{self.lists}, budget {self.budget:g}, {self.dense:.0%} dense"
+
+
+class Lab:
+    """The model, its dense videos, and what was measured against them."""
+
+    def __init__(self, ground: Ground):
+        self.ground, self.psnr_of_radial, self.loss_of_dense = ground, {}, None
+        self.plan = masks.radial_plan_in_proportion(
+            ground.layout, DECAY, SINK_FRAMES, ground.device
+        )
+
+    def rows(self, budget: float) -> Rows:
+        return rows_of(self.plan, budget)
+
+    def dense_steps(self, way: Way) -> int:
+        return int(way.dense * self.ground.steps)
+
+    def attention(self, way: Way) -> Attention:
+        """For one run."""
+        if way.lists in ONCE:
+            looks = per_head.looks_in_a_dense_step if way.lists == EARLIER else per_head.looks_once
+            return looks(self.finder(way))
+        return self.attention_of_any_run(way)
+
+    def attention_of_any_run(self, way: Way) -> Attention:
+        """The same with lists that are chosen in each call, if not before the run."""
+        if way.lists == RADIAL:
+            return self.one_list(self.plan.block_mask())
+        if way.lists == SPATIAL:
+            keep = round(way.budget * self.plan.density * self.plan.blocks)
+            return self.one_list(masks.spatial(self.ground.layout, keep, masks.SMALL_BLOCK))
+        if way.lists == CALIBRATED:
+            kept = [most_attended(mass, self.rows(way.budget)) for mass in self.mass_of_others]
+            return per_head.fixed([per_head.BlockLists(each) for each in kept])
+        if way.lists == SOL:
+            return per_head.with_the_rest_pooled(self.rows(way.budget))
+        return per_head.looks_anew(self.finder(way))
+
+    def finder(self, way: Way) -> per_head.Finder:
+        scores, choice = ONCE.get(way.lists, (per_head.pooled(4), most_attended))
+        return per_head.finder(scores, self.rows(way.budget), choice)
+
+    def one_list(self, kept: torch.Tensor) -> Attention:
+        lists = per_head.BlockLists(kept[None].to(self.ground.device))
+        return per_head.fixed([lists] * self.ground.layers)
+
+    @cached_property
+    def mass_of_others(self) -> list[torch.Tensor]:
+        """The mean block mass of each layer in other videos, (h, blocks, blocks) each."""
+        ground = self.ground
+        steps = {int(share * ground.steps) for share in RECORDED}
+        model, calls = recorder(ground.model, ground.layout.tokens, steps)
+        seeds = range(OTHER_SEEDS, OTHER_SEEDS + CALIBRATING_SEEDS)
+        lab_model.sample(model, seeds, ground.size.latent, ground.steps)
+        total = [0.0] * ground.layers
+        with torch.inference_mode():
+            for call in calls:
+                for q, k in zip(call.q, call.k, strict=True):
+                    total[call.layer] = total[call.layer] + per_head.mass(q, k)
+        return [each / (len(seeds) * len(steps)) for each in total]
+
+    def measure(self, way: Way) -> dict:
+        """Sample in this way, and compare with the dense videos."""
+        ground, dense = self.ground, self.dense_steps(way)
+        attention, calls = counted(self.attention(way))
+        first = dense - (way.lists == EARLIER)
+        video = ground.sample(
+            masked(ground.model, attention, ground.layout.tokens, Schedule(first))
+        )
+        expected = (ground.steps - first) * ground.layers
+        if len(calls) != expected:
+            raise RuntimeError(f"{way}: expected {expected} calls, got {len(calls)}")
+        psnr = metrics.psnr(video, ground.reference).cpu()  # (b, f)
+        by_seed = psnr.mean(dim=1)
+        if way.lists == RADIAL:
+            self.psnr_of_radial[dense] = by_seed
+        difference = by_seed - self.psnr_of_radial[dense]
+        loss = self.loss(way) if way.loss else None
+        return {
+            "lists": way.lists,
+            "budget": way.budget,
+            "dense_steps": dense,
+            "psnr": round(by_seed.mean().item(), 3),
+            "psnr_of_seeds": [round(x, 3) for x in by_seed.tolist()],
+            "diff_to_radial": round(difference.mean().item(), 3),
+            "diff_se": round(difference.std().item() / len(difference) ** 0.5, 3),
+            "val_loss": None if loss is None else round(loss, 5),
+            "val_loss_added": None if loss is None else round(loss - self.dense_loss, 5),
+            "worst_frame": round(psnr.amin(dim=1).mean().item(), 3),
+        }
+
+    @cached_property
+    def dense_loss(self) -> float:
+        return self.ground.loss(self.ground.model)
+
+    def loss(self, way: Way) -> float:
+        """The validation loss with sparse attention at every step."""
+        attention = self.attention_of_any_run(way)
+        return self.ground.loss(masked(self.ground.model, attention, self.ground.layout.tokens))
+
+
+def counted(attention: Attention) -> tuple[Attention, list]:
+    """An attention, and a list that gets the layer of each call."""
+    calls = []
+
+    def counting(q, k, v, layer):
+        calls.append(layer)
+        return attention(q, k, v, layer)
+
+    return counting, calls
+
+
+def ways() -> list[Way]:
+    """The most important first: time may be up before the others' turn. Radial before the rest."""
+    found = []
+    for dense in (QUARTER, TENTH, HALF):
+        loss = dense == QUARTER
+        found.append(Way(RADIAL, dense=dense, loss=loss))
+        found += [Way(ADAPTIVE, budget, dense, loss) for budget in BUDGETS]
+    others = [Way(lists, loss=lists != EARLIER) for lists in ONCE if lists != ADAPTIVE]
+    found += [*others[:2], Way(ANEW, loss=True), Way(SOL, loss=True), Way(CALIBRATED, loss=True)]
+    found += [Way(SPATIAL, loss=True), *others[2:], Way(ANEW, 0.67)]
+    return found + [Way(RADIAL, dense=NONE), Way(ADAPTIVE, dense=NONE)]
+
+
+def line(case: dict) -> str:
+    difference = f"{case['diff_to_radial']:+.2f} ± {case['diff_se']:.2f}"
+    added = case["val_loss_added"]
+    loss = "" if added is None else f"  loss {added:+.5f}"
+    return (
+        f"{case['lists']:44s} {case['budget']:4.2f}  {case['dense_steps']:2d} dense  psnr "
+        f"{case['psnr']:.2f}  {difference}  worst {case['worst_frame']:.2f}  "
+        f"{case['seconds']:.1f} s{loss}"
+    )
+
+
+def of_other_trainings(path: Path, training: int) -> tuple[dict, list[dict]]:
+    """What a file already says of other trainings, and their cases."""
+    if not path.exists():
+        return {}, []
+    found = json.loads(path.read_text(encoding="utf-8"))
+    about = {name: each for name, each in found["trainings"].items() if name != str(training)}
+    return about, [case for case in found["cases"] if case["training"] != training]
+
+
+def main(arguments: list[str] | None = None):
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--comfyui", type=Path, required=True, help="ComfyUI's folder")
+    parser.add_argument("--checkpoint", type=Path, default=lab_model.CHECKPOINT)
+    parser.add_argument("--training", type=int, default=1, help="a number for this checkpoint")
+    parser.add_argument(
+        "--seconds", type=float, default=SECONDS, help="start no way after this time"
+    )
+    parser.add_argument("--tiny", action="store_true", help="a model for the CPU")
+    given = parser.parse_args(arguments)
+    end = time.perf_counter() + given.seconds
+    device, version = start_comfyui(given.comfyui.resolve())
+    sizes = TINY if given.tiny else (lab_model.LAB, SEEDS, lab_model.STEPS)
+    ground = Ground(lab_model.load(given.checkpoint), *sizes, device)
+    lab = Lab(ground)
+    name = f"quality-proportions-{'tiny' if given.tiny else record.gpu_name()}"
+    trainings, others = of_other_trainings(record.RESULTS / f"{name}.json", given.training)
+    trainings[str(given.training)] = {
+        "steps": ground.steps,
+        "seeds": ground.seeds,
+        "dense_val_loss": round(lab.dense_loss, 5),
+    }
+    about = {"comfyui": version, "size": asdict(ground.size), "decay": DECAY}
+    about |= {"sink_frames": SINK_FRAMES, "density": round(lab.plan.density, 4)}
+    about |= {
+        "densities": {f"{budget:g}": round(lab.rows(budget).density, 4) for budget in BUDGETS}
+    }
+    cases = []
+    for way in in_time(ways(), end, "ways"):
+        began = time.perf_counter()
+        case = lab.measure(way) | {"training": given.training}
+        cases.append(case | {"seconds": round(time.perf_counter() - began, 1)})
+        print(line(cases[-1]), flush=True)
+        every = sorted([*others, *cases], key=lambda case: case["training"])
+        with contextlib.redirect_stdout(None):
+            record.save(name, every, **about, trainings=dict(sorted(trainings.items())))
+    if cases:
+        print(f"Written: results/{name}.json")
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.WARNING, format="  %(message)s")
+    main()

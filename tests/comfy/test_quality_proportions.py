@@ -3,6 +3,7 @@
 import json
 import sys
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from small_lab import saved  # puts the lab on the path
 # isort: split
 
 import draw
+import flow
 import masked
 import masks
 import model as lab_model
@@ -87,9 +89,9 @@ def test_heads_that_share_a_budget_keep_as_much_in_all():
 
 
 def test_attention_over_lists_per_head_is_exact_by_torch_and_by_the_kernel():
-    q, k, v = video(batch=1, heads=2)
-    (lists,) = per_head.finder(per_head.mass, ROWS)(q, k)
-    for each in (lists, per_head.BlockLists(lists.kept[:1])):
+    q, k, v = (x[:, :96] for x in video(batch=1, heads=2))
+    kept = (random(2, 6, 6) < 0) | torch.eye(6, dtype=torch.bool)
+    for each in (per_head.BlockLists(kept), per_head.BlockLists(kept[:1])):
         fine = each.kept.repeat_interleave(16, 1).repeat_interleave(16, 2)
         heads = (x.transpose(1, 2) for x in (q, k, v))
         expected = scaled_dot_product_attention(*heads, attn_mask=fine).transpose(1, 2)
@@ -151,6 +153,7 @@ def results(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", [str(tmp_path / "proportions.py")])
     monkeypatch.setattr(proportions, "TINY", (SIZE, SEEDS, STEPS))
     monkeypatch.setattr(proportions, "BUDGETS", (1.0, 0.67))
+    monkeypatch.setattr(flow, "validation", partial(flow.validation, count=2, levels=2))
     return tmp_path
 
 
@@ -187,11 +190,12 @@ def test_the_command_measures_every_way_of_each_training(results, tmp_path, monk
     assert first["cases"][1]["val_loss_added"] == pytest.approx(added, abs=2e-5)
 
     monkeypatch.setattr(proportions, "ways", lambda: ways[:2])
-    for _ in range(2):  # of a training that is measured again, the old cases go
-        proportions.main([*given, "--training", "2"])
+    proportions.main([*given, "--training", "2"])
     found = json.loads(path.read_text())
     assert found["cases"][:-2] == first["cases"] and list(found["trainings"]) == ["1", "2"]
     assert [case["training"] for case in found["cases"][-2:]] == [2, 2]
+    about, others = proportions.of_other_trainings(path, 1)  # which is measured again
+    assert list(about) == ["2"] and others == found["cases"][-2:]
 
     tables = (tables_quality.quality_lists, tables_quality.quality_lists_otherwise)
     assert all(table() == "Not measured yet." for table in tables)  # on a CPU

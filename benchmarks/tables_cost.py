@@ -26,6 +26,22 @@ def report() -> str:
     return markdown(["one pass, ms", "without the record", "with it", "difference"], rows)
 
 
+def adaptive() -> str:
+    """Of every machine that was measured. A model's lists are those of one conditioning branch."""
+    rows = []
+    for file in sorted(RESULTS.glob("adaptive-*.json")):
+        for case in cases(file.stem):
+            for row in case["sparse"]:
+                ways = (row[f"{way}_ms"] for way in ("radial", "adaptive", "adaptive_067"))
+                costs = (case["unpack_ms"], case["look_ms"], case["look_peak_mib"])
+                name = f"{case['name']}, {file.stem.removeprefix('adaptive-').upper()}"
+                figures = (case["dense_ms"], *ways, *costs, case["model_lists_mib"])
+                rows.append([name, row["precision"], *map(number, figures)])
+    head = ["one call, ms", "precision", "dense", "radial", "adaptive", "budget 0.67"]
+    head += ["unpacking", "look", "look, MiB", "lists of the model, MiB"]
+    return markdown(head, rows)
+
+
 def preview() -> str:
     rows = []
     for case in cases("preview-cpu"):
@@ -78,4 +94,4 @@ def machines() -> str:
     return markdown(["file", "machine", "torch", "Triton", "flash-attn-4", "ComfyUI"], rows)
 
 
-TABLES = (probe, report, preview, planning, scaling, machines)
+TABLES = (probe, report, adaptive, preview, planning, scaling, machines)

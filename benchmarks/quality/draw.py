@@ -10,18 +10,25 @@ import math
 import sys
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")
-
 import matplotlib.pyplot as plt
+from draw_lists import proportions
+from drawing import (
+    BLACK,
+    BLUE,
+    GREEN,
+    GREY,
+    ORANGE,
+    PURPLE,
+    RED,
+    SKY,
+    YELLOW,
+    save,
+    tidy,
+)
 from lab import record
 from table import LOOK_FIRST, complete, front, tables
 
 REPORT = Path(__file__).with_name("RESULTS.md")
-# Okabe and Ito's colours, which colour-blind people can tell apart too.
-BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
-YELLOW, BLUE, RED, PURPLE, GREY = "#F0E442", "#0072B2", "#D55E00", "#CC79A7", "#888888"
 # (method, block size) -> label, colour, marker. None stands for any block size.
 SERIES = {
     ("radial", 128): ("radial, block 128", BLUE, "o"),
@@ -64,7 +71,7 @@ def compare(found: dict, name: str):
         ylabel="PSNR, dB",
     )
     right.legend(fontsize=9, loc="upper left", title="dense first steps")
-    _save(figure, name)
+    save(figure, name)
 
     figure, axes = plt.subplots(1, 3, figsize=(14, 5.2), layout="constrained")
     for at, (key, title) in zip(axes, MEASURES.items(), strict=True):
@@ -74,7 +81,7 @@ def compare(found: dict, name: str):
     axes[-1].set(ylabel=f"above the dense model's {about['dense_val_loss']:.4f}")
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=5, fontsize=9)
-    _save(figure, f"{name}-more")
+    save(figure, f"{name}-more")
 
 
 LABEL = {"fontsize": 9, "textcoords": "offset points", "xytext": (0, 3), "ha": "right"}
@@ -90,7 +97,7 @@ def _methods(axes, rows: list[dict], key: str):
         if selected:
             edge = BLACK if colour == YELLOW else "white"
             axes.plot(x, y, color=colour, markeredgecolor=edge, markeredgewidth=0.6, **style)
-    _tidy(axes)
+    tidy(axes)
 
 
 def _errors(axes, rows: list[dict], seeds: int):
@@ -132,7 +139,7 @@ def _schedules(axes, rows: list[dict], steps: int):
             axes.scatter(*at, marker="*", s=260, color=RED, edgecolor="white", zorder=4)
             style = {"textcoords": "offset points", "va": "center"}
             axes.annotate("the node's defaults", at, xytext=(11, 0), **style)
-    _tidy(axes)
+    tidy(axes)
 
 
 def _xy(rows: list[dict]) -> tuple[list[float], list[float]]:
@@ -186,8 +193,8 @@ def train(found: dict, name: str):
     middle.set_title("Attention decays in time (same place)")
     right.set_title("Attention decays in space")
     for axes in (left, middle, right):
-        _tidy(axes)
-    _save(figure, name)
+        tidy(axes)
+    save(figure, name)
 
 
 METHODS = {  # method of extend.py -> colour, marker
@@ -229,8 +236,8 @@ def extend(found: dict, name: str):
     right.margins(x=0.15)
     right.set(title="A training step", xlabel="seconds")
     for axes in (left, middle, right):
-        _tidy(axes)
-    _save(figure, name)
+        tidy(axes)
+    save(figure, name)
 
 
 CACHES = {  # (kind, radial) -> label, colour, marker
@@ -258,28 +265,17 @@ def caches(found: dict, name: str):
         ylabel="PSNR with the dense video of the same seed, dB",
     )
     axes.legend(fontsize=9, title=f"bars: standard error of {found['seeds']} seeds")
-    _tidy(axes)
-    _save(figure, name)
+    tidy(axes)
+    save(figure, name)
 
 
 def _share(values: list[float]) -> list[float]:
     return [x / values[0] for x in values]
 
 
-def _tidy(axes):
-    axes.grid(alpha=0.25)
-    axes.spines[["top", "right"]].set_visible(False)
-
-
-def _save(figure, name: str):
-    path = record.RESULTS / f"{name}.png"
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
-    print(f"Written: {path}")
-
-
 def main(gpu: str = "h100", report: Path = REPORT):
     drawings = {"compare": compare, "train": train, "extend": extend, "caches": caches}
+    drawings["proportions"] = proportions
     for kind, draw in drawings.items():
         path = record.RESULTS / f"quality-{kind}-{gpu}.json"
         if not path.exists():

@@ -57,8 +57,9 @@ def by_torch(
     for head in range(heads):
         keys = k[:, head].T
         for first in range(0, blocks, rows):
-            query = queries[first * each : (first + rows) * each, head]
-            weights = ((query @ keys).float() * scale).softmax(dim=-1)
+            # Scaled before the product, which might overflow in float16.
+            query = queries[first * each : (first + rows) * each, head] * scale
+            weights = (query @ keys).float().softmax(dim=-1)
             weights = torch.nn.functional.pad(weights, (0, blocks * block_size - tokens))
             weights = weights.view(-1, each, blocks, block_size)
             mass[head, first : first + rows] = weights.sum(dim=3).mean(dim=1)

@@ -10,6 +10,7 @@ attention as in masked.py
 """
 
 import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -98,6 +99,56 @@ def looks_once(find: Finder) -> Attention:
         return attend(q, k, v, lists[layer])[0]
 
     return attention
+
+
+def looks_again(find: Finder, calls: Sequence[int]) -> Attention:
+    """The same, and other lists from these calls of a layer on, counted from 0."""
+    lists, seen = {}, Counter()
+
+    def attention(q, k, v, layer):
+        if layer not in lists or seen[layer] in calls:
+            lists[layer] = find(q, k)
+        seen[layer] += 1
+        return attend(q, k, v, lists[layer])[0]
+
+    return attention
+
+
+def looks_three_times_before(scores: Scores, rows: Rows) -> Attention:
+    """Lists by the mean of three calls of a layer, the first two of which are dense."""
+    lists, seen, total = {}, Counter(), {}
+
+    def attention(q, k, v, layer):
+        if layer not in lists:
+            found = [scores(one_q, one_k) for one_q, one_k in zip(q, k, strict=True)]
+            before = total.get(layer, [0.0] * len(q))
+            total[layer] = [a + b for a, b in zip(before, found, strict=True)]
+            seen[layer] += 1
+            if seen[layer] < 3:
+                heads = (x.transpose(1, 2) for x in (q, k, v))
+                return scaled_dot_product_attention(*heads).transpose(1, 2)
+            lists[layer] = [BlockLists(most_attended(x, rows)) for x in total.pop(layer)]
+        return attend(q, k, v, lists[layer])[0]
+
+    return attention
+
+
+def steadied(share: float) -> Scores:
+    """Scores: the pack's block mass, a share of it replaced by its mean over all rows at the same
+    distance, in each head.
+    """
+
+    def scores(q, k):
+        found = mass(q, k)
+        blocks = found.shape[-1]
+        place = torch.arange(blocks, device=found.device)
+        distance = (place - place[:, None] + blocks - 1).flatten()
+        total = found.new_zeros(len(found), 2 * blocks - 1)
+        total.index_add_(1, distance, found.flatten(1))
+        mean = total / distance.bincount(minlength=2 * blocks - 1)
+        return (1 - share) * found + share * mean[:, distance].view_as(found)
+
+    return scores
 
 
 def looks_in_a_dense_step(find: Finder) -> Attention:

@@ -58,8 +58,8 @@ def lists(run: dict) -> list[str]:
             text += f" in {_percent(found['calls'], radial)} of the radial calls"
         said.append(f"{text}{_attended(found)} ({_looked(found)})")
     if found["why_radial"]:
-        which = "other lists" if found["calls"] else "lists"
-        said.append(f"{which} are radial: {found['why_radial']}")
+        which = "other lists are radial" if found["calls"] else "lists are radial"
+        said.append(f"{which}: {found['why_radial']}")
     return said
 
 

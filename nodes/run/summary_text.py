@@ -72,7 +72,7 @@ def _attended(found: dict) -> str:
 
 def _looked(found: dict) -> str:
     times = "once" if found["looks"] == 1 else f"{found['looks']:,} times"
-    took = "" if found["look_seconds"] is None else f", {seconds(found['look_seconds'])}"
+    took = "" if found["look_seconds"] is None else f", {_short(found['look_seconds'])}"
     return f"looked {times}{took}, {_size(found['bytes'])}"
 
 

@@ -176,7 +176,7 @@ class RadialMaskPreview(io.ComfyNode):
         return io.NodeOutput(
             image,
             text,
-            found.rows.density,
+            found.density,
             found.estimate.step_speedup,
             ui=picture_and_text(image, text, cls),
         )

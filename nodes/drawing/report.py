@@ -98,7 +98,12 @@ def _head(draw: ImageDraw.ImageDraw, title: str, run: dict) -> int:
     y += 56
     if radial:
         draw.text((LEFT, y), summary_text.kept(run), FAINT, font(TEXT))
-    return y + (36 if radial else 0)
+        y += 36
+    for said in summary_text.lists(run):
+        lines = _wrapped(draw, said, TEXT, WIDTH - LEFT - RIGHT)
+        draw.multiline_text((LEFT, y), lines, FAINT, font(TEXT), spacing=8)
+        y += (lines.count("\n") + 1) * 36
+    return y
 
 
 def _map(draw: ImageDraw.ImageDraw, y: int, run: dict, colours: dict) -> int:

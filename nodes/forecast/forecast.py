@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from PIL import Image
 
 from ...radial_core import RadialPattern, VideoLayout
+from ...radial_core.adaptive.density import density as adaptive_density
 from ...radial_core.estimate import Estimate, estimate
 from ...radial_core.mask_sample import Sample, sample
 from ...radial_core.plan import MOST_DENSITY
@@ -18,7 +19,10 @@ MAGNITUDES = ("", "k", "M", "G", "T", "P", "E", "Z", "Y")  # powers of 1000
 
 @dataclass(frozen=True)
 class Forecast:
-    """name: the model's. latent: frames, height and width. dense: why all of it stays dense."""
+    """name: the model's. latent: frames, height and width. rows: of the radial mask. budget: of
+    adaptive lists, None if lists are radial. density: kept share of the block map, with that
+    budget. dense: why all of it stays dense.
+    """
 
     name: str
     model: VideoModel
@@ -28,6 +32,8 @@ class Forecast:
     dense_blocks: int
     settings: Settings
     rows: Sample
+    budget: float | None
+    density: float
     estimate: Estimate
     dense: str | None
 
@@ -41,11 +47,14 @@ def forecast(
 ) -> Forecast:
     pattern, schedule = settings.resolve(model.preset, layout.frames, None)
     rows = sample(pattern, layout)
-    dense = None
+    density, budget, dense = rows.density, None, None
+    if getattr(settings, "lists", "radial") == "adaptive":
+        budget = settings.budget
+        density = adaptive_density(rows, layout, pattern.block_size, budget)
     if layout.frames == 1:
         dense = "a single frame"
-    elif rows.density > MOST_DENSITY:
-        dense = f"too short: {percent(rows.density)} would be kept"
+    elif density > MOST_DENSITY:
+        dense = f"too short: {percent(density)} would be kept"
     dense_blocks = min(schedule.dense_blocks, model.size.blocks)
     return Forecast(
         name=name,
@@ -56,8 +65,10 @@ def forecast(
         dense_blocks=dense_blocks,
         settings=settings,
         rows=rows,
+        budget=budget,
+        density=density,
         estimate=estimate(
-            *(model.size, layout.tokens, rows.density),
+            *(model.size, layout.tokens, density),
             dense_blocks=dense_blocks if dense is None else model.size.blocks,
         ),
         dense=dense,
@@ -74,10 +85,16 @@ def figures(it: Forecast) -> str:
         f"{it.name}, {video(it)}: {layout.tokens:,} tokens, {plural(layout.frames, 'latent frame')}"
         f" of {layout.tokens_per_frame:,}" + (f" and {text:,} of {what}." if text else "."),
         f"Settings{whose(it)}: {used(it)}.",
-        f"Kept: {about}{percent(it.rows.density)} of the block map.",
+        f"Kept: {about}{percent(it.density)} of the block map.",
     ]
     if it.dense is not None:
         return "\n".join([*lines, f"It runs dense, {it.dense}: nothing to gain."])
+    if it.budget is not None:
+        lines.append(
+            f"Lists: adaptive, budget {it.budget:g}. Each head chooses its own blocks when the "
+            "video is made; the picture shows the radial mask, with "
+            f"{about}{percent(it.rows.density)}."
+        )
     flops = size.attention_flops(layout.tokens)
     lines += [
         f"Self-attention of a pass: {about}{amount(found.kept_work * flops)}FLOP in place of "
@@ -103,6 +120,9 @@ def whose(it: Forecast) -> str:
 def picture(it: Forecast) -> Image.Image:
     """The block map, with the figures beside it."""
     found = it.estimate
+    below = "Speeds are estimates, against dense attention by the fastest kernel."
+    if it.budget is not None:
+        below = "The map is the radial one; each head will choose its own. Speeds are estimates."
     return drawing.draw(
         it.rows,
         it.pattern,
@@ -111,10 +131,10 @@ def picture(it: Forecast) -> Image.Image:
         lines=(
             f"{video(it)}: {it.layout.tokens:,} tokens",
             used(it) if it.dense is None else f"It runs dense, {it.dense}",
-            "Speeds are estimates, against dense attention by the fastest kernel.",
+            below,
         ),
         figures=(
-            (percent(it.rows.density), "of the map is kept"),
+            (percent(it.density), "of the map is kept"),
             (times(found.attention_speedup), "the speed of attention"),
             (times(found.step_speedup), "the speed of a step"),
         ),

@@ -11,6 +11,7 @@ import torch
 from ...radial_core import RadialPattern, Schedule
 from ...radial_core.devices import device_name
 from ..comfyui.features import missing
+from .looks import Looks
 from .reasons import NOT_OURS, Why
 from .saving import saving, typical
 from .skipped import skipped_calls, skipped_steps
@@ -18,6 +19,7 @@ from .stopwatch import Mark, Stopwatch
 
 RADIAL = "radial"
 PASS = "pass"
+LOOK = "look"
 MOST_STEPS = 2000  # later steps, as of a long training run, share one entry
 
 
@@ -30,7 +32,7 @@ class CallEntry:
     tokens of self-attention over the video. density: kept share of its blocks. fused: for a pass,
     why blocks were not fused (None: they were) -> blocks; None if nothing was to be fused.
     precision: of what computed it, "exact" or "8 bit"; None if that can't be told. blocks: for a
-    pass that may be radial, how many blocks ran in it.
+    pass that may be radial, how many blocks ran in it. adaptive: a sparse call had adaptive lists.
     """
 
     mark: Mark | None = None
@@ -48,6 +50,7 @@ class CallEntry:
     def failed(self, why: Why) -> None:
         """Something of ours failed: the call goes on dense."""
         self.dense, self.backend, self.precision, self.density = why, None, None, None
+        self.adaptive = False
 
 
 class Record:
@@ -57,7 +60,6 @@ class Record:
     """
 
     def __init__(self):
-        self.looks, self.why_radial = [], None
         self.latent = None  # shape of what the model got
         self.devices = {}  # an ordered set
         self.model_calls = 0
@@ -66,12 +68,15 @@ class Record:
         self._passes = Counter()  # (step, how many blocks ran) -> calls of the model
         self.dense_calls = Counter()  # reason -> calls
         self.dense_backends = Counter()  # kernel, if not ComfyUI's own -> calls
-        self.radial_calls = 0
+        self.radial_calls = 0  # all sparse ones, whatever their lists
+        self.adaptive_calls = 0  # those of them with adaptive lists
         self._densities = 0.0  # their sum over the radial calls
         self.backend = None
         self.precisions = Counter()  # of the radial calls -> calls
         self.dense_precisions = Counter()  # of dense self-attention, where it is known -> calls
         self.why_exact = None  # why radial calls are exact where 8 bit was wanted
+        self.why_radial = None  # why lists are radial where adaptive ones were wanted
+        self._wants_adaptive, self._looks = False, Looks()
         self.settings = {}
         self.preset = None  # its name
         self._fused = Counter()  # why a block was not fused, None if it was -> calls
@@ -89,15 +94,29 @@ class Record:
         """Kept share of the blocks, the mean over the radial calls."""
         return self._densities / self.radial_calls if self.radial_calls else None
 
-    def use(self, pattern: RadialPattern, schedule: Schedule, preset: str | None, budget=None):
-        """The settings of a pass. preset: its name, if any of them is the preset's."""
-        settings = {**asdict(schedule), "sink_frames": pattern.sink_frames}
-        self.settings = settings | {"decay": pattern.decay, "block_size": pattern.block_size}
-        self.preset = preset
-        self.budget = budget
+    @property
+    def has_looked(self) -> bool:
+        """Whether any lists of this run were looked for."""
+        return self._looks.number > 0
 
-    def looked(self, mark, attended, size):
-        self.looks.append((attended, size))
+    def use(
+        self,
+        pattern: RadialPattern,
+        schedule: Schedule,
+        preset: str | None,
+        budget: float | None = None,
+    ):
+        """The settings of a pass. preset: its name, if any of them is the preset's. budget: of
+        adaptive lists; None if lists are to be radial.
+        """
+        settings = {**asdict(schedule), "sink_frames": pattern.sink_frames}
+        settings |= {"decay": pattern.decay, "block_size": pattern.block_size}
+        if budget is None:
+            self.settings = settings | {"lists": "radial"}
+        else:
+            self.settings = settings | {"lists": "adaptive", "budget": budget}
+            self._wants_adaptive = True
+        self.preset = preset
 
     def forward(self, step: int | None, x: torch.Tensor) -> int:
         """A call of the model; returns the step to count it in. x: the latent."""
@@ -131,13 +150,26 @@ class Record:
             if entry.step is not None and entry.blocks is not None:
                 self._passes[entry.step, entry.blocks] += 1
 
+    def looked(self, mark: Mark | None, attended: torch.Tensor, size: int) -> None:
+        """A look for adaptive lists is over. It is a part of the call that this thread ends next.
+
+        mark: its start, if it is timed. attended: float32 (2,), the share of all attention that the
+        kept blocks have, and that radial ones would have. It is read with the record: nothing waits
+        for its device before. size: bytes of the lists.
+        """
+        self._stopwatch.stop(mark, (None, LOOK, self._looks.of_call()))
+        with self._lock:
+            self._looks.add(attended, size)
+
     def end_call(self, entry: CallEntry) -> None:
         """A call of attention is over."""
         ran = RADIAL if entry.dense is None else entry.dense
-        self._stopwatch.stop(entry.mark, (entry.step, ran, (*entry.shape, entry.density)))
+        call = (*entry.shape, entry.density), self._looks.end_call()
+        self._stopwatch.stop(entry.mark, (entry.step, ran, call))
         with self._lock:
             if entry.dense is None:
                 self.radial_calls += 1
+                self.adaptive_calls += entry.adaptive
                 self._densities += entry.density
                 self.backend = entry.backend
                 self.precisions[entry.precision] += 1
@@ -154,24 +186,31 @@ class Record:
     def _timed(self, key: tuple, seconds: float) -> None:
         step, ran, call = key
         with self._lock:
+            if ran == LOOK:  # known before its call is, which ends later
+                self._looks.took(seconds, call)
+                return
             self._seconds[step, ran] += seconds
             if call is not None:
-                self._call_seconds[call].append(seconds)
+                size, looks = call
+                self._call_seconds[size].append(seconds - (looks.seconds if looks else 0.0))
 
     def read(self, wait: bool = True) -> dict:
         """All of it as plain values, for JSON. Steps and blocks count from 0.
 
         Seconds are None where nothing could be timed. wait: for the device to finish; else the last
-        calls may be missing from the seconds.
+        calls may be missing from the seconds, and the looks from what they found.
         """
         self._stopwatch.collect(wait)
         with self._lock:
-            return self._read()
+            return self._read(wait)
 
-    def _read(self) -> dict:
+    def _read(self, wait: bool) -> dict:
         dense = self.dense_calls
         not_fused = {why: n for why, n in self._fused.most_common() if why is not None}
-        steps = self._read_steps()
+        steps, adaptive = self._read_steps(), None
+        if self._wants_adaptive:
+            adaptive = {"calls": self.adaptive_calls, **self._looks.read(wait)}
+            adaptive["why_radial"] = self.why_radial
         seconds = _sum(s for (_, ran), s in self._seconds.items() if ran == PASS)
         return {
             "latent": list(self.latent or ()),
@@ -184,6 +223,7 @@ class Record:
             "precisions": dict(self.precisions),
             "dense_precisions": dict(self.dense_precisions),
             "why_exact": self.why_exact,
+            "adaptive": adaptive,
             "fused_blocks": self._fused[None],
             "blocks_not_fused": sum(not_fused.values()),
             "why_not_fused": not_fused,
@@ -197,6 +237,7 @@ class Record:
                 **skipped_steps(steps),
                 "model_calls": self.model_calls,
                 "radial_calls": self.radial_calls,
+                "adaptive_calls": self.adaptive_calls,
                 "dense_calls": {why: n for why, n in dense.items() if why.reason not in NOT_OURS},
                 "other_calls": {why: n for why, n in dense.items() if why.reason in NOT_OURS},
                 "seconds": seconds,
@@ -206,7 +247,7 @@ class Record:
                 "seconds_of_a_radial_call": typical(self._call_seconds, dense=False),
                 "seconds_of_a_dense_call": typical(self._call_seconds, dense=True),
             },
-            "saving": saving(self._call_seconds, seconds) if seconds else None,
+            "saving": saving(self._call_seconds, seconds, self._looks.seconds) if seconds else None,
             "steps": steps,
         }
 

@@ -55,7 +55,8 @@ class RunReporter:
 
     def summary(self) -> dict:
         """The counts as plain values, with a line for people under "text"."""
-        run = self.record.read(wait=False)
+        # What was found is on the GPU. The run is over: nothing is held up by waiting for it.
+        run = self.record.read(wait=self.record.has_looked)
         totals = run["totals"]
         return {
             "steps": totals["steps"],
@@ -69,6 +70,7 @@ class RunReporter:
             "dense_backends": run["dense_backends"],
             "precisions": run["precisions"],
             "dense_precisions": run["dense_precisions"],
+            "adaptive": run["adaptive"],
             "settings": run["settings"],  # of the last pass
             "node": self.node,
             "status": summary_text.status(run),

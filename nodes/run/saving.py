@@ -6,11 +6,14 @@ from statistics import median
 MEASURED, ESTIMATED = "measured", "estimated"
 
 
-def saving(call_seconds: Mapping[tuple, Sequence[float]], seconds: float) -> dict | None:
+def saving(
+    call_seconds: Mapping[tuple, Sequence[float]], seconds: float, look_seconds: float | None = None
+) -> dict | None:
     """Seconds saved, the speed-up, and how that is known; None if no radial call was timed.
 
     call_seconds: seconds of each call, by (batch, tokens, density); density is None for dense ones.
-    seconds: of all calls of the model in the run.
+    seconds: of all calls of the model in the run. look_seconds: what looking for adaptive lists
+    took besides the calls; None is none.
 
     A radial call is compared with the run's own dense calls over the same tokens: measured. Without
     such calls, dense attention is taken to cost 1 / density as much: estimated. Medians are used
@@ -30,6 +33,7 @@ def saving(call_seconds: Mapping[tuple, Sequence[float]], seconds: float) -> dic
         saved = (saved or 0.0) + len(times) * (dense.get(tuple(shape), radial / density) - radial)
     if saved is None:
         return None
+    saved -= look_seconds or 0.0
     return {"seconds": saved, "speedup": (seconds + saved) / seconds, "how": how}
 
 

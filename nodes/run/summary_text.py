@@ -44,7 +44,40 @@ def not_reached(run: dict) -> str | None:
 
 def _notes(run: dict) -> list[str]:
     """What else a person should know, in every text."""
-    return [*_why_exact(run), *_passed_by(run), *_skipped(run), *_missing(run)]
+    return [*lists(run), *_why_exact(run), *_passed_by(run), *_skipped(run), *_missing(run)]
+
+
+def lists(run: dict) -> list[str]:
+    """What adaptive lists keep, and why lists are radial where adaptive ones were wanted."""
+    found, radial, said = run["adaptive"], run["totals"]["radial_calls"], []
+    if found is None or not radial:
+        return []
+    if found["calls"]:
+        text = f"adaptive lists (budget {run['settings']['budget']:g})"
+        if found["calls"] < radial:
+            text += f" in {_percent(found['calls'], radial)} of the radial calls"
+        said.append(f"{text}{_attended(found)} ({_looked(found)})")
+    if found["why_radial"]:
+        which = "other lists are radial" if found["calls"] else "lists are radial"
+        said.append(f"{which}: {found['why_radial']}")
+    return said
+
+
+def _attended(found: dict) -> str:
+    if found["attended"] is None:
+        return ""
+    adaptive, radial = (f"{100 * found[key]:.0f} %" for key in ("attended", "attended_by_radial"))
+    return f" keep {adaptive} of the attention, radial ones would keep {radial}"
+
+
+def _looked(found: dict) -> str:
+    times = "once" if found["looks"] == 1 else f"{found['looks']:,} times"
+    took = "" if found["look_seconds"] is None else f", {_short(found['look_seconds'])}"
+    return f"looked {times}{took}, {_size(found['bytes'])}"
+
+
+def _size(number: int) -> str:
+    return f"{number / 1e9:.3g} GB" if number >= 999.5e6 else f"{number / 1e6:.3g} MB"
 
 
 def _passed_by(run: dict) -> list[str]:

@@ -22,6 +22,7 @@ PRESET = {  # of Wan 2.1 at a trained length: a quarter of the steps is dense
     "sink_frames": 1,
     "decay": 0.2,
     "block_size": 128,
+    "lists": "radial",
 }
 SETTINGS = {"0.5.0": PRESET}
 

@@ -43,6 +43,7 @@ def run_of(*steps, blocks=4, failures=(), in_part=(), **more):
         "precisions": {"exact": radial} if radial else {},
         "dense_precisions": {"exact": sum(dense.values())} if dense else {},
         "why_exact": None,
+        "adaptive": None,
         "fused_blocks": 0,
         "blocks_not_fused": 0,
         "why_not_fused": {},

@@ -44,9 +44,14 @@ def rows_of(plan: Plan, budget: float) -> Rows:
     budget: the blocks to keep, as a share of the plan's; the backbone is kept in any case.
     """
     kept = backbone(plan.layout, plan.block_size).to(plan.device)
-    wanted = (plan.indptr[0].diff() * budget).round().long().clamp(max=plan.blocks)
-    lengths = torch.maximum(wanted, kept.sum(dim=1))
+    lengths = row_lengths(plan.indptr[0].diff(), kept, budget)
     return Rows(kept, lengths, int(lengths.sum()))
+
+
+def row_lengths(radial: torch.Tensor, backbone: torch.Tensor, budget: float) -> torch.Tensor:
+    """The key blocks of each row, int64. radial: those of the radial mask."""
+    wanted = (radial * budget).round().long().clamp(max=backbone.shape[-1])
+    return torch.maximum(wanted, backbone.sum(dim=-1))
 
 
 def backbone(layout: VideoLayout, block_size: int) -> torch.Tensor:
@@ -73,7 +78,20 @@ def most_attended(mass: torch.Tensor, rows: Rows) -> torch.Tensor:
 
     In each row the backbone, and then the blocks with the most mass; of equals the first.
     """
-    ranked = mass.masked_fill(rows.backbone, torch.inf).sort(dim=-1, descending=True, stable=True)
-    rank = torch.arange(mass.shape[-1], device=mass.device)
-    is_kept = (rank < rows.lengths[:, None]).expand_as(mass)
-    return torch.zeros_like(is_kept).scatter_(-1, ranked.indices, is_kept)
+    return first_of(by_mass(mass, rows.backbone), rows.lengths)
+
+
+def by_mass(mass: torch.Tensor, backbone: torch.Tensor) -> torch.Tensor:
+    """The key blocks of each row, int64 like mass: the backbone first, then by their mass."""
+    first = mass.masked_fill(backbone, torch.inf)
+    return first.sort(dim=-1, descending=True, stable=True).indices
+
+
+def first_of(order: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+    """The first blocks of each row as a map, bool like order, which is (..., rows, blocks).
+
+    lengths: how many, int64 (rows,).
+    """
+    rank = torch.arange(order.shape[-1], device=order.device)
+    is_kept = (rank < lengths[:, None]).expand_as(order)
+    return torch.zeros_like(is_kept).scatter_(-1, order, is_kept)

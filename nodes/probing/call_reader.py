@@ -1,6 +1,7 @@
 """Measures one attention call after another, for all radial masks and for adaptive lists."""
 
 import logging
+import traceback
 from collections.abc import Sequence
 
 import torch
@@ -40,13 +41,16 @@ class CallReader:
     def read(self, q, k, v, layout: VideoLayout, scale: float | None) -> CallMeasurement:
         """Measure a call of one video. q, k, v: (s, h, d)."""
         self._choose(layout, q.device)
-        if self.budgets:
-            try:
-                return measure(q, k, v, self._rows, scale, lists=self._sample())
-            except Exception as error:
-                self.budgets, self.why_not_adaptive = (), f"{type(error).__name__}: {error}"
-                log.warning("Radial probe failed on adaptive lists; it goes on.", exc_info=True)
-        return measure(q, k, v, self._rows, scale)
+        if not self.budgets:
+            return measure(q, k, v, self._rows, scale)
+        try:
+            return measure(q, k, v, self._rows, scale, lists=self._sample())
+        except Exception as error:  # not kept: it would keep tensors alive
+            why, details = f"{type(error).__name__}: {error}", traceback.format_exc()
+        reading = measure(q, k, v, self._rows, scale)  # if this fails too, it was not the lists
+        self.budgets, self.why_not_adaptive = (), why
+        log.warning("Radial probe: adaptive lists failed, the rest goes on.\n%s", details)
+        return reading
 
     def _choose(self, layout: VideoLayout, device: torch.device) -> None:
         if self._of != (layout, device):

@@ -1,6 +1,7 @@
 """The probe in real runs: it changes nothing, and its readings equal the oracle's."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -138,6 +139,18 @@ def test_before_and_after_radial_attention_patch(wan, summaries, any_density):
     assert result.dense_blocks == 1 and result.settings_of == "Radial Attention Patch"
     assert result.sinks == (0, 1, 2, 3) and 0.25 in result.decays
     assert [s["radial_calls"] for s in summaries] == [2 * (BLOCKS - 1)] * 3
+
+
+def test_the_budget_of_the_run_is_measured(wan):
+    def wrapper(executor, *args, **kwargs):
+        args[5]["radial_attention"].lists = SimpleNamespace(budget=0.8)
+        return executor(*args, **kwargs)
+
+    model = with_wrapper(probe(patch(wan, dense_steps=99)), wrapper)
+    sample(model)
+    result = measured(model)
+    assert result.budgets == (1.0, 0.8, 0.75, 0.67, 0.5)
+    assert result.budget == result.budget_of(result.now) == 0.8
 
 
 @pytest.mark.oldest
@@ -301,7 +314,7 @@ def test_adaptive_lists_that_fail_do_not_spoil_the_other_measurements(wan, monke
     assert all(ours.error(i, 0) == expected.error(i, 0) for i in range(len(ours.patterns)))
     assert expected.budgets and not expected.why_not_adaptive
     assert ours.budgets == () and "CUDA out of memory" in ours.why_not_adaptive
-    assert len([r for r in caplog.records if "failed on adaptive" in r.getMessage()]) == 1
+    assert len([r for r in caplog.records if "adaptive lists failed" in r.getMessage()]) == 1
 
 
 def test_options_it_cannot_read_do_not_spoil_the_render(wan):

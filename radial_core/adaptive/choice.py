@@ -44,29 +44,34 @@ def rows_of(plan: Plan, budget: float) -> Rows:
     budget: the blocks to keep, as a share of the plan's; the backbone is kept in any case.
     """
     kept = backbone(plan.layout, plan.block_size).to(plan.device)
-    lengths = row_lengths(plan.indptr[0].diff(), kept, budget)
+    lengths = row_lengths(plan.indptr[0].diff(), kept.sum(dim=1), budget)
     return Rows(kept, lengths, int(lengths.sum()))
 
 
-def row_lengths(radial: torch.Tensor, backbone: torch.Tensor, budget: float) -> torch.Tensor:
-    """The key blocks of each row, int64. radial: those of the radial mask."""
-    wanted = (radial * budget).round().long().clamp(max=backbone.shape[-1])
-    return torch.maximum(wanted, backbone.sum(dim=-1))
+def row_lengths(radial: torch.Tensor, least: torch.Tensor, budget: float) -> torch.Tensor:
+    """The key blocks of each row, int64 (blocks,). radial: those of the radial mask. least: of the
+    backbone.
+    """
+    wanted = (radial * budget).round().long().clamp(max=len(radial))
+    return torch.maximum(wanted, least)
 
 
-def backbone(layout: VideoLayout, block_size: int) -> torch.Tensor:
-    """The blocks that every head keeps, bool (blocks, blocks): text, both ways, and what is near.
+def backbone(
+    layout: VideoLayout, block_size: int, rows: torch.Tensor | None = None
+) -> torch.Tensor:
+    """The blocks that every head keeps, bool (rows, blocks): text, both ways, and what is near.
 
-    Near is a block's own place in the video and the same place one frame earlier and later, each
-    with NEAR blocks before and after.
+    rows: query blocks, int64; all of them if None. Near is a block's own place in the video and the
+    same place one frame earlier and later, each with NEAR blocks before and after.
     """
     block = torch.arange(layout.blocks(block_size))
     begin = block * block_size
     has_text = (begin < layout.prefix) | (begin + block_size > layout.prefix + layout.video_tokens)
     if not layout.suffix:
         has_text[-1] &= begin[-1] < layout.prefix  # it is only partly filled
-    middle = begin + block_size // 2
-    kept = has_text[:, None] | has_text
+    rows = block if rows is None else rows
+    middle = rows * block_size + block_size // 2
+    kept = has_text[rows, None] | has_text
     for frames in (-1, 0, 1):
         place = (middle + frames * layout.tokens_per_frame) // block_size
         kept |= (place[:, None] - block).abs() <= NEAR
@@ -81,10 +86,9 @@ def most_attended(mass: torch.Tensor, rows: Rows) -> torch.Tensor:
     return first_of(by_mass(mass, rows.backbone), rows.lengths)
 
 
-def by_mass(mass: torch.Tensor, backbone: torch.Tensor) -> torch.Tensor:
-    """The key blocks of each row, int64 like mass: the backbone first, then by their mass."""
-    first = mass.masked_fill(backbone, torch.inf)
-    return first.sort(dim=-1, descending=True, stable=True).indices
+def by_mass(mass: torch.Tensor, first: torch.Tensor) -> torch.Tensor:
+    """The key blocks of each row, int64 like mass: those of the backbone first, then by mass."""
+    return mass.masked_fill(first, torch.inf).sort(dim=-1, descending=True, stable=True).indices
 
 
 def first_of(order: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:

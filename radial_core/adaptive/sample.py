@@ -54,22 +54,20 @@ def sample_lists(
     """
     size = mask.block_size
     with torch.inference_mode(False):
-        everywhere = backbone(layout, size)
-        radial = torch.cat(
-            [
-                (last - first + 1).sum(dim=1)
-                for rows in torch.arange(layout.blocks(size)).split(ROWS_AT_ONCE)
-                for first, last in [kept_runs(mask, layout, rows)]
-            ]
-        )
-        lengths = [row_lengths(radial, everywhere, budget) for budget in budgets]
+        radial, least = [], []
+        for rows in torch.arange(layout.blocks(size)).split(ROWS_AT_ONCE):
+            first, last = kept_runs(mask, layout, rows)
+            radial.append((last - first + 1).sum(dim=1))
+            least.append(backbone(layout, size, rows).sum(dim=1))
+        radial, least = torch.cat(radial), torch.cat(least)
+        lengths = [row_lengths(radial, least, budget) for budget in budgets]
         blocks, place = (tokens // size).unique(return_inverse=True)
         return ListSample(
             size,
             tuple(budgets),
             blocks,
             place,
-            everywhere[blocks],
+            backbone(layout, size, blocks),
             tuple(each[blocks] for each in lengths),
             tuple(int(each.sum()) / len(each) ** 2 for each in lengths),
         )

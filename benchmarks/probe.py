@@ -1,10 +1,11 @@
 """How long does it take to measure an attention call, and how exact is a sample of its rows?
 
 Milliseconds and extra memory of radial_core/measure.py for one call as in Radial Attention Probe:
-128 tokens, all heads, 10 decays x 3 sinks. q, k and v are random, with attention that falls off in
-time and space at a different rate for each head. Also the time to choose the rows (once a run, on
-the CPU) and, for the paper's settings, the error estimated from 128 and 1,024 tokens against that
-of the whole output, radial against dense, by the fastest kernels.
+128 tokens, all heads, 10 decays x 3 sinks, without and with adaptive lists at 4 budgets. q, k and v
+are random, with attention that falls off in time and space at a different rate for each head. Also
+the time to choose the rows (once a run, on the CPU) and, for the paper's settings, the error
+estimated from 128 and 1,024 tokens against that of the whole output, radial against dense, by the
+fastest kernels.
 
     python benchmarks/probe.py
 
@@ -18,9 +19,11 @@ import record  # puts the repository on the path
 import torch
 
 from radial_core import RadialPattern, VideoLayout, make_plan, radial_attention
+from radial_core.adaptive.sample import sample_lists
 from radial_core.dense import dense_attention
 from radial_core.measure import choose_rows, measure
 
+BUDGETS = (1.0, 0.75, 0.67, 0.5)
 DECAYS, SINKS = (0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0, 4.0), (0, 1, 2)
 HEAD_DIM, TOKENS, MORE_TOKENS, REPEATS = 128, 128, 1024, 3
 CASES = [  # name, layout, heads, the paper's settings
@@ -54,30 +57,42 @@ def run(name, layout, heads, preset, device) -> dict:
     patterns = [RadialPattern(d, s) for s in SINKS for d in DECAYS]
     start = time.perf_counter()
     rows = choose_rows(layout, patterns, TOKENS).to(device)
+    lists = sample_lists(layout, preset, rows.tokens.cpu(), BUDGETS).to(device)
     choosing = time.perf_counter() - start
     q, k, v = structured(layout, heads, device)
-    reading = measure(q, k, v, rows)  # compiles what there is to compile
-    seconds = []
-    before, peak = memory(device)
-    for _ in range(REPEATS):
-        start = time.perf_counter()
-        reading = measure(q, k, v, rows)  # waits for the GPU
-        seconds.append(time.perf_counter() - start)
-    _, peak = memory(device)
+    reading, ms, extra = measured(q, k, v, rows, None)
+    with_lists, ms_with_lists, extra_with_lists = measured(q, k, v, rows, lists)
     more = measure(q, k, v, choose_rows(layout, [preset], MORE_TOKENS).to(device))
     return {
         "name": name,
         "tokens": layout.tokens,
         "heads": heads,
         "patterns": len(patterns),
-        "ms": round(1000 * statistics.median(seconds), 1),
-        "extra_mib": round((peak - before) / 2**20),
+        "ms": ms,
+        "extra_mib": extra,
+        "ms_with_adaptive": ms_with_lists,
+        "extra_mib_with_adaptive": extra_with_lists,
         "choosing_rows_ms": round(1000 * choosing),
         "coverage": round(reading.coverage[patterns.index(preset)], 4),
         "error": round(reading.error[patterns.index(preset)], 4),
         f"error_{MORE_TOKENS}_tokens": round(more.error[0], 4),
         "error_all_tokens": round(whole_error(q, k, v, layout, preset), 4),
+        "error_adaptive": [round(error, 4) for error in with_lists.error[len(patterns) :]],
     }
+
+
+def measured(q, k, v, rows, lists):
+    """The measurement, its milliseconds, and MiB beyond what was allocated before."""
+    measure(q, k, v, rows, lists=lists)  # compiles what there is to compile
+    seconds = []
+    before, _ = memory(q.device)
+    for _ in range(REPEATS):
+        start = time.perf_counter()
+        reading = measure(q, k, v, rows, lists=lists)  # waits for the GPU
+        seconds.append(time.perf_counter() - start)
+    _, peak = memory(q.device)
+    ms = round(1000 * statistics.median(seconds), 1)
+    return reading, ms, round((peak - before) / 2**20)
 
 
 def memory(device: torch.device) -> tuple[int, int]:

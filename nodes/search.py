@@ -16,12 +16,13 @@ from .drawing.compare import draw_nothing
 from .drawing.search import draw_search
 from .inputs.checks import check_choice, check_number, short
 from .inputs.settings import AUTOMATIC
-from .probing.advice import describe
+from .probing.advice import AGING, describe
 from .probing.socket import MEASUREMENTS
 
 FASTEST, MOST_EXACT = "largest speed-up", "smallest error"
 LEAST_ERROR, MOST_ERROR = 0.001, 1.0
 LEAST_SPEEDUP, MOST_SPEEDUP = 1.0, 20.0
+RADIAL, ADAPTIVE = "radial", "adaptive"  # lists, as on Radial Attention Patch
 NOTHING = (
     "Nothing was measured, so the outputs select the preset. Radial Attention Compare says why; "
     "link its measurements to this node."
@@ -35,9 +36,9 @@ class RadialSettingsSearch(io.ComfyNode):
             node_id="RadialSettingsSearch",
             display_name="Radial Settings Search",
             category="radial attention",
-            description="Finds the decay, sink frames and dense blocks for an error or a speed-up, "
-            "from what was measured on your own model and video. Link its outputs to Radial "
-            "Attention Patch.",
+            description="Finds the decay, sink frames, dense blocks and kind of lists for an error "
+            "or a speed-up, from what was measured on your own model and video. Link its outputs "
+            "to Radial Attention Patch.",
             search_aliases=[
                 "radial",
                 "tune attention",
@@ -91,6 +92,15 @@ class RadialSettingsSearch(io.ComfyNode):
                 ),
                 io.Image.Output(display_name="image", tooltip="The picture on this node."),
                 io.String.Output(display_name="text", tooltip="The text on this node."),
+                io.Combo.Output(
+                    display_name="lists",
+                    options=[RADIAL, ADAPTIVE],
+                    tooltip="For lists of Radial Attention Patch.",
+                ),
+                io.Float.Output(
+                    display_name="budget",
+                    tooltip="For budget of Radial Attention Patch: that of adaptive lists, else 1.",
+                ),
             ],
             is_output_node=True,
         )
@@ -103,17 +113,20 @@ class RadialSettingsSearch(io.ComfyNode):
         if measurements is None:
             picture, text = draw_nothing("Nothing measured: see below."), NOTHING
             values = [AUTOMATIC[name] for name in ("decay", "sink_frames", "dense_blocks")]
-            values[0] = float(values[0])
+            values[0], lists, budget = float(values[0]), RADIAL, 1.0
         elif isinstance(measurements, Measurements):
             limits = {"error": error} if target == FASTEST else {"speedup": speedup}
             chosen, picture, text = search(measurements, **limits)
             values = [chosen.decay, chosen.sink_frames, chosen.dense_blocks]
+            lists = RADIAL if chosen.budget is None else ADAPTIVE
+            budget = 1.0 if chosen.budget is None else chosen.budget
         else:
             raise ValueError(
                 f"measurements must come from Radial Attention Compare, got {short(measurements)}"
             )
         image = as_image(picture)
-        return io.NodeOutput(*values, image, text, ui=picture_and_text(image, text, cls))
+        ui = picture_and_text(image, text, cls)
+        return io.NodeOutput(*values, image, text, lists, budget, ui=ui)
 
 
 def search(m: Measurements, error: float | None = None, speedup: float | None = None):
@@ -135,15 +148,15 @@ def search(m: Measurements, error: float | None = None, speedup: float | None = 
             if reached
             else f"None of them is {asked}. The fastest of them"
         )
-    text = "\n".join(
-        (
-            f"{verdict}: {describe(chosen)}: {_figures(chosen)}.",
-            f"Now ({describe(now)}; the settings of {m.settings_of}): {_figures(now)}.",
-            f"Out of {len(settings):,} settings. Errors are measured; speed-ups are estimated over "
-            "dense attention by the fastest exact kernel.",
-        )
-    )
-    return chosen, draw_search(settings, chosen, now, error, speedup), text
+    lines = [
+        f"{verdict}: {describe(chosen)}: {_figures(chosen)}.",
+        f"Now ({describe(now)}; the settings of {m.settings_of}): {_figures(now)}.",
+        f"Out of {len(settings):,} settings. Errors are measured; speed-ups are estimated over "
+        "dense attention by the fastest exact kernel.",
+    ]
+    if chosen.budget is not None:
+        lines.insert(1, AGING)
+    return chosen, draw_search(settings, chosen, now, error, speedup), "\n".join(lines)
 
 
 def _figures(each: Setting) -> str:

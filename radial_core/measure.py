@@ -1,5 +1,7 @@
 """What a mask does to a real attention call: the attention mass it keeps, and its output's error.
 
+Also what adaptive lists do that are chosen in that very call.
+
 Exact for a sample of the rows: from a row's softmax over all keys follows the output of any mask.
 Keys come in chunks, whose unnormalised weights and values are summed block by block. A mask is then
 a choice of blocks, and all masks cost one pass over the keys and some small products.
@@ -11,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch.nn.functional import pad
 
+from .adaptive.sample import ListSample
 from .layout import VideoLayout
 from .masks.mask import kept_runs
 from .masks.radial import RadialPattern
@@ -40,7 +43,8 @@ class QueryRows:
 
 @dataclass(frozen=True)
 class CallMeasurement:
-    """What was measured in one call. All but the last have a number for each pattern.
+    """What was measured in one call. All but the last have a number for each pattern, and after
+    these for adaptive lists at each budget, if they were measured.
 
     error: relative RMS error of the masked output against the dense one, over all rows and heads.
     coverage: the kept share of a row's attention mass, as a mean over rows and heads. worst_head,
@@ -102,24 +106,29 @@ def measure(
     rows: QueryRows,
     softmax_scale: float | None = None,
     scratch: int = SCRATCH,
+    lists: ListSample | None = None,
 ) -> CallMeasurement:
     """Measure a call. q, k, v: (s, h, d) with s = the layout's tokens, on the rows' device.
 
     Computed in float32, or float64 if the tensors are. softmax_scale: d ** -0.5 if None. scratch:
-    bytes.
+    bytes. lists: adaptive ones to measure too, for the same queries.
     """
     number, patterns, _ = rows.kept.shape
+    patterns += 0 if lists is None else len(lists.budgets)
     heads, head_dim = q.shape[1:]
     scale = head_dim**-0.5 if softmax_scale is None else softmax_scale
     dtype = torch.promote_types(q.dtype, torch.float32)
-    q = q[rows.tokens].to(dtype) * scale
+    all_queries, q = q, q[rows.tokens].to(dtype) * scale
 
     squares = q.new_zeros(patterns + 1)  # of each pattern's difference, and of the dense output
     coverage = q.new_zeros(heads, patterns)
     by_frame = q.new_zeros(number, rows.layout.frames)
     step = _keys_at_once(scratch // dtype.itemsize, number, patterns, head_dim, rows.block_size)
     for head in range(heads):
-        mass, out, frame_mass = _sums(q[:, head], k[:, head], v[:, head], rows, step)
+        kept = [rows.kept]
+        if lists is not None:
+            kept.append(lists.kept(all_queries[:, head], k[:, head], scale))
+        mass, out, frame_mass = _sums(q[:, head], k[:, head], v[:, head], rows, kept, step)
         # If all kept weights underflow, the output is 0, which is an error of 1.
         out /= mass.clamp(min=torch.finfo(dtype).tiny)[..., None]
         out[:, :-1] -= out[:, -1:]
@@ -137,15 +146,16 @@ def measure(
     )
 
 
-def _sums(q, k, v, rows: QueryRows, step: int):
+def _sums(q, k, v, rows: QueryRows, kept: Sequence[torch.Tensor], step: int):
     """Sums over all keys, relative to each row's largest score: see the top of this file.
 
-    q: (rows, d), times the scale. k, v: (s, d). step: keys at once, whole blocks. Returns, for each
-    pattern and at the end for one that keeps everything, the kept mass (rows, patterns + 1) and the
-    kept values (rows, patterns + 1, d); and the mass on each frame (rows, frames).
+    q: (rows, d), times the scale. k, v: (s, d). kept: bool (rows, some patterns, key blocks) each.
+    step: keys at once, whole blocks. Returns, for each pattern and at the end for one that keeps
+    everything, the kept mass (rows, patterns + 1) and the kept values (rows, patterns + 1, d); and
+    the mass on each frame (rows, frames).
     """
     size, layout = rows.block_size, rows.layout
-    number, patterns = rows.kept.shape[0], rows.kept.shape[1] + 1
+    number, patterns = len(q), sum(each.shape[1] for each in kept) + 1
     largest = q.new_full((number, 1), -torch.inf)
     mass, out = q.new_zeros(number, patterns), q.new_zeros(number, patterns, q.shape[1])
     by_frame = q.new_zeros(number, layout.frames)
@@ -162,11 +172,11 @@ def _sums(q, k, v, rows: QueryRows, step: int):
         fill = -(stop - start) % size  # the last block may be partly filled
         values = pad(v[start:stop].to(q.dtype), (0, 0, 0, fill)).unflatten(0, (-1, size))
         weights = pad(weights, (0, fill)).unflatten(1, (-1, size))  # (rows, blocks, size)
-        kept = rows.kept[:, :, start // size : -(-stop // size)].to(q.dtype)
-        kept = pad(kept, (0, 0, 0, 1), value=1.0)
-        mass = mass * shrink + (kept @ weights.sum(dim=2)[:, :, None])[:, :, 0]
+        of_chunk = [each[:, :, start // size : -(-stop // size)] for each in kept]
+        keep = pad(torch.cat(of_chunk, dim=1).to(q.dtype), (0, 0, 0, 1), value=1.0)
+        mass = mass * shrink + (keep @ weights.sum(dim=2)[:, :, None])[:, :, 0]
         block_out = weights.transpose(0, 1) @ values  # (blocks, rows, d)
-        out = torch.baddbmm(out * shrink[:, :, None], kept, block_out.transpose(0, 1))
+        out = torch.baddbmm(out * shrink[:, :, None], keep, block_out.transpose(0, 1))
     return mass, out, by_frame
 
 

@@ -31,6 +31,11 @@ class Measurements:
     steps: of the sampler. patterns: the masks that each call was measured for; densities: the share
     of the block map that each keeps. current, dense_blocks: the settings that the run had, the
     first as an index into `patterns`. settings_of: where they come from, for a person to read.
+
+    budgets: of the adaptive lists that were measured, in the place of the current pattern, none in
+    measurements of older versions. They come after the patterns wherever there is a number for each
+    pattern. budget: that of the run; None if its lists were radial. why_not_adaptive: why no
+    adaptive lists were measured.
     """
 
     size: ModelSize
@@ -42,6 +47,27 @@ class Measurements:
     dense_blocks: int
     settings_of: str
     calls: tuple[MeasuredCall, ...]
+    budgets: tuple[float, ...] = ()
+    budget: float | None = None
+    why_not_adaptive: str = ""
+
+    @property
+    def now(self) -> int:
+        """The index of the run's own lists; of its pattern if adaptive ones were not measured."""
+        return self.adaptive(self.budget) if self.budget in self.budgets else self.current
+
+    def adaptive(self, budget: float) -> int:
+        """The index of adaptive lists at a measured budget."""
+        return len(self.patterns) + self.budgets.index(budget)
+
+    def pattern(self, lists: int) -> RadialPattern:
+        """A measured pattern, or that in whose place adaptive lists are."""
+        return self.patterns[lists if lists < len(self.patterns) else self.current]
+
+    def budget_of(self, lists: int) -> float | None:
+        """None for a pattern."""
+        place = lists - len(self.patterns)
+        return None if place < 0 else self.budgets[place]
 
     @cached_property
     def measured_steps(self) -> tuple[int, ...]:
@@ -61,25 +87,25 @@ class Measurements:
         pattern = RadialPattern(decay, sink_frames, block_size)
         return self.patterns.index(pattern) if pattern in self.patterns else None
 
-    def error(self, pattern: int, dense_blocks: int) -> float:
+    def error(self, lists: int, dense_blocks: int) -> float:
         """Relative RMS error of the output of self-attention, over all blocks and measured steps.
 
         Dense blocks have no error. That of an unmeasured block is interpolated.
         """
-        squares = self._squares[pattern][dense_blocks:]
+        squares = self._squares[lists][dense_blocks:]
         return (sum(squares) / self.size.blocks) ** 0.5
 
-    def coverage(self, pattern: int) -> float:
-        """The mean share of the attention mass that a pattern keeps, over all measured calls."""
-        return _mean([call.reading.coverage[pattern] for call in self.calls])
+    def coverage(self, lists: int) -> float:
+        """The mean share of the attention mass that is kept, over all measured calls."""
+        return _mean([call.reading.coverage[lists] for call in self.calls])
 
-    def by_block(self, pattern: int) -> dict[int, float]:
+    def by_block(self, lists: int) -> dict[int, float]:
         """Relative RMS error of each measured block, over all measured steps."""
-        return _rms_by(self.calls, pattern, lambda call: call.block)
+        return _rms_by(self.calls, lists, lambda call: call.block)
 
-    def by_step(self, pattern: int) -> dict[int, float]:
+    def by_step(self, lists: int) -> dict[int, float]:
         """Relative RMS error of each measured step, over its measured blocks."""
-        return _rms_by(self.calls, pattern, lambda call: call.step)
+        return _rms_by(self.calls, lists, lambda call: call.step)
 
     def by_distance(self) -> list[float]:
         """The share of the attention mass that one frame gets, by its distance in time."""
@@ -88,10 +114,10 @@ class Measurements:
 
     @cached_property
     def _squares(self) -> list[list[float]]:
-        """The squared error of each block, for each pattern."""
+        """The squared error of each block, for each pattern and each budget."""
         return [
             _interpolated({block: e * e for block, e in self.by_block(i).items()}, self.size.blocks)
-            for i in range(len(self.patterns))
+            for i in range(len(self.patterns) + len(self.budgets))
         ]
 
     def as_json(self) -> str:
@@ -99,10 +125,10 @@ class Measurements:
         return json.dumps(_rounded(asdict(self)))
 
 
-def _rms_by(calls: Sequence[MeasuredCall], pattern: int, key) -> dict[int, float]:
+def _rms_by(calls: Sequence[MeasuredCall], lists: int, key) -> dict[int, float]:
     groups = groupby(sorted(calls, key=key), key)
     return {
-        name: _mean([call.reading.error[pattern] ** 2 for call in group]) ** 0.5
+        name: _mean([call.reading.error[lists] ** 2 for call in group]) ** 0.5
         for name, group in groups
     }
 

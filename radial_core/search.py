@@ -15,7 +15,8 @@ class Setting:
     """Settings of the node, and what they cost and gain.
 
     error: relative RMS error of the attention's output. speedup, attention_speedup: how many times
-    as fast a step, and its self-attention, run as with dense attention in all blocks.
+    as fast a step, and its self-attention, run as with dense attention in all blocks. budget: of
+    adaptive lists; None if the lists are radial.
     """
 
     decay: float
@@ -24,33 +25,38 @@ class Setting:
     error: float
     speedup: float
     attention_speedup: float
+    budget: float | None = None
 
 
-def setting(measurements: Measurements, pattern: int, dense_blocks: int) -> Setting:
-    """A measured pattern and dense blocks. With a pattern that keeps nearly all, all run dense."""
-    m, chosen = measurements, measurements.patterns[pattern]
-    dense = m.size.blocks if m.densities[pattern] > MOST_DENSITY else dense_blocks
-    times = estimate(m.size, m.layout.tokens, m.densities[pattern], dense)
+def setting(measurements: Measurements, lists: int, dense_blocks: int) -> Setting:
+    """Measured lists and dense blocks. With lists that keep nearly all, all blocks run dense."""
+    m, chosen = measurements, measurements.pattern(lists)
+    dense = m.size.blocks if m.densities[lists] > MOST_DENSITY else dense_blocks
+    times = estimate(m.size, m.layout.tokens, m.densities[lists], dense)
     return Setting(
         decay=chosen.decay,
         sink_frames=chosen.sink_frames,
         dense_blocks=dense_blocks,
-        error=m.error(pattern, dense),
+        error=m.error(lists, dense),
         speedup=times.step_speedup,
         attention_speedup=times.attention_speedup,
+        budget=m.budget_of(lists),
     )
 
 
 def current_setting(measurements: Measurements) -> Setting:
     """The settings of the measured run, or those it would have had with the node."""
-    return setting(measurements, measurements.current, measurements.dense_blocks)
+    return setting(measurements, measurements.now, measurements.dense_blocks)
 
 
 def all_settings(measurements: Measurements) -> list[Setting]:
-    """Every measured pattern, with 0 to half of the blocks dense."""
+    """Every measured pattern and budget, with 0 to half of the blocks dense.
+
+    Radial ones come first: of equally good settings, the first is chosen.
+    """
     most = int(measurements.size.blocks * MOST_DENSE)
-    patterns = range(len(measurements.patterns))
-    return [setting(measurements, i, k) for i in patterns for k in range(most + 1)]
+    lists = range(len(measurements.patterns) + len(measurements.budgets))
+    return [setting(measurements, i, k) for i in lists for k in range(most + 1)]
 
 
 def pareto_front(settings: Sequence[Setting]) -> list[Setting]:

@@ -1,6 +1,7 @@
 """The picture of Radial Attention Compare: what was measured, in five plots."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
 
 from PIL import Image, ImageDraw
 
@@ -13,6 +14,7 @@ WIDTH, HEIGHTS = 1000, (470, 340, 340)
 ZOOM = 2  # drawn this much larger and scaled down, for smooth lines
 LINES = (NEAR, SINK, TEXT)  # a colour for each number of sink frames, fewest first
 OTHER_LINES = blend(PAPER, INK, 0.5)
+ADAPTIVE = (158, 60, 96)
 LEAST = 1e-4  # smaller errors are drawn as none
 LABEL_EVERY = 44  # pixels between the labels along a line, at least
 
@@ -21,13 +23,14 @@ def draw_compare(m: Measurements) -> Image.Image:
     picture = Image.new("RGB", (WIDTH * ZOOM, sum(HEIGHTS) * ZOOM), PAPER)
     draw = ImageDraw.Draw(picture)
     curves = _curves(m)
+    adaptive = [(i, setting(m, i, m.dense_blocks)) for i in map(m.adaptive, m.budgets)]
     first, second = HEIGHTS[0], HEIGHTS[0] + HEIGHTS[1]
     half, end = WIDTH // 2, sum(HEIGHTS)
-    _errors(draw, _box(0, 0, WIDTH, first), m, curves)
+    _errors(draw, _box(0, 0, WIDTH, first), m, curves, adaptive)
     _blocks(draw, _box(0, first, half, second), m)
     _steps(draw, _box(half, first, WIDTH, second), m)
     _distances(draw, _box(0, second, half, end), m)
-    _coverage(draw, _box(half, second, WIDTH, end), m, curves)
+    _coverage(draw, _box(half, second, WIDTH, end), m, curves, adaptive)
     return picture.resize((WIDTH, sum(HEIGHTS)), Image.LANCZOS)
 
 
@@ -53,9 +56,9 @@ def _time(each: Setting) -> float:
     return 100 / each.attention_speedup
 
 
-def _errors(draw, box, m: Measurements, curves):
+def _errors(draw, box, m: Measurements, curves, adaptive):
     now = current_setting(m)
-    points = [each for curve in curves.values() for _, each in curve]
+    points = [each for curve in (*curves.values(), adaptive) for _, each in curve]
     floor = floor_of(points)
     x = between(_time(each) for each in points)
     y = around((max(each.error, floor) for each in points), log=True)
@@ -68,9 +71,24 @@ def _errors(draw, box, m: Measurements, curves):
         line = [(_time(each), max(each.error, floor)) for _, each in curve]
         axes.line(line, _colour(m, sink), dots=5)
         if sink == now.sink_frames:
-            _label(axes, line, [each.decay for _, each in curve], _colour(m, sink), now.decay)
-    axes.mark(_time(now), max(now.error, floor), f"now, decay {now.decay:g}")
+            skip = now.decay if now.budget is None else None
+            _label(axes, line, [each.decay for _, each in curve], _colour(m, sink), skip)
+    line = [(_time(each), max(each.error, floor)) for _, each in adaptive]
+    _squares(axes, line, 6)
+    _label(axes, line, m.budgets, ADAPTIVE, now.budget)
+    name = f"decay {now.decay:g}" if now.budget is None else f"budget {now.budget:g}"
+    axes.mark(_time(now), max(now.error, floor), f"now, {name}")
     _key(axes, m)
+
+
+def _squares(axes: Axes, line: Sequence[tuple[float, float]], half: int):
+    """Adaptive lists: a dashed line with a square on each point, whose half side is in pixels."""
+    for one, other in pairwise(line):
+        axes.dashed(one, other, ADAPTIVE)
+    for point in line:
+        x, y = axes.at(*point)
+        side = half * ZOOM
+        axes.draw.rectangle((x - side, y - side, x + side, y + side), PAPER, ADAPTIVE, 2 * ZOOM)
 
 
 def floor_of(settings: Iterable[Setting]) -> float:
@@ -78,29 +96,35 @@ def floor_of(settings: Iterable[Setting]) -> float:
     return max(max(each.error for each in settings) / 1000, LEAST)
 
 
-def _label(axes: Axes, line, decays, colour, skip: float):
-    """Write decays beside their points where there is room. skip: one that is labelled already."""
+def _label(axes: Axes, line, numbers, colour, skip: float | None):
+    """Write decays or budgets beside their points where there is room. skip: one that is labelled
+    already.
+    """
     last = None
-    for (x, y), decay in zip(line, decays, strict=True):
+    for (x, y), number in zip(line, numbers, strict=True):
         place = axes.at(x, y)
         crowded = last is not None and abs(place[0] - last) < LABEL_EVERY * ZOOM
-        if decay == skip or crowded:
+        if number == skip or crowded:
             continue
         last = place[0]
-        axes.text((place[0] - 6 * ZOOM, place[1] + 10 * ZOOM), f"{decay:g}", colour, "rt")
+        axes.text((place[0] - 6 * ZOOM, place[1] + 10 * ZOOM), f"{number:g}", colour, "rt")
 
 
 def _key(axes: Axes, m: Measurements):
     """The legend, in the upper right corner."""
     _, top, right, _ = axes.inside
-    for row, sink in enumerate(m.sinks):
-        label = f"{sink or 'no'} sink frame{'' if sink == 1 else 's'}"
-        place = right - 4 * ZOOM, top + (12 + row * 28) * ZOOM
-        axes.text(place, label, _colour(m, sink), "rm")
+    rows = [
+        (f"{sink or 'no'} sink frame{'' if sink == 1 else 's'}", _colour(m, sink))
+        for sink in m.sinks
+    ]
+    if m.budgets:
+        rows.append(("squares: adaptive lists (labels: budget)", ADAPTIVE))
+    for row, (label, colour) in enumerate(rows):
+        axes.text((right - 4 * ZOOM, top + (12 + row * 28) * ZOOM), label, colour, "rm")
 
 
 def _blocks(draw, box, m: Measurements):
-    errors = m.by_block(m.current)
+    errors = m.by_block(m.now)
     axes = Axes(draw, box, counted(m.size.blocks), around(errors.values()), ZOOM)
     if m.dense_blocks:
         axes.band(-0.5, m.dense_blocks - 0.5, EDGE)
@@ -112,7 +136,7 @@ def _blocks(draw, box, m: Measurements):
 
 
 def _steps(draw, box, m: Measurements):
-    errors = m.by_step(m.current)
+    errors = m.by_step(m.now)
     axes = Axes(draw, box, counted(m.steps), around(errors.values()), ZOOM)
     axes.frame("Error of each measured step, now", f"step, of {m.steps}")
     axes.line(list(errors.items()), NEAR, dots=5)
@@ -127,7 +151,7 @@ def _distances(draw, box, m: Measurements):
     axes.frame("Attention by distance, %", "distance in frames")
     axes.line(list(mass.items()), NEAR, dots=3)
     _, top, right, _ = axes.inside
-    label = "green: kept by the mask"
+    label = f"green: kept by {'the mask' if m.budget is None else 'radial lists'}"
     axes.text((right - 4 * ZOOM, top + 12 * ZOOM), label, NEAR, "rm")
 
 
@@ -138,18 +162,19 @@ def _kept_by_distance(m: Measurements) -> list[float]:
     return [0 if reach is None else min((2 * reach + 1) / s, 1) for reach in reaches]
 
 
-def _coverage(draw, box, m: Measurements, curves):
-    shares = [100 * m.coverage(i) for i in range(len(m.patterns))]
+def _coverage(draw, box, m: Measurements, curves, adaptive):
+    shares = [100 * m.coverage(i) for i in range(len(m.patterns) + len(m.budgets))]
     low = min(*shares, 99.0)
     y = Scale(max(low - (100 - low) * 0.1, 0), 100)
-    x = between(_time(each) for curve in curves.values() for _, each in curve)
+    x = between(_time(each) for curve in (*curves.values(), adaptive) for _, each in curve)
     axes = Axes(draw, box, x, y, ZOOM)
-    axes.frame("Attention kept by the mask, %", "attention time, % of dense")
+    axes.frame("Attention kept, %", "attention time, % of dense")
     for sink, curve in curves.items():
         line = [(_time(each), shares[i]) for i, each in curve]
         axes.line(line, _colour(m, sink), dots=3)
+    _squares(axes, [(_time(each), shares[i]) for i, each in adaptive], 4)
     now = current_setting(m)
-    axes.mark(_time(now), shares[m.current], "now", below=True)
+    axes.mark(_time(now), shares[m.now], "now", below=True)
 
 
 def draw_nothing(text: str) -> Image.Image:

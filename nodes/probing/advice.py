@@ -8,23 +8,34 @@ LESS = 0.85  # of the error, at most: a change worth a sentence
 SAME = 1.03  # of the error, at most: a sink this close to unneeded can be left out
 FIRST_BLOCKS = 0.25  # of all blocks: no more than this share is proposed as dense
 UNEVEN = 1.5  # times the error of another step: worth a sentence
+SHARES = {0.75: "a quarter fewer", 0.67: "a third fewer", 0.5: "half the"}  # blocks, by budget
+AGING = (
+    "These lists were chosen in the very step that they were measured in. In a run they are chosen "
+    "once, in the first sparse step: expect a larger error in later steps."
+)
 
 
 def advice(m: Measurements) -> str:
     """Several lines: how the current settings do, and what to change."""
     now = current_setting(m)
-    if min(m.by_step(m.current).values()) == 0:
+    if min(m.by_step(m.now).values()) == 0:
         too_short = "The mask drops nothing: the video is too short."
         return "\n".join((_current(m, now), too_short, _measured(m)))
-    lines = [_current(m, now), _larger_decay(m, now), _smaller_decay(m, now)]
-    lines += [_blocks(m, now), _sink(m, now), _steps(m), _measured(m)]
+    lines = [_current(m, now)]
+    if now.budget is None:
+        lines += [_larger_decay(m, now), _smaller_decay(m, now), _blocks(m, now), _sink(m, now)]
+        lines += [_adaptive(m, now)]
+    else:
+        lines += [_radial(m, now), AGING]
+    lines += [_steps(m), _measured(m)]
     return "\n".join(line for line in lines if line)
 
 
 def describe(each: Setting) -> str:
     """Settings in the node's own terms."""
     blocks = f"{each.dense_blocks} dense block{'' if each.dense_blocks == 1 else 's'}"
-    return f"decay {each.decay:g}, {_frames(each.sink_frames)}, {blocks}"
+    lists = "" if each.budget is None else f", adaptive lists at budget {each.budget:g}"
+    return f"decay {each.decay:g}, {_frames(each.sink_frames)}, {blocks}{lists}"
 
 
 def _frames(sink: int) -> str:
@@ -34,7 +45,7 @@ def _frames(sink: int) -> str:
 def _current(m: Measurements, now: Setting) -> str:
     return (
         f"Now ({describe(now)}; the settings of {m.settings_of}): error {now.error:.2g}, "
-        f"{_percent(m.coverage(m.current))} of the attention kept. Estimated speed-up over dense: "
+        f"{_percent(m.coverage(m.now))} of the attention kept. Estimated speed-up over dense: "
         f"attention {now.attention_speedup:.2g}x, a step {now.speedup:.2g}x."
     )
 
@@ -103,9 +114,36 @@ def _sink(m: Measurements, now: Setting) -> str | None:
     return None
 
 
+def _adaptive(m: Measurements, now: Setting) -> str | None:
+    """What adaptive lists would do: as exact in less time, or more exact in the same."""
+    if not m.budgets:
+        why = m.why_not_adaptive
+        return f"Adaptive lists could not be measured: {why}" if why else None
+    settings = {budget: setting(m, m.adaptive(budget), now.dense_blocks) for budget in m.budgets}
+    as_exact = [budget for budget in m.budgets if settings[budget].error <= SAME * now.error]
+    less, same, found = min(as_exact, default=1.0), settings.get(1.0), []
+    if less < 1:
+        blocks = f", with {SHARES[less]} blocks" if less in SHARES else ""
+        found.append(
+            f"Adaptive lists at budget {less:g} have as small an error as radial ones now{blocks}: "
+            f"{_change(now, settings[less])}."
+        )
+    if same and same.error <= LESS * now.error:
+        found.append(f"Adaptive lists at budget 1: {_change(now, same)}.")
+    if not found:
+        return "Adaptive lists would change little."
+    return " ".join((*found, AGING))
+
+
+def _radial(m: Measurements, now: Setting) -> str:
+    """What radial lists would do in the place of the adaptive ones of the run."""
+    radial = setting(m, m.current, now.dense_blocks)
+    return f"With radial lists instead of adaptive ones: {_change(now, radial)}."
+
+
 def _steps(m: Measurements) -> str | None:
     """Whether the first or the last measured step needs dense attention more than the other."""
-    errors = m.by_step(m.current)
+    errors = m.by_step(m.now)
     first, last = min(errors), max(errors)
     less, more = sorted((first, last), key=errors.get)
     if errors[more] < UNEVEN * errors[less]:

@@ -14,7 +14,6 @@ import torch
 from comfy.patcher_extension import CallbacksMP, WrappersMP
 
 from ...radial_core import VideoLayout
-from ...radial_core.measure import QueryRows, choose_rows, measure
 from ...radial_core.measurements import MeasuredCall
 from ...radial_core.padding import without_padding
 from ...radial_core.schedule import step_of
@@ -33,6 +32,7 @@ from ..hook.forward_pass import reordered, why_all_dense
 from ..hook.host_values import HostValues
 from ..hook.token_order import TokenOrder
 from ..run.reasons import NOT_OURS, Reason, Why
+from .call_reader import CallReader
 from .choice import Choice
 from .probe_run import ProbeRun, about
 
@@ -71,7 +71,7 @@ class Probe:
 
     def _begin_run(self):
         self.run, self.failed = ProbeRun(), False
-        self.host_values, self._rows = HostValues(), None
+        self.host_values, self._reader = HostValues(), None
 
     def wrap_forward(self, executor, *args, **kwargs):
         """Wrapper of BaseModel.apply_model (WrappersMP.APPLY_MODEL).
@@ -160,6 +160,8 @@ class Probe:
         tokens = token_layout_of(model, x, c_crossattn, conditions)
         if not run.about:
             run.about = about(base, options, tokens.grid[0], sigmas)
+            what = (run.about[name] for name in ("patterns", "current", "budgets"))
+            self._reader = CallReader(*what, self.choice.tokens)
         chunk = prompts.index(POSITIVE) if POSITIVE in prompts else 0, len(prompts)
         return MeasuredPass(options.get(SLOT), tokens, step, chunk, BlockNumbers(tokens))
 
@@ -238,16 +240,17 @@ class Probe:
         place, prompts = chunk
         first = place * (len(tensors[0]) // prompts)
         tensors = tuple(x[first : first + 1] for x in tensors)
-        layout = layout_without_padding(call.video, call.absent)
-        rows = self._rows_of(layout, call.device)
+        layout, reader = layout_without_padding(call.video, call.absent), self._reader
         if call.absent:
             with without_padding(tensors, call.video.prefix, call.absent) as closed:
-                reading = measure(*(x[0] for x in closed), rows, scale)
+                reading = reader.read(*(x[0] for x in closed), layout, scale)
         else:
-            reading = measure(*(x[0] for x in tensors), rows, scale)
+            reading = reader.read(*(x[0] for x in tensors), layout, scale)
         if all(map(math.isfinite, reading.error)):
-            self.run.about.setdefault("layout", layout)
-            self.run.about.setdefault("densities", rows.densities)
+            known = self.run.about
+            known.setdefault("layout", layout)
+            known.setdefault("densities", reader.densities)
+            known["budgets"], known["why_not_adaptive"] = reader.budgets, reader.why_not_adaptive
         return reading
 
     def _why_other_size(self, video: VideoLayout) -> Why | None:
@@ -256,14 +259,6 @@ class Probe:
         if (video.frames, video.tokens_per_frame) != (first.frames, first.tokens_per_frame):
             return Why(Reason.OTHER_SIZE)
         return None
-
-    def _rows_of(self, layout: VideoLayout, device: torch.device) -> QueryRows:
-        key = layout, device
-        if self._rows is None or self._rows[0] != key:
-            patterns = self.run.about["patterns"]
-            rows = choose_rows(layout, patterns, self.choice.tokens).to(device)
-            self._rows = key, rows
-        return self._rows[1]
 
     def end(self, _model_patcher):
         """Callback at the end of a sampler run (CallbacksMP.ON_CLEANUP)."""

@@ -13,6 +13,7 @@ from ..inputs.settings import Settings
 # Each call is measured for all of these, and for the current settings.
 DECAYS = (0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0, 4.0)
 SINKS = (0, 1, 2)
+BUDGETS = (1.0, 0.75, 0.67, 0.5)  # of adaptive lists, with the current settings
 DEFAULTS = Settings(  # of Radial Attention Patch
     dense_steps=None,
     dense_last_steps=1,
@@ -51,15 +52,19 @@ def about(base, options: dict, frames: int, sigmas: Sequence[float] | None) -> d
     patched = options.get(KEY)
     if patched is not None:
         pattern, schedule = patched.facts.pattern, patched.facts.schedule
+        lists = getattr(patched, "lists", None)
+        budget = None if lists is None else lists.budget
         whose = "Radial Attention Patch"
     else:
         levels = without_jump(noise_levels(sigmas, base.model_sampling.percent_to_sigma))
         preset = preset_of(base.diffusion_model, is_whole(levels))
         pattern, schedule = DEFAULTS.resolve(preset, frames, levels)
+        budget = None
         whose = f"the preset for {preset.name}"
     decays = sorted({*DECAYS, pattern.decay})
     sinks = sorted({*SINKS, pattern.sink_frames})
     patterns = tuple(replace(pattern, decay=d, sink_frames=s) for s in sinks for d in decays)
+    budgets = sorted({*BUDGETS, *(() if budget is None else (budget,))}, reverse=True)
     size = size_of(base.diffusion_model)
     return {
         "size": size,
@@ -67,4 +72,6 @@ def about(base, options: dict, frames: int, sigmas: Sequence[float] | None) -> d
         "current": patterns.index(pattern),
         "dense_blocks": min(schedule.dense_blocks, size.blocks),
         "settings_of": whose,
+        "budgets": tuple(budgets),
+        "budget": budget,
     }

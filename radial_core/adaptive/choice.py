@@ -44,8 +44,7 @@ def rows_of(plan: Plan, budget: float) -> Rows:
     budget: the blocks to keep, as a share of the plan's; the backbone is kept in any case.
     """
     kept = backbone(plan.layout, plan.block_size).to(plan.device)
-    wanted = (plan.indptr[0].diff() * budget).round().long().clamp(max=plan.blocks)
-    lengths = torch.maximum(wanted, kept.sum(dim=1))
+    lengths = row_lengths(plan.indptr[0].diff(), kept.sum(dim=1), budget)
     return Rows(kept, lengths, int(lengths.sum()))
 
 
@@ -54,19 +53,30 @@ def forget_rows() -> None:
     rows_of.cache_clear()
 
 
-def backbone(layout: VideoLayout, block_size: int) -> torch.Tensor:
-    """The blocks that every head keeps, bool (blocks, blocks): text, both ways, and what is near.
+def row_lengths(radial: torch.Tensor, least: torch.Tensor, budget: float) -> torch.Tensor:
+    """The key blocks of each row, int64 (blocks,). radial: those of the radial mask. least: of the
+    backbone.
+    """
+    wanted = (radial * budget).round().long().clamp(max=len(radial))
+    return torch.maximum(wanted, least)
 
-    Near is a block's own place in the video and the same place one frame earlier and later, each
-    with NEAR blocks before and after.
+
+def backbone(
+    layout: VideoLayout, block_size: int, rows: torch.Tensor | None = None
+) -> torch.Tensor:
+    """The blocks that every head keeps, bool (rows, blocks): text, both ways, and what is near.
+
+    rows: query blocks, int64; all of them if None. Near is a block's own place in the video and the
+    same place one frame earlier and later, each with NEAR blocks before and after.
     """
     block = torch.arange(layout.blocks(block_size))
     begin = block * block_size
     has_text = (begin < layout.prefix) | (begin + block_size > layout.prefix + layout.video_tokens)
     if not layout.suffix:
         has_text[-1] &= begin[-1] < layout.prefix  # it is only partly filled
-    middle = begin + block_size // 2
-    kept = has_text[:, None] | has_text
+    rows = block if rows is None else rows
+    middle = rows * block_size + block_size // 2
+    kept = has_text[rows, None] | has_text
     for frames in (-1, 0, 1):
         place = (middle + frames * layout.tokens_per_frame) // block_size
         kept |= (place[:, None] - block).abs() <= NEAR
@@ -78,7 +88,19 @@ def most_attended(mass: torch.Tensor, rows: Rows) -> torch.Tensor:
 
     In each row the backbone, and then the blocks with the most mass; of equals the first.
     """
-    ranked = mass.masked_fill(rows.backbone, torch.inf).sort(dim=-1, descending=True, stable=True)
-    rank = torch.arange(mass.shape[-1], device=mass.device)
-    is_kept = (rank < rows.lengths[:, None]).expand_as(mass)
-    return torch.zeros_like(is_kept).scatter_(-1, ranked.indices, is_kept)
+    return first_of(by_mass(mass, rows.backbone), rows.lengths)
+
+
+def by_mass(mass: torch.Tensor, first: torch.Tensor) -> torch.Tensor:
+    """The key blocks of each row, int64 like mass: those of the backbone first, then by mass."""
+    return mass.masked_fill(first, torch.inf).sort(dim=-1, descending=True, stable=True).indices
+
+
+def first_of(order: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+    """The first blocks of each row as a map, bool like order, which is (..., rows, blocks).
+
+    lengths: how many, int64 (rows,).
+    """
+    rank = torch.arange(order.shape[-1], device=order.device)
+    is_kept = (rank < lengths[:, None]).expand_as(order)
+    return torch.zeros_like(is_kept).scatter_(-1, order, is_kept)

@@ -20,16 +20,22 @@ TOLERANCE = 1e-3
 
 
 def block_mass(
-    q: torch.Tensor, k: torch.Tensor, block_size: int, softmax_scale: float | None = None
+    q: torch.Tensor,
+    k: torch.Tensor,
+    block_size: int,
+    softmax_scale: float | None = None,
+    blocks: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """The share of dense attention of each query block that goes to each key block, in each head.
 
-    q, k: (s, h, d), one video. Returns float32 (h, blocks, blocks), whose rows sum to 1: the mean
-    over every EVERY-th query of the block. softmax_scale: d ** -0.5 if None.
+    q, k: (s, h, d), one video. blocks: the query blocks to ask, int64; all of them if None. Returns
+    float32 (h, query blocks, key blocks), whose rows sum to 1: the mean over every EVERY-th query
+    of the block. softmax_scale: d ** -0.5 if None.
     """
     scale = q.shape[-1] ** -0.5 if softmax_scale is None else softmax_scale
-    queries = q[asked(q.shape[0], block_size, q.device)]
     each = block_size // EVERY
+    places = asked(q.shape[0], block_size, q.device)
+    queries = q[places if blocks is None else places.view(-1, each)[blocks].flatten()]
     call = Call(*call_key(q, k, k, block_size))
     asked_for = (queries, k, each, block_size, scale)
     mass = by_kernel(KERNEL, call, _why_not_kernel, _fault, lambda: _kernel(*asked_for))
@@ -49,14 +55,15 @@ def asked(tokens: int, block_size: int, device: torch.device) -> torch.Tensor:
 def by_torch(
     queries: torch.Tensor, k: torch.Tensor, each: int, block_size: int, scale: float
 ) -> torch.Tensor:
-    """`block_mass` in plain torch. queries: (blocks * each, h, d), `each` of every query block."""
+    """`block_mass` in plain torch. queries: (query blocks * each, h, d), `each` of every block."""
     tokens, heads, _ = k.shape
     blocks = -(-tokens // block_size)
-    mass = torch.empty(heads, blocks, blocks, dtype=torch.float32, device=k.device)
+    asking = len(queries) // each
+    mass = torch.empty(heads, asking, blocks, dtype=torch.float32, device=k.device)
     rows = max(1, SCORES_AT_ONCE // (each * blocks * block_size))
     for head in range(heads):
         keys = k[:, head].T
-        for first in range(0, blocks, rows):
+        for first in range(0, asking, rows):
             # Scaled before the product, which might overflow in float16.
             query = queries[first * each : (first + rows) * each, head] * scale
             weights = (query @ keys).float().softmax(dim=-1)

@@ -8,8 +8,9 @@ from .block_mass import log_sums
 from .launch import FUSED, LOG2_E, launch
 from .portable_launch import Tiles
 
+# The first is the fastest of ten that were measured on an H200 (`benchmarks/adaptive.py --tiles`).
 # Elsewhere two programs fit a multiprocessor, and nothing spills, on RTX cards and AMD's too.
-HOPPER_TILES, TILES = Tiles(64, 128, 4, 3), Tiles(64, 64, 4, 2)
+HOPPER_TILES, TILES = Tiles(128, 128, 8, 2), Tiles(64, 64, 4, 2)
 KEY_BLOCKS = 32  # for each program: few enough that all multiprocessors end together
 LOGARITHMS_AT_ONCE = 2**25  # bounds the scratch memory, to 256 MiB with the softmax of them
 
@@ -22,21 +23,22 @@ def run(
     scale: float,
     tiles: Tiles | None = None,
 ) -> torch.Tensor:
-    """What each key block gets of the attention of each query block: float32 (h, blocks, blocks).
+    """What each key block gets of the attention of each query block that is asked: float32 (h,
+    asked blocks, blocks).
 
-    queries: (blocks * each, h, d), `each` of every query block. k: (s, h, d). block_size: a power
+    queries: (asked blocks * each, h, d), `each` of every one. k: (s, h, d). block_size: a power
     of two. scale: the softmax scale. tiles: those for this GPU if None.
     """
     tiles = tiles or (HOPPER_TILES if capability(k.device)[0] == 9 else TILES)
     queries, k = (x if x.stride(-1) == 1 else x.contiguous() for x in (queries, k))
     tokens, heads, _ = k.shape
-    blocks = -(-tokens // block_size)
-    mass = torch.empty(heads, blocks, blocks, dtype=torch.float32, device=k.device)
-    rows_at_once = min(blocks, max(1, LOGARITHMS_AT_ONCE // (each * blocks)))
+    blocks, asking = -(-tokens // block_size), len(queries) // each
+    mass = torch.empty(heads, asking, blocks, dtype=torch.float32, device=k.device)
+    rows_at_once = min(asking, max(1, LOGARITHMS_AT_ONCE // (each * blocks)))
     heads_at_once = min(heads, max(1, LOGARITHMS_AT_ONCE // (rows_at_once * each * blocks)))
     for head in range(0, heads, heads_at_once):
         some = slice(head, head + heads_at_once)
-        for first in range(0, blocks, rows_at_once):
+        for first in range(0, asking, rows_at_once):
             query = queries[first * each : (first + rows_at_once) * each, some]
             logs = _log_sums(query, k[:, some], blocks, block_size, scale, tiles)
             weights = logs.softmax(dim=-1).unflatten(1, (-1, each))

@@ -13,18 +13,25 @@ PATTERNS = tuple(core.RadialPattern(d, s) for s in (0, 1, 2) for d in (0.2, 0.5,
 DENSITIES = tuple(core.make_plan(pattern, LAYOUT).density for pattern in PATTERNS)
 
 
-def lines(error, sink=1, dense_blocks=1, steps=(3, 6)):
-    """The advice for error(decay, sink, step, block). The current decay is 0.5."""
-    calls = []
+BUDGETS = (1.0, 0.75, 0.67, 0.5)
+
+
+def lines(error, sink=1, dense_blocks=1, steps=(3, 6), adaptive=None, budget=None, why=""):
+    """The advice for error(decay, sink, step, block), and maybe adaptive(budget). The current decay
+    is 0.5. budget: that of the run.
+    """
+    calls, budgets = [], () if adaptive is None else BUDGETS
     for step in steps:
         for block in range(size.blocks):
             errors = tuple(error(p.decay, p.sink_frames, step, block) for p in PATTERNS)
+            errors += tuple(map(adaptive, budgets)) if budgets else ()
             shares = tuple(1 - e for e in errors)
             reading = CallMeasurement(errors, shares, shares, shares, (0.1,) * LAYOUT.frames)
             calls.append(measurements.MeasuredCall(step, block, reading))
     now = PATTERNS.index(core.RadialPattern(0.5, sink))
-    fields = (size, LAYOUT, 9, PATTERNS, DENSITIES, now, dense_blocks, "nobody", tuple(calls))
-    return advice(measurements.Measurements(*fields)).split("\n")
+    densities = DENSITIES + tuple(DENSITIES[now] * budget for budget in budgets)
+    fields = (size, LAYOUT, 9, PATTERNS, densities, now, dense_blocks, "nobody", tuple(calls))
+    return advice(measurements.Measurements(*fields, budgets, budget, why)).split("\n")
 
 
 def line_with(text, *facts):
@@ -81,6 +88,29 @@ def test_steps_that_stand_out():
     line = line_with(text, "Step 6 has 2.0 times", "step 3")
     assert line.index("dense_last_steps") < line.index("dense_steps")
     assert not any("dense_last_steps" in line for line in lines(lambda *_: 0.1))
+
+
+def test_adaptive_lists_that_are_as_exact_with_fewer_blocks():
+    text = lines(lambda *_: 0.1, adaptive=lambda budget: {0.5: 0.13, 1.0: 0.08}.get(budget, 0.1))
+    line = line_with(text, "budget 0.67", "a third fewer blocks", "error 0.097 -> 0.097", "shorter")
+    assert "budget 1: error 0.097 -> 0.078, attention the same" in line
+    assert "in the very step" in line  # what is not measured is said
+    for least in (0.1, 0.2):
+        text = lines(lambda *_: 0.1, adaptive=lambda budget, least=least: least / budget)
+        line_with(text, "Adaptive lists would change little")
+    assert not any("daptive" in line for line in lines(lambda *_: 0.1))  # an older version's
+
+
+def test_a_run_with_adaptive_lists():
+    text = lines(lambda *_: 0.1, adaptive=lambda budget: 0.06 / budget, budget=0.75)
+    for fact in ("decay 0.5", "adaptive lists at budget 0.75", "error 0.078", "92 %"):
+        assert fact in text[0]
+    line_with(text, "radial lists instead", "error 0.078 -> 0.097", "attention", "longer")
+    assert not any("decay" in line for line in text[1:])  # they were measured with radial lists
+
+
+def test_adaptive_lists_that_could_not_be_measured():
+    line_with(lines(lambda *_: 0.1, why="OutOfMemoryError: full"), "Adaptive", "OutOfMemoryError")
 
 
 def test_a_mask_that_drops_nothing():

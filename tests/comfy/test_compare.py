@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -26,7 +27,7 @@ def compare(model, samples=LATENT):
 
 
 def search(measurements, target=FASTEST, error=0.1, speedup=1.5):
-    """The outputs: decay, sink_frames, dense_blocks, image, text."""
+    """The outputs: decay, sink_frames, dense_blocks, image, text, lists, budget."""
     node = nodes.NODE_CLASS_MAPPINGS["RadialSettingsSearch"]
     return node.execute(measurements, target, error, speedup).args
 
@@ -55,7 +56,9 @@ def test_the_outputs_and_what_the_node_shows(probed):
     assert ui["text"] == (text,) and len(ui["images"]) == 1
     parsed = json.loads(data)
     assert [call["step"] for call in parsed["calls"]] == [0] * 3 + [2] * 3 + [3] * 3
-    assert len(parsed["patterns"]) == len(parsed["densities"]) == len(measurements.patterns)
+    assert parsed["budgets"] == [1.0, 0.75, 0.67, 0.5]
+    assert len(parsed["densities"]) == len(measurements.patterns) + 4
+    assert len(parsed["calls"][0]["reading"]["error"]) == len(parsed["densities"])
 
 
 @pytest.mark.parametrize("name", ["hunyuan t2v", "mochi, both prompts in one pass"])
@@ -67,7 +70,7 @@ def test_on_other_models(name):
     (samples, _, text, measurements, _), _ = compare(model, {"samples": out})
     assert samples["samples"] is out
     assert f"{len(case.calls)} of {len(case.calls)} blocks in step 1 of 2" in text
-    decay, sink, dense, image, text = search(measurements)
+    decay, sink, dense, image, text, *_ = search(measurements)
     assert decay in measurements.decays and sink in measurements.sinks
     assert 0 <= dense <= len(case.calls) // 2
     assert image.shape[2] == 1000 and f"decay {decay:g}" in text
@@ -77,9 +80,11 @@ def test_the_chosen_settings_run(wan, probed, summaries, any_density):
     """As in the graph: the search's outputs are the patch's inputs."""
     measurements = compare(probed)[0][3]
     limit = measurements.error(measurements.current, 1)
-    decay, sink, dense, _, text = search(measurements, error=max(limit, 0.001))
+    decay, sink, dense, _, text, lists, budget = search(measurements, error=max(limit, 0.001))
     assert f"at most {max(limit, 0.001):g}: decay " in text.partition("\n")[0]
     i = measurements.index(decay, sink)
+    if lists == "adaptive":
+        i = measurements.adaptive(budget)
     assert measurements.error(i, dense) <= max(limit, 0.001)
     sample(patch(wan, decay=decay, sink_frames=sink, dense_blocks=dense), height=36, width=40)
     (summary,) = summaries
@@ -90,9 +95,9 @@ def test_the_chosen_settings_run(wan, probed, summaries, any_density):
 
 def test_a_target_out_of_reach(probed):
     measurements = measured(probed)
-    *_, text = search(measurements, MOST_EXACT, speedup=20.0)
+    text = search(measurements, MOST_EXACT, speedup=20.0)[4]
     assert text.startswith("None ") and " 20 times" in text.partition("\n")[0]
-    *_, text = search(measurements, MOST_EXACT, speedup=1.0)
+    text = search(measurements, MOST_EXACT, speedup=1.0)[4]
     assert "most exact" in text.partition(": decay")[0] and not text.startswith("None ")
 
 
@@ -117,8 +122,26 @@ def test_nothing_measured_says_what_to_do(wan):
     assert f"single frame ({BLOCKS})" in text_of(model)
 
 
+def test_adaptive_lists_are_an_output(probed):
+    """Saved graphs count the outputs, so new ones come last."""
+    measurements = measured(probed)
+
+    def exact_at_half(call):
+        errors = (*(0.5 for _ in call.reading.error[1:]), 0.01)
+        return replace(call, reading=replace(call.reading, error=errors))
+
+    made_up = replace(measurements, calls=tuple(map(exact_at_half, measurements.calls)))
+    decay, _, dense, _, text, lists, budget = search(made_up)
+    assert (decay, dense, lists, budget) == (0.2, 0, "adaptive", 0.5)
+    assert "adaptive lists at budget 0.5" in text and "in the very step" in text
+    schema = nodes.NODE_CLASS_MAPPINGS["RadialSettingsSearch"].GET_SCHEMA()
+    names = [each.display_name for each in schema.outputs]
+    assert names == "decay sink_frames dense_blocks image text lists budget".split()
+
+
 def test_without_measurements_the_search_selects_the_preset(wan):
-    decay, sink, dense, image, text = search(None)
+    decay, sink, dense, image, text, lists, budget = search(None)
+    assert (lists, budget) == ("radial", 1.0)
     assert (decay, sink, dense) == (0.0, -1, -1) and isinstance(decay, float)
     assert "Nothing was measured" in text
     patch(wan, decay=decay, sink_frames=sink, dense_blocks=dense)
@@ -200,6 +223,7 @@ def test_a_graph_that_measures_and_then_samples_with_the_result(server, tmp_path
         ),
     }
     outputs = {"decay": ["23", 0], "sink_frames": ["23", 1], "dense_blocks": ["23", 2]}
+    outputs |= {"lists": ["23", 5], "budget": ["23", 6]}
     graph["4"]["inputs"] |= {**outputs, "dense_steps": 0, "dense_last_steps": 0}
     del graph["10"], graph["11"], graph["12"]
     graph["24"] = node("PreviewAny", source=["9", 0])

@@ -1,6 +1,7 @@
 """The probe in real runs: it changes nothing, and its readings equal the oracle's."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -60,16 +61,19 @@ def recording(model, case, calls):
     return with_override(model, override)
 
 
-def truth(case, before, after, q, k, v, pattern):
-    """The oracle's error and coverage of a pattern over the video. q, k, v: (1, s, h, d)."""
+def truth(case, before, after, q, k, v, pattern, budget=None):
+    """The oracle's error and coverage over the video of a pattern, or of adaptive lists in its
+    place. q, k, v: (1, s, h, d)."""
     core, reference = pack_module("radial_core"), pack_module("radial_core.reference")
     layout = core.VideoLayout(*case.grid, before, after)
     video = slice(before, before + math.prod(case.grid))
     plan = core.make_plan(pattern, layout)
+    if budget is not None:
+        plan = pack_module("radial_core.adaptive.lists").look(q[0], k[0], plan, budget).plan()
     everything = core.make_plan(core.RadialPattern(4.0, 1000, pattern.block_size), layout)
     ours, dense = (reference.reference_attention(q, k, v, p)[:, video] for p in (plan, everything))
     block = torch.arange(layout.tokens) // pattern.block_size
-    keep = plan.block_mask()[block[video, None], block]
+    keep = plan.block_mask()[..., block[video, None], block]
     scores = torch.einsum("bqhd,bkhd->bhqk", q.double(), k.double()) * q.shape[-1] ** -0.5
     coverage = (scores.softmax(-1)[:, :, video] * keep).sum(-1).mean()
     return ((ours - dense).norm() / dense.norm()).item(), coverage.item()
@@ -95,6 +99,9 @@ def test_readings_equal_the_oracles_and_the_video_is_unchanged(case):
             error, coverage = truth(case, before, after, *one, result.patterns[i])
             assert call.reading.error[i] == pytest.approx(error, rel=1e-4, abs=1e-6)
             assert call.reading.coverage[i] == pytest.approx(coverage, rel=1e-5)
+        error, _ = truth(case, before, after, *one, result.patterns[result.current], 0.5)
+        place = result.adaptive(0.5)
+        assert call.reading.error[place] == pytest.approx(error, rel=1e-4, abs=1e-6)
     assert 0.01 < result.error(0, 0)
     assert result.layout.prefix == of_positive[0][1]
 
@@ -134,6 +141,18 @@ def test_before_and_after_radial_attention_patch(wan, summaries, any_density):
     assert [s["radial_calls"] for s in summaries] == [2 * (BLOCKS - 1)] * 3
 
 
+def test_the_budget_of_the_run_is_measured(wan):
+    def wrapper(executor, *args, **kwargs):
+        args[5]["radial_attention"].lists = SimpleNamespace(budget=0.8)
+        return executor(*args, **kwargs)
+
+    model = with_wrapper(probe(patch(wan, dense_steps=99)), wrapper)
+    sample(model)
+    result = measured(model)
+    assert result.budgets == (1.0, 0.8, 0.75, 0.67, 0.5)
+    assert result.budget == result.budget_of(result.now) == 0.8
+
+
 @pytest.mark.oldest
 def test_without_the_patch_the_settings_are_the_preset(wan):
     model = probe(wan)
@@ -143,6 +162,7 @@ def test_without_the_patch_the_settings_are_the_preset(wan):
     assert (now.decay, now.sink_frames, now.block_size) == (0.2, 1, 128)
     assert (result.dense_blocks, result.settings_of) == (1, "the preset for Wan 2.1")
     assert result.steps == 2 and result.size.blocks == BLOCKS
+    assert result.budgets == (1.0, 0.75, 0.67, 0.5) and result.budget is None
 
 
 @pytest.mark.parametrize("sampler", ["euler", "heun"])
@@ -265,14 +285,36 @@ def test_a_masked_call_is_not_measured(wan):
 
 
 def test_a_failure_does_not_spoil_the_render(wan, monkeypatch, caplog):
-    def out_of_memory(*args):
+    def out_of_memory(*args, **kwargs):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(pack_module("nodes.probing.hook"), "measure", out_of_memory)
+    monkeypatch.setattr(pack_module("nodes.probing.call_reader"), "measure", out_of_memory)
     model = probe(wan, "0, 1")
     assert torch.equal(sample(model), sample(wan))
     assert why_not(model) == {"OutOfMemoryError: CUDA out of memory": 1}
     assert len([r for r in caplog.records if "Radial probe failed" in r.getMessage()]) == 1
+
+
+def test_adaptive_lists_that_fail_do_not_spoil_the_other_measurements(wan, monkeypatch, caplog):
+    sample(plain := probe(wan, "0, 1"))
+    sample_class, calls = pack_module("radial_core.adaptive.sample").ListSample, []
+    kept = sample_class.kept
+
+    def fails_later(*args):
+        calls.append(args)
+        if len(calls) > 5:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return kept(*args)
+
+    monkeypatch.setattr(sample_class, "kept", fails_later)
+    model = probe(wan, "0, 1")
+    assert torch.equal(sample(model), sample(wan))
+    ours, expected = measured(model), measured(plain)
+    assert places(model) == places(plain)
+    assert all(ours.error(i, 0) == expected.error(i, 0) for i in range(len(ours.patterns)))
+    assert expected.budgets and not expected.why_not_adaptive
+    assert ours.budgets == () and "CUDA out of memory" in ours.why_not_adaptive
+    assert len([r for r in caplog.records if "adaptive lists failed" in r.getMessage()]) == 1
 
 
 def test_options_it_cannot_read_do_not_spoil_the_render(wan):

@@ -4,6 +4,8 @@ import pytest
 import torch
 
 from radial_core import RadialPattern, VideoLayout, make_plan
+from radial_core.adaptive.lists import look
+from radial_core.adaptive.sample import sample_lists
 from radial_core.measure import choose_rows, measure
 from radial_core.reference import reference_attention
 
@@ -36,8 +38,12 @@ def local_call(layout, heads=2, head_dim=16, dtype=torch.float64, seed=0):
 
 def truth(q, k, v, layout, pattern, scale=None):
     """The oracle's error, coverage of each head, and mass at each distance."""
-    plan = make_plan(pattern, layout)
-    everything = make_plan(RadialPattern(4.0, layout.frames, pattern.block_size), layout)
+    return truth_of_plan(q, k, v, make_plan(pattern, layout), scale)
+
+
+def truth_of_plan(q, k, v, plan, scale=None):
+    layout, block_size = plan.layout, plan.block_size
+    everything = make_plan(RadialPattern(4.0, layout.frames, block_size), layout)
     assert everything.density == 1
     video = slice(layout.prefix, layout.prefix + layout.video_tokens)
     ours, dense = (
@@ -47,8 +53,8 @@ def truth(q, k, v, layout, pattern, scale=None):
     error = ((ours - dense).norm() / dense.norm()).item()
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     mass = torch.einsum("qhd,khd->hqk", q.double(), k.double()).mul(scale).softmax(-1)[:, video]
-    block = torch.arange(layout.tokens) // pattern.block_size
-    keep = plan.block_mask()[block[video, None], block]
+    block = torch.arange(layout.tokens) // block_size
+    keep = plan.block_mask()[..., block[video, None], block]
     coverage = (mass * keep).sum(-1).mean(1)
     frame = torch.arange(layout.video_tokens) // layout.tokens_per_frame
     frames = mass.mean(0)[:, video] @ torch.nn.functional.one_hot(frame).double()
@@ -73,6 +79,43 @@ def test_every_row_against_the_oracle(layout, block_size):
         assert reading.by_distance == pytest.approx(by_distance, rel=1e-9)
         assert rows.densities[i] == make_plan(pattern, layout).density
     assert (reading.error[0] > 0.01) == (rows.densities[0] < 1)  # the mask matters
+
+
+BUDGETS = (1.0, 0.6)
+
+
+@pytest.mark.parametrize("block_size", [64, 128])
+@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
+def test_adaptive_lists_are_those_of_a_look(layout, block_size):
+    q, k, v = local_call(layout)
+    patterns = patterns_of(block_size)
+    rows = choose_rows(layout, patterns, ALL)
+    lists = sample_lists(layout, patterns[2], rows.tokens, BUDGETS)
+    reading = measure(q, k, v, rows, 0.7, lists=lists)
+    alone = measure(q, k, v, rows, 0.7)
+    assert reading.error[: len(patterns)] == pytest.approx(alone.error, rel=1e-9, abs=1e-12)
+    assert reading.by_distance == pytest.approx(alone.by_distance, rel=1e-9)
+    for i, budget in enumerate(BUDGETS):
+        plan = look(q, k, make_plan(patterns[2], layout), budget, 0.7).plan()
+        error, coverage, _ = truth_of_plan(q, k, v, plan, 0.7)
+        place = len(patterns) + i
+        assert reading.error[place] == pytest.approx(error, rel=1e-9, abs=1e-12)
+        assert reading.coverage[place] == pytest.approx(coverage.mean().item(), rel=1e-9)
+        assert reading.worst_head[place] == pytest.approx(coverage.min().item(), rel=1e-9)
+        assert lists.densities[i] == plan.density
+
+
+def test_a_few_queries_have_the_rows_of_all_lists():
+    layout, pattern = LAYOUTS["prefix and suffix"], RadialPattern(0.1, 0, 64)
+    q, k, _ = local_call(layout, heads=3)
+    rows = choose_rows(layout, [pattern], 5)
+    lists = sample_lists(layout, pattern, rows.tokens, BUDGETS)
+    assert len(lists.blocks) <= 5 < layout.blocks(64)
+    for i, budget in enumerate(BUDGETS):
+        whole = look(q, k, make_plan(pattern, layout), budget).plan().block_mask()
+        for head in range(3):
+            kept = lists.kept(q[:, head], k[:, head], None)[:, i]
+            assert torch.equal(kept, whole[head, rows.tokens // 64])
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
@@ -102,7 +145,8 @@ def test_chunks_of_keys_change_nothing(scratch):
     layout, patterns = LAYOUTS["prefix and suffix"], patterns_of(64)
     q, k, v = local_call(layout)
     rows = choose_rows(layout, patterns, 50)
-    whole, chunks = (measure(30 * q, k, v, rows, scratch=n) for n in (2**28, scratch))
+    lists = sample_lists(layout, patterns[0], rows.tokens, BUDGETS)
+    whole, chunks = (measure(30 * q, k, v, rows, None, n, lists) for n in (2**28, scratch))
     for name in ("error", "coverage", "worst_head", "median_head", "by_distance"):
         assert getattr(chunks, name) == pytest.approx(getattr(whole, name), rel=1e-9)
 
@@ -159,7 +203,9 @@ def test_the_users_random_state_is_unchanged():
     torch.manual_seed(5)
     expected = torch.rand(1)
     torch.manual_seed(5)
-    measure(q, k, v, choose_rows(layout, patterns_of(64), 20))
+    rows = choose_rows(layout, patterns_of(64), 20)
+    lists = sample_lists(layout, RadialPattern(0.5, 1, 64), rows.tokens, BUDGETS)
+    measure(q, k, v, rows, lists=lists)
     assert torch.equal(torch.rand(1), expected)
 
 

@@ -28,17 +28,26 @@ DENSITIES = tuple(make_plan(pattern, LAYOUT).density for pattern in PATTERNS)
 SIZE = ModelSize(blocks=BLOCKS, heads=12, head_dim=128, linear_flops=3e8)
 
 
-def made_up(error, steps=(3, 6), blocks=range(BLOCKS)):
-    """Measurements with error(pattern, step, block)."""
+BUDGETS = (1.0, 0.67, 0.5)
+ADAPTIVE_DENSITIES = tuple(budget * DENSITIES[4] for budget in BUDGETS)
+
+
+def made_up(error, steps=(3, 6), blocks=range(BLOCKS), adaptive=None, budget=None):
+    """Measurements with error(pattern, step, block), and maybe adaptive(budget, step, block)."""
+    budgets = () if adaptive is None else BUDGETS
     calls = []
     for step in steps:
         for block in blocks:
             errors = tuple(error(pattern, step, block) for pattern in PATTERNS)
+            errors += tuple(adaptive(budget, step, block) for budget in budgets)
             shares = tuple(1 - e for e in errors)
             distances = tuple(1 / (1 + d) / 21 for d in range(21))
             reading = CallMeasurement(errors, shares, shares, shares, distances)
             calls.append(MeasuredCall(step, block, reading))
-    return Measurements(SIZE, LAYOUT, 9, PATTERNS, DENSITIES, 4, 1, "nobody", tuple(calls))
+    densities = DENSITIES + (ADAPTIVE_DENSITIES if budgets else ())
+    fields = SIZE, LAYOUT, 9, PATTERNS, densities, 4, 1, "nobody", tuple(calls)
+    # As measurements of older versions: without the fields for adaptive lists.
+    return Measurements(*fields, budgets, budget) if budgets else Measurements(*fields)
 
 
 def smooth(pattern, step, block):
@@ -137,6 +146,37 @@ def test_nothing_beats_the_front():
     assert all(a.speedup > b.speedup and a.error > b.error for a, b in pairwise(best))
     for each in settings:
         assert any(x.speedup >= each.speedup and x.error <= each.error for x in best)
+
+
+def test_adaptive_lists_are_settings_like_others():
+    m = made_up(smooth, adaptive=lambda budget, step, block: 0.03 / budget)
+    settings = all_settings(m)
+    assert len(settings) == (len(PATTERNS) + len(BUDGETS)) * (BLOCKS // 2 + 1)
+    one = setting(m, m.adaptive(0.67), 1)
+    times = estimate(SIZE, LAYOUT.tokens, 0.67 * DENSITIES[4], 1)
+    assert (one.decay, one.sink_frames, one.budget) == (0.2, 1, 0.67)
+    assert one.speedup == times.step_speedup > current_setting(m).speedup
+    assert one.error == pytest.approx(0.03 / 0.67 * (7 / 8) ** 0.5)
+    chosen, reached = largest_speedup(settings, 0.07)
+    assert reached and (chosen.budget, chosen.dense_blocks) == (0.5, 0)
+
+
+def test_adaptive_lists_that_are_no_better_are_not_chosen():
+    def same(budget, step, block):
+        return smooth(PATTERNS[4], step, block) / budget
+
+    every = all_settings(made_up(smooth, adaptive=same))
+    now = setting(made_up(smooth), 4, 0)
+    settings = [each for each in every if (each.decay, each.sink_frames) == (0.2, 1)]
+    assert largest_speedup(settings, now.error)[0].budget is None
+    assert smallest_error(settings, now.speedup)[0].budget is None
+
+
+def test_the_lists_of_the_run():
+    for budget, expected in ((None, None), (0.67, 0.67), (0.9, None)):  # 0.9 was not measured
+        m = made_up(smooth, adaptive=lambda budget, step, block: 0.03, budget=budget)
+        now = current_setting(m)
+        assert (now.decay, now.sink_frames, now.budget) == (0.2, 1, expected)
 
 
 def test_measurements_as_json():

@@ -1,0 +1,73 @@
+"""Some rows of adaptive lists, at several budgets: what the probe measures."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+
+from ..layout import VideoLayout
+from ..masks.mask import BlockMask, kept_runs
+from .choice import backbone, by_mass, first_of, row_lengths
+from .mass import block_mass
+
+ROWS_AT_ONCE = 256  # of the block map: bounds the memory that `sample_lists` takes on the CPU
+
+
+@dataclass(frozen=True, eq=False)
+class ListSample:
+    """The rows of some queries, before a head has chosen its blocks.
+
+    blocks: the query blocks that they lie in, int64 (asked blocks,). place: which of these each
+    query lies in, int64 (queries,). backbone: bool (asked blocks, key blocks). lengths: for each
+    budget, int64 (asked blocks,). densities: for each budget the kept share of the whole block map.
+    """
+
+    block_size: int
+    budgets: tuple[float, ...]
+    blocks: torch.Tensor
+    place: torch.Tensor
+    backbone: torch.Tensor
+    lengths: tuple[torch.Tensor, ...]
+    densities: tuple[float, ...]
+
+    def to(self, device: torch.device) -> "ListSample":
+        moved = {name: getattr(self, name).to(device) for name in ("blocks", "place", "backbone")}
+        return replace(self, **moved, lengths=tuple(each.to(device) for each in self.lengths))
+
+    def kept(self, q: torch.Tensor, k: torch.Tensor, softmax_scale: float | None) -> torch.Tensor:
+        """The blocks that one head keeps for each query: bool (queries, budgets, key blocks).
+
+        The same as in the lists that `look` finds. q, k: (s, d), on the sample's device.
+        """
+        q, k = q[:, None], k[:, None]
+        order = by_mass(
+            block_mass(q, k, self.block_size, softmax_scale, self.blocks)[0], self.backbone
+        )
+        return torch.stack([first_of(order, each) for each in self.lengths], dim=1)[self.place]
+
+
+def sample_lists(
+    layout: VideoLayout, mask: BlockMask, tokens: torch.Tensor, budgets: Sequence[float]
+) -> ListSample:
+    """tokens: the queries, int64, places in the whole sequence. budgets: shares of the mask's
+    blocks; the mask has one list for all heads.
+    """
+    size = mask.block_size
+    with torch.inference_mode(False):
+        radial, least = [], []
+        for rows in torch.arange(layout.blocks(size)).split(ROWS_AT_ONCE):
+            first, last = kept_runs(mask, layout, rows)
+            radial.append((last - first + 1).sum(dim=1))
+            least.append(backbone(layout, size, rows).sum(dim=1))
+        radial, least = torch.cat(radial), torch.cat(least)
+        lengths = [row_lengths(radial, least, budget) for budget in budgets]
+        blocks, place = (tokens // size).unique(return_inverse=True)
+        return ListSample(
+            size,
+            tuple(budgets),
+            blocks,
+            place,
+            backbone(layout, size, blocks),
+            tuple(each[blocks] for each in lengths),
+            tuple(int(each.sum()) / len(each) ** 2 for each in lengths),
+        )

@@ -15,14 +15,13 @@ from .drawing.canvas import as_image
 from .drawing.compare import draw_nothing
 from .drawing.search import draw_search
 from .inputs.checks import check_choice, check_number, short
-from .inputs.settings import AUTOMATIC
+from .inputs.settings import ADAPTIVE, AUTOMATIC, LISTS, RADIAL
 from .probing.advice import AGING, describe
 from .probing.socket import MEASUREMENTS
 
 FASTEST, MOST_EXACT = "largest speed-up", "smallest error"
 LEAST_ERROR, MOST_ERROR = 0.001, 1.0
 LEAST_SPEEDUP, MOST_SPEEDUP = 1.0, 20.0
-RADIAL, ADAPTIVE = "radial", "adaptive"  # lists, as on Radial Attention Patch
 NOTHING = (
     "Nothing was measured, so the outputs select the preset. Radial Attention Compare says why; "
     "link its measurements to this node."
@@ -94,7 +93,7 @@ class RadialSettingsSearch(io.ComfyNode):
                 io.String.Output(display_name="text", tooltip="The text on this node."),
                 io.Combo.Output(
                     display_name="lists",
-                    options=[RADIAL, ADAPTIVE],
+                    options=list(LISTS),
                     tooltip="For lists of Radial Attention Patch.",
                 ),
                 io.Float.Output(

@@ -89,20 +89,8 @@ def finder(scores: Scores, rows: Rows, choice: Choice = most_attended) -> Finder
     ]
 
 
-def looks_once(find: Finder) -> Attention:
-    """Each layer keeps the lists of its first call."""
-    lists = {}
-
-    def attention(q, k, v, layer):
-        if layer not in lists:
-            lists[layer] = find(q, k)
-        return attend(q, k, v, lists[layer])[0]
-
-    return attention
-
-
 def looks_again(find: Finder, calls: Sequence[int]) -> Attention:
-    """The same, and other lists from these calls of a layer on, counted from 0."""
+    """Each layer keeps the lists of its first call until one of these calls, counted from 0."""
     lists, seen = {}, Counter()
 
     def attention(q, k, v, layer):
@@ -152,7 +140,7 @@ def steadied(share: float) -> Scores:
 
 
 def looks_in_a_dense_step(find: Finder) -> Attention:
-    """`looks_once`, and the first call of each layer is dense."""
+    """Each layer keeps the lists of its first call, which is dense."""
     lists = {}
 
     def attention(q, k, v, layer):

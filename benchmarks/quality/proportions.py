@@ -1,4 +1,4 @@
-"""Are lists per head, chosen once in a run, better than the radial mask? At real proportions.
+"""Are lists per head, chosen where heads look, better than the radial mask? At real proportions.
 
     python benchmarks/quality/proportions.py --comfyui FOLDER --checkpoint PATH --training 1
 
@@ -7,8 +7,9 @@ masks.py. Samples some videos in one batch, dense and then in other ways, and wr
 results/quality-proportions-GPU.json after each:
 
 radial            the paper's mask, one list for all heads, layers and steps
-adaptive          as the pack has it: in its first sparse step, each head keeps the blocks that it
-                  attends to most; `budget` as many of them as radial
+adaptive          as the pack has it: in its first sparse step, and again after a quarter of the
+                  steps if that is later, each head chooses the blocks that it attends to most;
+                  `budget` as many of them as radial
 adaptive, ...     the same but for one thing
 pooled, ...       lists from pooled scores, anew at each step
 sol_attn's rule   the same, and all other blocks as means: see per_head.py
@@ -54,8 +55,15 @@ QUARTER, TENTH, HALF, NONE = 0.25, 0.1, 0.5, 0.0  # of the steps
 
 RADIAL, ADAPTIVE, CALIBRATED, SPATIAL = "radial", "adaptive", "calibrated", "spatial"
 EARLIER, SOL = "adaptive, looks in the last dense step", "sol_attn's rule"
-ONCE = {  # lists that are chosen once in a run -> the scores, and the choice
+LOOKS_ONCE, LOOKS_LATER = "adaptive, looks once", "adaptive, looks again halfway too"
+MEAN = "adaptive, by the mean of three steps"
+LOOKS = {LOOKS_ONCE: (), LOOKS_LATER: (QUARTER, HALF)}  # at which shares of the steps, again
+ONCE = {  # lists that are not chosen in each call -> the scores, and the choice
     ADAPTIVE: (per_head.mass, most_attended),
+    LOOKS_ONCE: (per_head.mass, most_attended),
+    LOOKS_LATER: (per_head.mass, most_attended),
+    MEAN: (per_head.mass, most_attended),
+    "adaptive, half of the mass by distance": (per_head.steadied(0.5), most_attended),
     "adaptive, all queries": (per_head.mass_of_all, most_attended),
     EARLIER: (per_head.mass, most_attended),
     "adaptive, pooled scores": (per_head.pooled(1), most_attended),
@@ -63,6 +71,7 @@ ONCE = {  # lists that are chosen once in a run -> the scores, and the choice
     "adaptive, heads share by mass": (per_head.mass, per_head.shared_by_mass),
     "adaptive, heads share for equal recall": (per_head.mass, per_head.shared_by_recall),
 }
+LOOKS_BEFORE = {EARLIER: 1, MEAN: 2}  # in so many dense steps
 ANEW = "pooled scores of 4 cells, anew at each step"
 
 
@@ -96,9 +105,14 @@ class Lab:
 
     def attention(self, way: Way) -> Attention:
         """For one run."""
+        if way.lists == EARLIER:
+            return per_head.looks_in_a_dense_step(self.finder(way))
+        if way.lists == MEAN:
+            return per_head.looks_three_times_before(per_head.mass, self.rows(way.budget))
         if way.lists in ONCE:
-            looks = per_head.looks_in_a_dense_step if way.lists == EARLIER else per_head.looks_once
-            return looks(self.finder(way))
+            steps = [int(share * self.ground.steps) for share in LOOKS.get(way.lists, (QUARTER,))]
+            calls = [step - self.dense_steps(way) for step in steps]
+            return per_head.looks_again(self.finder(way), [call for call in calls if call > 0])
         return self.attention_of_any_run(way)
 
     def attention_of_any_run(self, way: Way) -> Attention:
@@ -142,7 +156,7 @@ class Lab:
         """Sample in this way, and compare with the dense videos."""
         ground, dense = self.ground, self.dense_steps(way)
         attention, calls = counted(self.attention(way))
-        first = dense - (way.lists == EARLIER)
+        first = max(dense - LOOKS_BEFORE.get(way.lists, 0), 0)
         video = ground.sample(
             masked(ground.model, attention, ground.layout.tokens, Schedule(first))
         )
@@ -196,10 +210,13 @@ def ways() -> list[Way]:
         loss = dense == QUARTER
         found.append(Way(RADIAL, dense=dense, loss=loss))
         found += [Way(ADAPTIVE, budget, dense, loss) for budget in BUDGETS]
-    others = [Way(lists, loss=lists != EARLIER) for lists in ONCE if lists != ADAPTIVE]
-    found += [*others[:2], Way(ANEW, loss=True), Way(SOL, loss=True), Way(CALIBRATED, loss=True)]
-    found += [Way(SPATIAL, loss=True), *others[2:], Way(ANEW, 0.67)]
-    return found + [Way(RADIAL, dense=NONE), Way(ADAPTIVE, dense=NONE)]
+    found += [Way(lists, dense=TENTH) for lists in (LOOKS_ONCE, LOOKS_LATER, MEAN)]
+    found += [Way(lists) for lists in (LOOKS_LATER, MEAN, EARLIER)]
+    sampled_otherwise = (ADAPTIVE, LOOKS_ONCE, LOOKS_LATER, MEAN, EARLIER)
+    first, *others = (Way(lists, loss=True) for lists in ONCE if lists not in sampled_otherwise)
+    found += [first, *(Way(lists, loss=True) for lists in (ANEW, SOL, CALIBRATED, SPATIAL))]
+    found += [*others, Way(ANEW, 0.67)]
+    return found + [Way(lists, dense=NONE) for lists in (RADIAL, ADAPTIVE, LOOKS_ONCE, LOOKS_LATER)]
 
 
 def line(case: dict) -> str:

@@ -48,7 +48,7 @@ def forecast(
     pattern, schedule = settings.resolve(model.preset, layout.frames, None)
     rows = sample(pattern, layout)
     density, budget, dense = rows.density, None, None
-    if getattr(settings, "lists", "radial") == "adaptive":
+    if settings.adaptive_budget is not None:
         budget = settings.budget
         density = adaptive_density(rows, layout, pattern.block_size, budget)
     if layout.frames == 1:

@@ -1,8 +1,9 @@
-"""Adaptive lists in a sampler run: looked for once, kept, and used in each sparse call after."""
+"""Adaptive lists in a sampler run: looked for, kept, and used in each sparse call after."""
 
 import logging
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 
@@ -26,26 +27,38 @@ log = logging.getLogger("radial_attention")
 class PassLists:
     """What the sparse calls of a forward pass look for.
 
-    budget: see radial_core/adaptive/choice.py. step: in the record. model: which one it is of
-    several in a run. window, branches: see comfyui/branches.py.
+    budget: see radial_core/adaptive/choice.py. step: in the record. settled: the step from which
+    on lists stay; those of an earlier one are looked for again. model: which one it is of several
+    in a run. window, branches: see comfyui/branches.py.
     """
 
     budget: float
     step: int
+    settled: int
     model: int
     window: tuple[int, ...] | None
     branches: Sequence[Hashable]
 
 
+class Found(NamedTuple):
+    """Lists, and the step whose attention they follow."""
+
+    lists: AdaptiveLists
+    step: int
+
+
 class RunLists:
     """The lists of a run: for each block, branch and window those of its first sparse call.
+
+    Early steps, with little but noise, say less of where a head looks later. So lists that were
+    found before the video is settled are found again then.
 
     Threads of several GPUs use it together; each looks for what is on its own device.
     """
 
     def __init__(self, reporter: RunReporter):
         self._reporter = reporter
-        self._found: dict[Hashable, AdaptiveLists] = {}
+        self._found: dict[Hashable, Found] = {}
         self._bytes = {True: 0, False: 0}  # on a device; in host memory
         self._first_step: int | None = None  # in which lists were looked for
         self._failed = False
@@ -56,25 +69,29 @@ class RunLists:
 
     def find(self, key: Hashable, of_pass: PassLists, q, k, plan: Plan, scale: float | None):
         """The lists of one video, (s, h, d), in the place of the plan; None if it is radial."""
-        found = self._found.get(key)
-        if found is not None or self._failed or not self._may_look(of_pass):
-            return found
-        mark = self._reporter.record.start(q.device)
+        before = self._found.get(key)
+        if self._failed or not self._looks(of_pass, before):
+            return before and before.lists
         try:
-            found = look(q, k, plan, of_pass.budget, scale)
-            found = self._found[key] = self._kept(found)
+            mark = self._reporter.record.start(q.device)
+            lists = self._kept(look(q, k, plan, of_pass.budget, scale), before)
+            self._found[key] = Found(lists, of_pass.step)
+            more_bytes = lists.bytes - (before.lists.bytes if before else 0)
+            self._reporter.record.looked(mark, lists.attended, more_bytes)
         except SIGNALS:
             raise
         except Exception as error:
             self._fail(error)
-            return None
-        self._reporter.record.looked(mark, found.attended, found.bytes)
-        return found
+            return before and before.lists
+        return lists
 
-    def _may_look(self, of_pass: PassLists) -> bool:
-        """Windows that move are new in each step: to look each time would take longer than it
-        saves.
+    def _looks(self, of_pass: PassLists, before: Found | None) -> bool:
+        """Whether a call looks. before: what was found for it already.
+
+        Windows that move are new in each step: to look each time would take longer than it saves.
         """
+        if before is not None:
+            return before.step < of_pass.settled <= of_pass.step
         if self._first_step is None:
             self._first_step = of_pass.step
         if of_pass.window is not None and of_pass.step > self._first_step:
@@ -85,10 +102,13 @@ class RunLists:
             return False
         return True
 
-    def _kept(self, found: AdaptiveLists) -> AdaptiveLists:
-        on_device = self._bytes[True] + found.bytes <= ON_DEVICE
-        self._bytes[on_device] += found.bytes
-        return found if on_device else replace(found, bits=found.bits.cpu())
+    def _kept(self, lists: AdaptiveLists, before: Found | None) -> AdaptiveLists:
+        """The lists as they are kept, in the place of those from before."""
+        if before is not None:
+            self._bytes[before.lists.on_device] -= before.lists.bytes
+        on_device = self._bytes[True] + lists.bytes <= ON_DEVICE
+        self._bytes[on_device] += lists.bytes
+        return lists if on_device else replace(lists, bits=lists.bits.cpu())
 
     def _say_radial(self, why: str) -> None:
         record = self._reporter.record

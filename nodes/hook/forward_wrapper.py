@@ -106,8 +106,14 @@ class ForwardWrapper:
             why_radial = TRAINING if stays_exact else resolved.why_radial
             record.why_radial = record.why_radial or why_radial
             if why_radial is None:
-                of = branches(options, len(x))
-                lists = PassLists(budget, entry.step, id(model), window(options), of)
+                lists = PassLists(
+                    budget=budget,
+                    step=entry.step,
+                    settled=resolved.settled,
+                    model=id(model),
+                    window=window(options),
+                    branches=branches(options, len(x)),
+                )
         override.reporter.pass_by(without_sparse_blocks(options))
         preferred = override.run.preferred.get(model)
         if preferred is None:  # to look at all parts of a model takes milliseconds

@@ -8,14 +8,15 @@ from weakref import WeakKeyDictionary
 from ...radial_core import RadialPattern, Schedule
 from ...radial_core.noise_levels import even_levels, is_whole, noise_levels, without_jump
 from ..families.registry import preset_of
-from ..inputs.settings import Settings
+from ..inputs.settings import Settings, steps_of_quarter
 from ..run.run_reporter import RunReporter
 
 
 class Resolved(NamedTuple):
     """preset: its name, if any value is the preset's. levels: the sampler's, without a jump.
 
-    why_radial: why lists can't be adaptive, though that is asked for; None if they can.
+    why_radial: why lists can't be adaptive, though that is asked for; None if they can. settled:
+    the step from which on adaptive lists stay.
     """
 
     pattern: RadialPattern
@@ -23,6 +24,7 @@ class Resolved(NamedTuple):
     preset: str | None
     levels: list[float] | None
     why_radial: str | None
+    settled: int
 
 
 class RunSettings:
@@ -45,7 +47,8 @@ class RunSettings:
             pattern, schedule = self._settings.resolve(preset, frames, levels)
             name = preset.name if self._settings.automatic else None
             why_radial = self._settings.why_radial(schedule, levels)
-            of_model[key] = Resolved(pattern, schedule, name, levels, why_radial)
+            settled = steps_of_quarter(levels)
+            of_model[key] = Resolved(pattern, schedule, name, levels, why_radial, settled)
         return of_model[key]
 
     def _levels(self, base, sigmas: Sequence[float] | None) -> list[float] | None:

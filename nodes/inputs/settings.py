@@ -63,7 +63,7 @@ class Settings:
 
         levels: the sampler's, without a jump, see radial_core/noise_levels.py.
         """
-        steps = _quarter_of_steps(levels)
+        steps = steps_of_quarter(levels)
         if frames > LONGER * preset.frames:
             steps = min(steps, LONG_DENSE_STEPS)
             blocks, sink_frames, decay = LONG_DENSE_BLOCKS, LONG_SINK_FRAMES, LONG_DECAY
@@ -145,7 +145,7 @@ def _or_automatic(name: str) -> str:
     return f", or {AUTOMATIC[name]} for the preset" if name in AUTOMATIC else ""
 
 
-def _quarter_of_steps(levels: Sequence[float] | None) -> int:
+def steps_of_quarter(levels: Sequence[float] | None) -> int:
     """How many steps of a sampler lie in the first quarter of the schedule.
 
     None do for one that goes on where another stopped, as the low-noise expert of Wan 2.2: what

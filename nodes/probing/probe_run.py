@@ -52,8 +52,7 @@ def about(base, options: dict, frames: int, sigmas: Sequence[float] | None) -> d
     patched = options.get(KEY)
     if patched is not None:
         pattern, schedule = patched.facts.pattern, patched.facts.schedule
-        lists = getattr(patched, "lists", None)
-        budget = None if lists is None else lists.budget
+        budget = None if patched.lists is None else patched.lists.budget
         whose = "Radial Attention Patch"
     else:
         levels = without_jump(noise_levels(sigmas, base.model_sampling.percent_to_sigma))

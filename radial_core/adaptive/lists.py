@@ -31,6 +31,11 @@ class AdaptiveLists:
     def bytes(self) -> int:
         return self.bits.numel()
 
+    @property
+    def on_device(self) -> bool:
+        """Whether the bits are where they are used, not in host memory."""
+        return self.bits.device == self.radial.device
+
     def plan(self) -> Plan:
         """For one call: with int32 indices, 32 bits for each kept block."""
         bits = self.bits.to(self.radial.device, non_blocking=True)

@@ -1,7 +1,5 @@
 """Radial Mask Preview: its picture against the block map, and its figures against the plan."""
 
-from dataclasses import replace
-
 import execution
 import folder_paths
 import numpy as np
@@ -112,20 +110,11 @@ def test_a_patched_models_settings_count():
     )
 
 
-def with_adaptive_lists(model, budget):
-    """A patched model with the settings that `lists` adaptive and `budget` come to."""
-    override = pack_module("nodes.hook.attach").override_of(model)
-    override.settings = replace(override.settings)
-    for name, value in (("lists", "adaptive"), ("budget", budget)):
-        object.__setattr__(override.settings, name, value)
-    return model
-
-
 def test_adaptive_lists_keep_the_budget_of_the_map_that_is_shown():
     model = next(case for case in zoo.CASES if case.name == "wan t2v, two videos").model()
     radial = preview(model=patch(model, **AUTHORS))
     for budget in (1.0, 0.67):
-        adaptive = preview(model=with_adaptive_lists(patch(model, **AUTHORS), budget))
+        adaptive = preview(model=patch(model, **AUTHORS, lists="adaptive", budget=budget))
         assert adaptive[2] == pytest.approx(budget * radial[2], rel=0.01)
         assert f"Kept: {100 * adaptive[2]:.1f} % of the block map." in adaptive[1]
         assert f"Lists: adaptive, budget {budget:g}. Each head chooses its own" in adaptive[1]
@@ -136,7 +125,7 @@ def test_adaptive_lists_keep_the_budget_of_the_map_that_is_shown():
 
 def test_a_large_budget_makes_a_video_too_dense():
     model = next(case for case in zoo.CASES if case.name == "wan t2v, two videos").model()
-    words = figures(model=with_adaptive_lists(patch(model, **AUTHORS), 5.0))
+    words = figures(model=patch(model, **AUTHORS, lists="adaptive", budget=5.0))
     assert "It runs dense, too short: 99.5 % would be kept" in words and "adaptive" not in words
 
 

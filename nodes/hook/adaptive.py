@@ -61,14 +61,27 @@ class RunLists:
         self._found: dict[Hashable, Found] = {}
         self._bytes = {True: 0, False: 0}  # on a device; in host memory
         self._first_step: int | None = None  # in which lists were looked for
+        self._windows: set[tuple[int, ...] | None] = set()  # those of that step
         self._failed = False
 
     def of_call(self, of_pass: PassLists, block: Hashable) -> "CallLists":
         """block: the transformer block, and which of its calls this is."""
         return CallLists(self, of_pass, block)
 
-    def find(self, key: Hashable, of_pass: PassLists, q, k, plan: Plan, scale: float | None):
-        """The lists of one video, (s, h, d), in the place of the plan; None if it is radial."""
+    def plan(self, key: Hashable, of_pass: PassLists, q, k, plan: Plan, scale: float | None):
+        """The plan of one video, (s, h, d), in the place of a radial one; None if it stays that."""
+        try:
+            lists = self._find(key, of_pass, q, k, plan, scale)
+            return lists and lists.plan()
+        except SIGNALS:
+            raise
+        except Exception as error:  # of too little memory to unpack them, if any
+            self._fail(error)
+            return None
+
+    def _find(
+        self, key: Hashable, of_pass: PassLists, q, k, plan: Plan, scale: float | None
+    ) -> AdaptiveLists | None:
         before = self._found.get(key)
         if self._failed or not self._looks(of_pass, before):
             return before and before.lists
@@ -94,7 +107,9 @@ class RunLists:
             return before.step < of_pass.settled <= of_pass.step
         if self._first_step is None:
             self._first_step = of_pass.step
-        if of_pass.window is not None and of_pass.step > self._first_step:
+        if of_pass.step == self._first_step:
+            self._windows.add(of_pass.window)
+        elif of_pass.window is not None and of_pass.window not in self._windows:
             self._say_radial(MOVING)
             return False
         if self._bytes[False] > ON_HOST:
@@ -141,12 +156,12 @@ class CallLists:
         if len(branches) != len(q):
             return [plan]
         found = [
-            self.run.find((*place, branch), of_pass, one_q, one_k, plan, scale)
+            self.run.plan((*place, branch), of_pass, one_q, one_k, plan, scale)
             for branch, one_q, one_k in zip(branches, q, k, strict=True)
         ]
         if not any(found):
             return [plan]
-        plans = [plan if lists is None else lists.plan() for lists in found]
+        plans = [plan if own is None else own for own in found]
         self.density = sum(each.density for each in plans) / len(plans)
         self.adaptive = True
         return plans

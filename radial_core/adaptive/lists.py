@@ -9,7 +9,7 @@ from .bits import packed, unpacked_indices
 from .choice import Rows, most_attended, rows_of
 from .mass import block_mass
 
-BLOCKS_AT_ONCE = 2**24  # of the block maps of some heads: bounds the scratch memory, to 400 MiB
+BLOCKS_AT_ONCE = 2**22  # of the block maps of some heads: bounds the scratch memory, to 100 MiB
 
 
 @dataclass(frozen=True, eq=False)

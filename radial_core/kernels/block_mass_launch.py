@@ -12,7 +12,7 @@ from .portable_launch import Tiles
 # Elsewhere two programs fit a multiprocessor, and nothing spills, on RTX cards and AMD's too.
 HOPPER_TILES, TILES = Tiles(128, 128, 8, 2), Tiles(64, 64, 4, 2)
 KEY_BLOCKS = 32  # for each program: few enough that all multiprocessors end together
-LOGARITHMS_AT_ONCE = 2**25  # bounds the scratch memory, to 256 MiB with the softmax of them
+LOGARITHMS_AT_ONCE = 2**24  # bounds the scratch memory, to 128 MiB with the softmax of them
 
 
 def run(

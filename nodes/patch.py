@@ -164,8 +164,8 @@ class RadialAttentionPatch(io.ComfyNode):
                     optional=True,  # older saved graphs don't have it
                     tooltip="Which blocks are kept. radial: those of the radial mask, the same in "
                     "every head. adaptive: as many, but each head keeps those that it attends to "
-                    "most. It looks once in a run, right after the dense steps, and comes closer "
-                    "to the result without this node. Without dense steps it is radial.",
+                    "most. It looks right after the dense steps, and comes closer to the result "
+                    "without this node. Without dense steps it is radial.",
                 ),
                 io.Float.Input(
                     "budget",

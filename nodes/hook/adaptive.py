@@ -48,28 +48,30 @@ class RunLists:
         self._found: dict[Hashable, AdaptiveLists] = {}
         self._bytes = {True: 0, False: 0}  # on a device; in host memory
         self._first_step: int | None = None  # in which lists were looked for
+        self._windows: set[tuple[int, ...] | None] = set()  # those of that step
         self._failed = False
 
     def of_call(self, of_pass: PassLists, block: Hashable) -> "CallLists":
         """block: the transformer block, and which of its calls this is."""
         return CallLists(self, of_pass, block)
 
-    def find(self, key: Hashable, of_pass: PassLists, q, k, plan: Plan, scale: float | None):
-        """The lists of one video, (s, h, d), in the place of the plan; None if it is radial."""
+    def plan(self, key: Hashable, of_pass: PassLists, q, k, plan: Plan, scale: float | None):
+        """The plan of one video, (s, h, d), in the place of a radial one; None if it stays that."""
         found = self._found.get(key)
-        if found is not None or self._failed or not self._may_look(of_pass):
-            return found
-        mark = self._reporter.record.start(q.device)
+        if found is None and (self._failed or not self._may_look(of_pass)):
+            return None
         try:
-            found = look(q, k, plan, of_pass.budget, scale)
-            found = self._found[key] = self._kept(found)
+            if found is None:
+                mark = self._reporter.record.start(q.device)
+                found = look(q, k, plan, of_pass.budget, scale)
+                found = self._found[key] = self._kept(found)
+                self._reporter.record.looked(mark, found.attended, found.bytes)
+            return found.plan()
         except SIGNALS:
             raise
         except Exception as error:
             self._fail(error)
             return None
-        self._reporter.record.looked(mark, found.attended, found.bytes)
-        return found
 
     def _may_look(self, of_pass: PassLists) -> bool:
         """Windows that move are new in each step: to look each time would take longer than it
@@ -77,7 +79,9 @@ class RunLists:
         """
         if self._first_step is None:
             self._first_step = of_pass.step
-        if of_pass.window is not None and of_pass.step > self._first_step:
+        if of_pass.step == self._first_step:
+            self._windows.add(of_pass.window)
+        elif of_pass.window is not None and of_pass.window not in self._windows:
             self._say_radial(MOVING)
             return False
         if self._bytes[False] > ON_HOST:
@@ -121,12 +125,12 @@ class CallLists:
         if len(branches) != len(q):
             return [plan]
         found = [
-            self.run.find((*place, branch), of_pass, one_q, one_k, plan, scale)
+            self.run.plan((*place, branch), of_pass, one_q, one_k, plan, scale)
             for branch, one_q, one_k in zip(branches, q, k, strict=True)
         ]
         if not any(found):
             return [plan]
-        plans = [plan if lists is None else lists.plan() for lists in found]
+        plans = [plan if own is None else own for own in found]
         self.density = sum(each.density for each in plans) / len(plans)
         self.adaptive = True
         return plans

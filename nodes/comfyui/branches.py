@@ -9,7 +9,10 @@ def branches(options: dict, batch: int) -> list[Hashable]:
     ComfyUI puts the positive and the negative conditioning into one batch where memory allows, and
     changes that from step to step. options: the pass's transformer_options.
     """
-    conditionings = options.get("uuids") or options.get("cond_or_uncond") or ()
+    sides, prompts = options.get("cond_or_uncond") or (), options.get("uuids") or ()
+    # ComfyUI gives a negative prompt that it makes for a part of the video the positive one's uuid.
+    same = len(sides) == len(prompts)
+    conditionings = list(zip(sides, prompts, strict=True)) if same else sides or prompts
     videos, rest = divmod(batch, len(conditionings) or 1)
     if rest or not conditionings:
         return [(None, number) for number in range(batch)]

@@ -12,6 +12,7 @@ import comfy.sd
 import pytest
 import torch
 import torch._dynamo
+from adaptive import times_looked
 from comfy.ldm.modules.attention import attention_pytorch
 from comfy_extras.nodes_torch_compile import TorchCompileModel
 from conftest import BLOCKS, difference, newest_only, patch, prompt, sample, with_lora
@@ -93,3 +94,13 @@ def test_both_at_once_under_torch_compile(on_disk, split, summaries, in_step, mo
     assert difference(sample(model, steps=5), expected) < 1e-4
     one, _, both = summaries
     assert twice_the_calls(both, one)
+
+
+def test_each_device_has_its_adaptive_lists(on_disk, split, summaries, in_step, any_density):
+    settings = {"dense_steps": 1, "lists": "adaptive"}
+    one, model = patch(on_disk, **settings), split(patch(on_disk, **settings))
+    expected = sample(one, steps=4)
+    model.set_model_unet_function_wrapper(in_step)
+    assert difference(sample(model, steps=4), expected) < 1e-4
+    assert times_looked(one) == times_looked(model) == [2 * BLOCKS]
+    assert difference(expected, sample(patch(on_disk, dense_steps=1), steps=4)) > 1e-3

@@ -7,6 +7,7 @@ import comfy.ldm.wan.model
 import pytest
 import torch
 import torch._dynamo
+from adaptive import times_looked
 from comfy.ldm.modules.attention import attention_pytorch
 from comfy_api.torch_helpers import set_torch_compile_wrapper
 from comfy_extras import nodes_train
@@ -141,6 +142,24 @@ def test_only_the_blocks_are_compiled(wan, graphs, summaries, options, order):
     assert summaries[0] == summaries[1]
     assert summaries[0]["dense_calls"]["dense block"] == 2
     assert summaries[0]["radial_calls"] == 2 * (BLOCKS - 1)
+
+
+@pytest.mark.parametrize("keys", [None, range(BLOCKS)], ids=["whole", "blocks"])
+def test_adaptive_lists(wan, graphs, summaries, any_density, keys):
+    """Each block has its own, also where blocks share a graph."""
+    settings = {"dense_steps": 1, "lists": "adaptive", "budget": 0.7}
+    plain = patch(wan, **settings)
+    expected = sample(plain, steps=3)
+    model = patch(wan, **settings)
+    if keys is None:
+        model = compiled(model, graphs)
+    else:
+        names = [f"diffusion_model.blocks.{i}" for i in keys]
+        set_torch_compile_wrapper(model, graphs, options=None, keys=names)
+    assert difference(sample(model, steps=3), expected) < 1e-6
+    assert graphs and graph_breaks() == 0
+    assert times_looked(plain) == times_looked(model) == [2 * BLOCKS]
+    assert [each["radial_calls"] for each in summaries] == [2 * BLOCKS] * 2
 
 
 def test_a_decision_is_not_captured_in_a_cuda_graph():

@@ -19,6 +19,7 @@ ON_HOST = 2**33
 FULL = f"lists of {ON_HOST >> 30} GiB are kept already"
 TRAINING = "the model is in training"
 MOVING = "context windows that differ from step to step"
+UNSURE = "nothing tells which block or video some calls are for"
 
 log = logging.getLogger("radial_attention")
 
@@ -64,9 +65,9 @@ class RunLists:
         self._windows: set[tuple[int, ...] | None] = set()  # those of that step
         self._failed = False
 
-    def of_call(self, of_pass: PassLists, block: Hashable) -> "CallLists":
-        """block: the transformer block, and which of its calls this is."""
-        return CallLists(self, of_pass, block)
+    def of_call(self, of_pass: PassLists, block: int | None, number: int) -> "CallLists":
+        """block: the transformer block, None if it is not known; number: which of its calls."""
+        return CallLists(self, of_pass, None if block is None else (block, number))
 
     def plan(self, key: Hashable, of_pass: PassLists, q, k, plan: Plan, scale: float | None):
         """The plan of one video, (s, h, d), in the place of a radial one; None if it stays that."""
@@ -110,10 +111,10 @@ class RunLists:
         if of_pass.step == self._first_step:
             self._windows.add(of_pass.window)
         elif of_pass.window is not None and of_pass.window not in self._windows:
-            self._say_radial(MOVING)
+            self.stay_radial(MOVING)
             return False
         if self._bytes[False] > ON_HOST:
-            self._say_radial(FULL)
+            self.stay_radial(FULL)
             return False
         return True
 
@@ -125,7 +126,8 @@ class RunLists:
         self._bytes[on_device] += lists.bytes
         return lists if on_device else replace(lists, bits=lists.bits.cpu())
 
-    def _say_radial(self, why: str) -> None:
+    def stay_radial(self, why: str) -> None:
+        """Say why some calls have no adaptive lists."""
         record = self._reporter.record
         record.why_radial = record.why_radial or why
         self._reporter.say_once(why, logging.INFO, "Radial attention: lists are radial: %s", why)
@@ -135,7 +137,7 @@ class RunLists:
         self._failed = True
         message = "Adaptive lists failed; calls without them are radial in this run. %s"
         self._reporter.say_once("adaptive", logging.WARNING, message, error, exc_info=True)
-        self._say_radial(f"{type(error).__name__}")
+        self.stay_radial(type(error).__name__)
 
 
 @dataclass
@@ -144,7 +146,7 @@ class CallLists:
 
     run: RunLists
     of_pass: PassLists
-    block: Hashable
+    block: tuple[int, int] | None
     density: float | None = None
     adaptive: bool = False
 
@@ -153,7 +155,8 @@ class CallLists:
         branches, of_pass = self.of_pass.branches, self.of_pass
         place = (of_pass.model, of_pass.window, self.block, plan.mask, plan.layout, plan.device)
         self.density = plan.density
-        if len(branches) != len(q):
+        if self.block is None or len(branches) != len(q):
+            self.run.stay_radial(UNSURE)
             return [plan]
         found = [
             self.run.plan((*place, branch), of_pass, one_q, one_k, plan, scale)

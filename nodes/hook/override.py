@@ -230,11 +230,11 @@ class RadialOverride:
 
     def _lists(self, entry: CallEntry, forward: ForwardPass) -> CallLists | None:
         """The adaptive lists of a sparse call; None if it is radial."""
-        if forward.lists is None or entry.block is None:
+        if forward.lists is None:
             return None
         number = forward.sparse_calls[entry.block]
         forward.sparse_calls[entry.block] += 1
-        return self.run.lists.of_call(forward.lists, (entry.block, number))
+        return self.run.lists.of_call(forward.lists, entry.block, number)
 
     def _exact_if_dense(self, other: Attention, q, k, v, heads, kwargs) -> bool:
         """Whether an exact kernel of ours, not the user's attention, would compute it densely."""

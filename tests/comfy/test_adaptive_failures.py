@@ -253,3 +253,27 @@ def test_older_graphs_have_neither_input(model, sample):
     assert torch.equal(
         sample(patch(model, budget=1, **SETTINGS)), sample(patch(model, budget=1.0, **SETTINGS))
     )
+
+
+def test_calls_for_a_part_of_the_batch_stay_radial(model, inputs):
+    """As of a pack that runs attention for one video after the other."""
+
+    def one_by_one(executor, *args, **kwargs):
+        *args, options = args
+        ours = options["optimized_attention_override"]
+
+        def override(func, q, k, v, *args, **kwargs):
+            each = (ours(func, *(x[i : i + 1] for x in (q, k, v)), *args, **kwargs) for i in (0, 1))
+            return torch.cat(list(each))
+
+        return executor(*args, options | {"optimized_attention_override": override}, **kwargs)
+
+    def run(model):
+        model = model.clone()
+        model.add_wrapper_with_key("diffusion_model", "test", one_by_one)
+        return zoo.sample(model, inputs, 3)
+
+    ours = patch(model, **SETTINGS)
+    assert difference(run(ours), run(patch(model, dense_steps=1))) < 1e-5
+    found = records(ours)[-1].read()["adaptive"]
+    assert found["looks"] == 0 and "which block or video" in found["why_radial"]

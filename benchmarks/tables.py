@@ -17,6 +17,7 @@ import re
 from pathlib import Path
 
 import tables_cost
+import tables_lists
 import tables_precision
 import tables_quality
 import tables_speed
@@ -25,7 +26,7 @@ from tables_format import ROOT
 REGION = re.compile(r"(<!-- table: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 TABLES = {
     table.__name__: table
-    for module in (tables_speed, tables_precision, tables_cost, tables_quality)
+    for module in (tables_speed, tables_precision, tables_cost, tables_quality, tables_lists)
     for table in module.TABLES
 }
 

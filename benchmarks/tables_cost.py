@@ -33,10 +33,10 @@ def adaptive() -> str:
         for case in cases(file.stem):
             for row in case["sparse"]:
                 ways = (row[f"{way}_ms"] for way in ("radial", "adaptive", "adaptive_067"))
-                costs = (case["unpack_ms"], case["look_ms"], case["look_peak_mib"])
                 name = f"{case['name']}, {file.stem.removeprefix('adaptive-').upper()}"
-                figures = (case["dense_ms"], *ways, *costs, case["model_lists_mib"])
-                rows.append([name, row["precision"], *map(number, figures)])
+                ms = (case["dense_ms"], *ways, case["unpack_ms"], case["look_ms"])
+                mib = (f"{case[key]:,}" for key in ("look_peak_mib", "model_lists_mib"))
+                rows.append([name, row["precision"], *map(number, ms), *mib])
     head = ["one call, ms", "precision", "dense", "radial", "adaptive", "budget 0.67"]
     head += ["unpacking", "look", "look, MiB", "lists of the model, MiB"]
     return markdown(head, rows)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks/results"
+NOT_MEASURED = "Not measured yet."
 VIDEOS = {
     "wan2.1-14b-69f-768p": "Wan 2.1 14B, 69 frames, 768p",
     "wan2.1-14b-81f-720p": "Wan 2.1 14B, 81 frames, 720p",
@@ -33,6 +34,13 @@ VIDEOS = {
 def results(name: str) -> dict:
     """A file of benchmarks/results."""
     return json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def measured_in_the_lab(kind: str) -> dict | None:
+    """The quality lab's first file of this kind that is not of a CPU."""
+    measured = sorted(RESULTS.glob(f"quality-{kind}-*.json"))
+    measured = [file.stem for file in measured if not file.stem.endswith("-tiny")]
+    return results(measured[0]) if measured else None
 
 
 def cases(name: str) -> list[dict]:

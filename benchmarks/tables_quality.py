@@ -3,7 +3,14 @@
 import math
 from statistics import mean, stdev
 
-from tables_format import RESULTS, by_name, cases, markdown, results
+from tables_format import (
+    NOT_MEASURED,
+    by_name,
+    cases,
+    markdown,
+    measured_in_the_lab,
+    results,
+)
 
 MASKS = {
     "radial": "radial decay 0.2 sink 1",
@@ -15,7 +22,6 @@ MASKS = {
     "most attended, a map per head": "mean_heads keep 59",
     "most attended, chosen anew at each call": "oracle keep 59",
 }
-NOT_MEASURED = "Not measured yet."
 AS_FAST = 0.1  # of the logarithm: 10 %
 RADIAL_128 = "radial decay 0.2 sink 1 block 128; dense steps {}+0, blocks 0"
 
@@ -56,7 +62,7 @@ def quality_longer() -> str:
 
 def quality_eight_bits() -> str:
     """What 8 bits change in a radial video, beside the bars."""
-    found = _measured("eight-bits")
+    found = measured_in_the_lab("eight-bits")
     if found is None:
         return NOT_MEASURED
     rows = [_eight_bits_row(case, found["bars"], found["steps"]) for case in found["cases"]]
@@ -80,7 +86,7 @@ def _eight_bits_row(case: dict, bars: dict, steps: int) -> list[str]:
 
 def quality_caches() -> str:
     """Step caches, radial attention and both: computed speed-up and measured likeness."""
-    found = _measured("caches")
+    found = measured_in_the_lab("caches")
     if found is None:
         return NOT_MEASURED
     head = ["sampling", f"steps run of {found['steps']}"]
@@ -99,7 +105,7 @@ def quality_caches() -> str:
 
 def quality_caches_as_fast() -> str:
     """Pairs of ways to sample that are about as fast."""
-    found = _measured("caches")
+    found = measured_in_the_lab("caches")
     if found is None:
         return NOT_MEASURED
     rows = [
@@ -115,13 +121,6 @@ def quality_caches_as_fast() -> str:
     video = next(iter(found["attention_share"])).partition(",")[0]
     head = ["sampling", "against", f"its speed-up, {video}", "the other's", "PSNR, dB"]
     return markdown(head, rows)
-
-
-def _measured(kind: str) -> dict | None:
-    """The first file of this kind that is not of a CPU."""
-    measured = sorted(RESULTS.glob(f"quality-{kind}-*.json"))
-    measured = [file.stem for file in measured if not file.stem.endswith("-tiny")]
-    return results(measured[0]) if measured else None
 
 
 def _as_fast(case: dict, cases: list[dict]) -> list[dict]:
@@ -163,75 +162,6 @@ def _with_error(values: list[float], sign: str = "") -> str:
     return f"{mean(values):{sign}.1f} ± {stdev(values) / len(values) ** 0.5:.1f}"
 
 
-def quality_lists() -> str:
-    """Adaptive lists at several budgets, by the dense steps."""
-    found = _measured("proportions")
-    if found is None:
-        return NOT_MEASURED
-    groups = [group for group in _of_lists(found) if group[0]["lists"] in ("radial", "adaptive")]
-    steps = next(iter(found["trainings"].values()))["steps"]
-    rows = [
-        [
-            f"{group[0]['dense_steps']} of {steps}",
-            *_lists_and_kept(group[0], found),
-            _of_trainings(group, "psnr", ".1f"),
-            _against_radial(group),
-        ]
-        for group in sorted(groups, key=lambda group: group[0]["dense_steps"])
-    ]
-    head = ["dense first steps", "lists", "kept", "PSNR, dB", "against radial, dB"]
-    return markdown(head, rows)
-
-
-def quality_lists_otherwise() -> str:
-    """Other ways to choose lists, and what lists add to the loss; a quarter of the steps dense."""
-    found = _measured("proportions")
-    if found is None:
-        return NOT_MEASURED
-    quarter = next(iter(found["trainings"].values()))["steps"] // 4
-    rows = [
-        [
-            *_lists_and_kept(group[0], found),
-            _against_radial(group),
-            _of_trainings(group, "worst_frame", ".1f"),
-            _of_trainings(group, "val_loss_added", "+.4f"),
-        ]
-        for group in _of_lists(found)
-        if group[0]["dense_steps"] == quarter
-    ]
-    head = ["lists", "kept", "against radial, dB", "worst frame, dB", "validation loss"]
-    return markdown(head, rows)
-
-
-def _of_lists(found: dict) -> list[list[dict]]:
-    """The cases in groups, one of each training, in the order in which they were run."""
-    groups = {}
-    for case in found["cases"]:
-        groups.setdefault((case["lists"], case["budget"], case["dense_steps"]), []).append(case)
-    return list(groups.values())
-
-
-def _lists_and_kept(case: dict, found: dict) -> list[str]:
-    return [case["lists"], f"{found['densities'][format(case['budget'], 'g')]:.0%}"]
-
-
-def _against_radial(group: list[dict]) -> str:
-    """The mean over the trainings, and its standard error, which is that of the seeds alone."""
-    if group[0]["lists"] == "radial":
-        return ""
-    error = math.hypot(*(case["diff_se"] for case in group)) / len(group)
-    return _of_trainings(group, "diff_to_radial", "+.1f", f" ± {error:.1f}")
-
-
-def _of_trainings(group: list[dict], key: str, style: str, error: str = "") -> str:
-    """The mean over the trainings, and each of them in brackets."""
-    values = [case[key] for case in group]
-    if None in values:
-        return ""
-    each = ", ".join(format(x, style) for x in values)
-    return f"{mean(values):{style}}{error}" + (f" ({each})" if len(values) > 1 else "")
-
-
 TABLES = (
     quality_steps,
     quality_masks,
@@ -239,6 +169,4 @@ TABLES = (
     quality_eight_bits,
     quality_caches,
     quality_caches_as_fast,
-    quality_lists,
-    quality_lists_otherwise,
 )

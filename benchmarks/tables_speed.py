@@ -114,6 +114,28 @@ def videos_h200() -> str:
     return markdown(head, rows)
 
 
+def videos_adaptive() -> str:
+    """Passes and the paper's schedule with adaptive lists, where they were measured."""
+    seconds = {  # title -> key, with a place for _8bit
+        "pass: radial lists": "radial{}_s",
+        "pass: adaptive": "radial_adaptive{}_s",
+        "pass: budget 0.67": "adaptive_067{}_s",
+        "look": "look_s_radial_adaptive{}",
+        "look: budget 0.67": "look_s_adaptive_067{}",
+        "all steps: radial lists": "schedule_radial{}_s",
+        "all steps: adaptive": "schedule_adaptive{}_s",
+        "all steps: budget 0.67": "schedule_adaptive_067{}_s",
+    }
+    rows = []
+    for case in cases("end_to_end-h200"):
+        for precision, end in (("exact", ""), ("8 bit", "_8bit")):
+            if f"adaptive_067{end}_s" in case:
+                keys = [key.format(end) for key in seconds.values()]
+                cells = [number(case[key]) if key in case else "" for key in keys]
+                rows.append([_name_with_marks(case), precision, *cells])
+    return markdown(["seconds", "precision", *seconds], rows)
+
+
 def _name_with_marks(case: dict) -> str:
     name = VIDEOS[case["name"]] + " ¹" * bool(case.get("measured_blocks"))
     return name + " ²" * ("ways_of_an_earlier_run" in case)
@@ -215,6 +237,7 @@ TABLES = (
     speed,
     videos,
     videos_h200,
+    videos_adaptive,
     profile,
     fused_passes,
     fused_operations,

@@ -1,55 +1,62 @@
-"""The picture of lists per head: PSNR against the kept share, a line for each method."""
+"""The picture of lists per head: each way against radial lists, in every training."""
 
 import matplotlib.pyplot as plt
-from drawing import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, RED, SKY, YELLOW, save, tidy
+from drawing import BLACK, BLUE, GREEN, ORANGE, PURPLE, save, tidy
+from list_ways import RADIAL
 
-METHODS = {  # the lists -> colour, marker
-    "radial": (BLACK, "D"),
-    "adaptive": (BLUE, "o"),
-    "adaptive, all queries": (SKY, "o"),
-    "adaptive, looks in the last dense step": (SKY, "<"),
-    "adaptive, pooled scores": (ORANGE, "v"),
-    "adaptive, pooled scores of 4 cells": (ORANGE, "^"),
-    "pooled scores of 4 cells, anew at each step": (RED, "^"),
-    "sol_attn's rule": (YELLOW, "h"),
-    "calibrated": (PURPLE, "X"),
-    "adaptive, heads share by mass": (GREY, "P"),
-    "adaptive, heads share for equal recall": (GREY, "*"),
-    "spatial": (GREEN, "s"),
-}
+TRAININGS = ((BLUE, "o"), (ORANGE, "s"), (GREEN, "^"), (PURPLE, "D"))  # colour, marker
+INCHES = 8.5, 0.28  # wide; high for each way
 
 
 def proportions(found: dict, name: str):
-    """With a quarter of the steps dense, the trainings side by side."""
-    trainings = sorted(found["trainings"])
-    size = 1.5 + 5 * len(trainings), 6.2
-    figure, every = plt.subplots(1, len(trainings), figsize=size, layout="constrained", sharey=True)
-    for axes, training in zip([every] if len(trainings) == 1 else every, trainings, strict=True):
-        about = found["trainings"][training]
-        rows = [row for row in found["cases"] if row["training"] == int(training)]
-        _methods(axes, rows, found["densities"], about["steps"] // 4)
-        axes.set(
-            title=f"training {training}: dense loss {about['dense_val_loss']:.3f}",
-            xlabel="kept share of the block map",
-        )
-        tidy(axes)
-        axes.label_outer()
-    axes.figure.supylabel("PSNR with the dense video of the same seed, dB", fontsize="medium")
-    handles, labels = axes.get_legend_handles_labels()
-    bars = "bars: standard error of the difference to radial"
-    figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=8, title=bars)
+    """A panel for each number of dense steps, and in it a line for each way and budget."""
+    steps = next(iter(found["trainings"].values()))["steps"]
+    panels = {}  # dense steps -> way -> its cases
+    for case in sorted(found["cases"], key=lambda case: case["dense_steps"]):
+        ways = panels.setdefault(case["dense_steps"], {})
+        if case["lists"] != RADIAL:
+            way = f"{case['lists']}: {found['densities'][format(case['budget'], 'g')]:.0%}"
+            ways.setdefault(way, []).append(case)
+    panels = {dense: ways for dense, ways in panels.items() if ways}
+    heights = [len(ways) + 1 for ways in panels.values()]
+    figure, grid = plt.subplots(
+        *(len(panels), 1),
+        figsize=(INCHES[0], INCHES[1] * sum(heights) + 1.5),
+        height_ratios=heights,
+        layout="constrained",
+        sharex=True,
+        squeeze=False,
+    )
+    for axes, (dense, ways) in zip(grid.flat, panels.items(), strict=True):
+        _panel(axes, ways, list(found["trainings"]))
+        axes.set_title(f"{dense} of {steps} steps dense", fontsize="medium", loc="left")
+    grid.flat[-1].set_xlabel("PSNR against radial lists with the same seeds, dB")
+    marks = [plt.Line2D([], [], color=x, marker=y, linestyle="") for x, y in TRAININGS]
+    marks = marks[: len(found["trainings"])]
+    labels = [f"training {number}" for number in found["trainings"]]
+    title = "the share is that of the block map that is kept; bars: standard error of the seeds"
+    style = {"loc": "outside lower center", "ncols": 4, "fontsize": 8, "title_fontsize": 8}
+    figure.legend(marks, labels, title=title, **style)
     save(figure, name)
 
 
-def _methods(axes, rows: list[dict], densities: dict[str, float], dense_steps: int):
-    rows = [row for row in rows if row["dense_steps"] == dense_steps]
-    for lists, (colour, marker) in METHODS.items():
-        points = sorted(
-            (densities[f"{row['budget']:g}"], row["psnr"], row["diff_se"])
-            for row in rows
-            if row["lists"] == lists
-        )
-        if points:
-            style = {"color": colour, "marker": marker, "capsize": 2, "label": lists}
-            edge = BLACK if colour == YELLOW else colour
-            axes.errorbar(*zip(*points, strict=True), markeredgecolor=edge, **style)
+def _panel(axes, ways: dict[str, list[dict]], trainings: list[str]):
+    """The best way on top."""
+    order = sorted(ways, key=lambda way: _mean_difference(ways[way]))
+    for place, way in enumerate(order):
+        for case in ways[way]:
+            number = trainings.index(str(case["training"]))
+            colour, marker = TRAININGS[number % len(TRAININGS)]
+            height = place + 0.15 * ((len(trainings) - 1) / 2 - number)  # bars don't overlap
+            error = {"xerr": case["diff_se"], "capsize": 2, "elinewidth": 1}
+            axes.errorbar(
+                case["diff_to_radial"], height, color=colour, marker=marker, markersize=5, **error
+            )
+    axes.axvline(0, color=BLACK, linewidth=1)
+    axes.set_yticks(range(len(order)), order, fontsize=8)
+    axes.set_ylim(-0.6, len(order) - 0.4)
+    tidy(axes)
+
+
+def _mean_difference(cases: list[dict]) -> float:
+    return sum(case["diff_to_radial"] for case in cases) / len(cases)

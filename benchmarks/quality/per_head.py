@@ -70,6 +70,24 @@ def pooled(cells: int) -> Scores:
     return scores
 
 
+def steadied(share: float) -> Scores:
+    """Scores: the pack's block mass, a share of it replaced by its mean over all rows at the same
+    distance, in each head.
+    """
+
+    def scores(q, k):
+        found = mass(q, k)
+        blocks = found.shape[-1]
+        place = torch.arange(blocks, device=found.device)
+        distance = (place - place[:, None] + blocks - 1).flatten()
+        total = found.new_zeros(len(found), 2 * blocks - 1)
+        total.index_add_(1, distance, found.flatten(1))
+        mean = total / distance.bincount(minlength=2 * blocks - 1)
+        return (1 - share) * found + share * mean[:, distance].view_as(found)
+
+    return scores
+
+
 def shared_by_mass(mass: torch.Tensor, rows: Rows) -> torch.Tensor:
     """Choice: the same number of blocks in all, of all heads and rows those with the most mass."""
     return _cheapest(-mass.masked_fill(rows.backbone, torch.inf), rows)
@@ -102,53 +120,24 @@ def looks_again(find: Finder, calls: Sequence[int]) -> Attention:
     return attention
 
 
-def looks_three_times_before(scores: Scores, rows: Rows) -> Attention:
-    """Lists by the mean of three calls of a layer, the first two of which are dense."""
+def looks_before(scores: Scores, rows: Rows, dense: int, sparse: int) -> Attention:
+    """Lists by the mean of a layer's first calls: so many that are dense, and then sparse ones.
+
+    sparse: 0 or 1. The lists are chosen in the last of these calls, and kept.
+    """
     lists, seen, total = {}, Counter(), {}
 
     def attention(q, k, v, layer):
-        if layer not in lists:
-            found = [scores(one_q, one_k) for one_q, one_k in zip(q, k, strict=True)]
-            before = total.get(layer, [0.0] * len(q))
-            total[layer] = [a + b for a, b in zip(before, found, strict=True)]
-            seen[layer] += 1
-            if seen[layer] < 3:
-                heads = (x.transpose(1, 2) for x in (q, k, v))
-                return scaled_dot_product_attention(*heads).transpose(1, 2)
+        seen[layer] += 1
+        if seen[layer] <= dense + sparse:
+            found = torch.stack([scores(*one) for one in zip(q, k, strict=True)])
+            total[layer] = total.get(layer, 0) + found
+        if seen[layer] == dense + sparse:
             lists[layer] = [BlockLists(most_attended(x, rows)) for x in total.pop(layer)]
+        if seen[layer] <= dense:
+            heads = (x.transpose(1, 2) for x in (q, k, v))
+            return scaled_dot_product_attention(*heads).transpose(1, 2)
         return attend(q, k, v, lists[layer])[0]
-
-    return attention
-
-
-def steadied(share: float) -> Scores:
-    """Scores: the pack's block mass, a share of it replaced by its mean over all rows at the same
-    distance, in each head.
-    """
-
-    def scores(q, k):
-        found = mass(q, k)
-        blocks = found.shape[-1]
-        place = torch.arange(blocks, device=found.device)
-        distance = (place - place[:, None] + blocks - 1).flatten()
-        total = found.new_zeros(len(found), 2 * blocks - 1)
-        total.index_add_(1, distance, found.flatten(1))
-        mean = total / distance.bincount(minlength=2 * blocks - 1)
-        return (1 - share) * found + share * mean[:, distance].view_as(found)
-
-    return scores
-
-
-def looks_in_a_dense_step(find: Finder) -> Attention:
-    """Each layer keeps the lists of its first call, which is dense."""
-    lists = {}
-
-    def attention(q, k, v, layer):
-        if layer in lists:
-            return attend(q, k, v, lists[layer])[0]
-        lists[layer] = find(q, k)
-        heads = (x.transpose(1, 2) for x in (q, k, v))
-        return scaled_dot_product_attention(*heads).transpose(1, 2)
 
     return attention
 

@@ -10,7 +10,7 @@ radial            the paper's mask, one list for all heads, layers and steps
 adaptive          as the pack has it: in its first sparse step, and again after a quarter of the
                   steps if that is later, each head chooses the blocks that it attends to most;
                   `budget` as many of them as radial
-adaptive, ...     the same but for one thing
+adaptive, ...     the same but for one thing: see list_ways.py
 pooled, ...       lists from pooled scores, anew at each step
 sol_attn's rule   the same, and all other blocks as means: see per_head.py
 calibrated        one list for each head and layer, from dense runs of other videos
@@ -28,7 +28,7 @@ import json
 import logging
 import sys
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -41,6 +41,7 @@ import per_head
 import torch
 from ground import OTHER_SEEDS, RECORDED, Ground
 from lab import in_time, record, start_comfyui
+from list_ways import BUDGETS, CALIBRATED, LOOKS, RADIAL, SOL, SPATIAL, Looks, Way, ways
 from masked import Attention, masked, recorder
 
 from radial_core import Schedule
@@ -49,50 +50,14 @@ from radial_core.adaptive.choice import Rows, most_attended, rows_of
 SEEDS, SECONDS = 8, 110
 TINY = (replace(lab_model.TINY, frames=5, width=32), 2, 10)  # size, seeds, steps
 DECAY, SINK_FRAMES = 0.2, 1  # the authors'
-BUDGETS = (1.0, 0.75, 0.67, 0.5)
 CALIBRATING_SEEDS = 4
-QUARTER, TENTH, HALF, NONE = 0.25, 0.1, 0.5, 0.0  # of the steps
-
-RADIAL, ADAPTIVE, CALIBRATED, SPATIAL = "radial", "adaptive", "calibrated", "spatial"
-EARLIER, SOL = "adaptive, looks in the last dense step", "sol_attn's rule"
-LOOKS_ONCE, LOOKS_LATER = "adaptive, looks once", "adaptive, looks again halfway too"
-MEAN = "adaptive, by the mean of three steps"
-LOOKS = {LOOKS_ONCE: (), LOOKS_LATER: (QUARTER, HALF)}  # at which shares of the steps, again
-ONCE = {  # lists that are not chosen in each call -> the scores, and the choice
-    ADAPTIVE: (per_head.mass, most_attended),
-    LOOKS_ONCE: (per_head.mass, most_attended),
-    LOOKS_LATER: (per_head.mass, most_attended),
-    MEAN: (per_head.mass, most_attended),
-    "adaptive, half of the mass by distance": (per_head.steadied(0.5), most_attended),
-    "adaptive, all queries": (per_head.mass_of_all, most_attended),
-    EARLIER: (per_head.mass, most_attended),
-    "adaptive, pooled scores": (per_head.pooled(1), most_attended),
-    "adaptive, pooled scores of 4 cells": (per_head.pooled(4), most_attended),
-    "adaptive, heads share by mass": (per_head.mass, per_head.shared_by_mass),
-    "adaptive, heads share for equal recall": (per_head.mass, per_head.shared_by_recall),
-}
-LOOKS_BEFORE = {EARLIER: 1, MEAN: 2}  # in so many dense steps
-ANEW = "pooled scores of 4 cells, anew at each step"
-
-
-@dataclass(frozen=True)
-class Way:
-    """A way to sample. budget: blocks kept, as a share of radial's. dense: share of the steps."""
-
-    lists: str
-    budget: float = 1.0
-    dense: float = QUARTER
-    loss: bool = False  # whether to measure the validation loss too
-
-    def __str__(self):
-        return f"{self.lists}, budget {self.budget:g}, {self.dense:.0%} dense"
 
 
 class Lab:
     """The model, its dense videos, and what was measured against them."""
 
     def __init__(self, ground: Ground):
-        self.ground, self.psnr_of_radial, self.loss_of_dense = ground, {}, None
+        self.ground, self.psnr_of_radial = ground, {}
         self.plan = masks.radial_plan_in_proportion(
             ground.layout, DECAY, SINK_FRAMES, ground.device
         )
@@ -103,17 +68,20 @@ class Lab:
     def dense_steps(self, way: Way) -> int:
         return int(way.dense * self.ground.steps)
 
+    def dense_looks(self, way: Way) -> int:
+        """In how many of its dense steps a way looks."""
+        return min(LOOKS[way.lists].dense if way.lists in LOOKS else 0, self.dense_steps(way))
+
     def attention(self, way: Way) -> Attention:
-        """For one run."""
-        if way.lists == EARLIER:
-            return per_head.looks_in_a_dense_step(self.finder(way))
-        if way.lists == MEAN:
-            return per_head.looks_three_times_before(per_head.mass, self.rows(way.budget))
-        if way.lists in ONCE:
-            steps = [int(share * self.ground.steps) for share in LOOKS.get(way.lists, (QUARTER,))]
-            calls = [step - self.dense_steps(way) for step in steps]
-            return per_head.looks_again(self.finder(way), [call for call in calls if call > 0])
-        return self.attention_of_any_run(way)
+        """For one run, from the first step in which it looks."""
+        looks = LOOKS.get(way.lists)
+        if looks is None:
+            return self.attention_of_any_run(way)
+        if dense := self.dense_looks(way):
+            return per_head.looks_before(looks.scores, self.rows(way.budget), dense, looks.sparse)
+        steps = [int(share * self.ground.steps) for share in looks.again]
+        calls = [step - self.dense_steps(way) for step in steps]
+        return per_head.looks_again(self.finder(way), [call for call in calls if call > 0])
 
     def attention_of_any_run(self, way: Way) -> Attention:
         """The same with lists that are chosen in each call, if not before the run."""
@@ -130,8 +98,8 @@ class Lab:
         return per_head.looks_anew(self.finder(way))
 
     def finder(self, way: Way) -> per_head.Finder:
-        scores, choice = ONCE.get(way.lists, (per_head.pooled(4), most_attended))
-        return per_head.finder(scores, self.rows(way.budget), choice)
+        looks = LOOKS.get(way.lists, Looks(per_head.pooled(4)))
+        return per_head.finder(looks.scores, self.rows(way.budget), looks.choice)
 
     def one_list(self, kept: torch.Tensor) -> Attention:
         lists = per_head.BlockLists(kept[None].to(self.ground.device))
@@ -156,7 +124,7 @@ class Lab:
         """Sample in this way, and compare with the dense videos."""
         ground, dense = self.ground, self.dense_steps(way)
         attention, calls = counted(self.attention(way))
-        first = max(dense - LOOKS_BEFORE.get(way.lists, 0), 0)
+        first = dense - self.dense_looks(way)
         video = ground.sample(
             masked(ground.model, attention, ground.layout.tokens, Schedule(first))
         )
@@ -201,22 +169,6 @@ def counted(attention: Attention) -> tuple[Attention, list]:
         return attention(q, k, v, layer)
 
     return counting, calls
-
-
-def ways() -> list[Way]:
-    """The most important first: time may be up before the others' turn. Radial before the rest."""
-    found = []
-    for dense in (QUARTER, TENTH, HALF):
-        loss = dense == QUARTER
-        found.append(Way(RADIAL, dense=dense, loss=loss))
-        found += [Way(ADAPTIVE, budget, dense, loss) for budget in BUDGETS]
-    found += [Way(lists, dense=TENTH) for lists in (LOOKS_ONCE, LOOKS_LATER, MEAN)]
-    found += [Way(lists) for lists in (LOOKS_LATER, MEAN, EARLIER)]
-    sampled_otherwise = (ADAPTIVE, LOOKS_ONCE, LOOKS_LATER, MEAN, EARLIER)
-    first, *others = (Way(lists, loss=True) for lists in ONCE if lists not in sampled_otherwise)
-    found += [first, *(Way(lists, loss=True) for lists in (ANEW, SOL, CALIBRATED, SPATIAL))]
-    found += [*others, Way(ANEW, 0.67)]
-    return found + [Way(lists, dense=NONE) for lists in (RADIAL, ADAPTIVE, LOOKS_ONCE, LOOKS_LATER)]
 
 
 def line(case: dict) -> str:

@@ -153,8 +153,7 @@ def test_work_is_counted_by_the_step():
 @pytest.fixture
 def results(tmp_path, monkeypatch):
     """A folder for the files that the command writes."""
-    for module in (tables_format, tables_quality):
-        monkeypatch.setattr(module, "RESULTS", tmp_path)
+    monkeypatch.setattr(tables_format, "RESULTS", tmp_path)
     monkeypatch.setattr(record, "ROOT", tmp_path)
     monkeypatch.setattr(record, "RESULTS", tmp_path)
     monkeypatch.setattr(sys, "argv", [str(tmp_path / "caches.py")])

@@ -77,8 +77,7 @@ def test_the_command_measures_what_8_bits_change(run, tmp_path, monkeypatch):
         assert case["error_of_exact_worst"] < 1e-5 < 1e-3 < case["error_median"]
         assert case["error_worst"] < 0.025
 
-    for module in (tables_format, tables_quality):
-        monkeypatch.setattr(module, "RESULTS", tmp_path)
+    monkeypatch.setattr(tables_format, "RESULTS", tmp_path)
     assert tables_quality.quality_eight_bits() == "Not measured yet."  # on a CPU
     (tmp_path / "quality-eight-bits-tiny.json").rename(tmp_path / "quality-eight-bits-h100.json")
     table = tables_quality.quality_eight_bits()

@@ -14,14 +14,14 @@ from small_lab import saved  # puts the lab on the path
 
 import draw
 import flow
+import list_ways
 import masked
 import masks
 import model as lab_model
 import per_head
 import proportions
 import tables_format
-import tables_quality
-from draw_lists import METHODS
+import tables_lists
 from lab import record
 from torch.nn.functional import scaled_dot_product_attention
 
@@ -117,21 +117,47 @@ def test_without_a_rest_sols_rule_is_dense():
     assert difference(per_head.with_the_rest_pooled(everything)(q, k, v, 0), dense(q, k, v)) < 1e-5
 
 
+def test_scores_steadied_by_distance():
+    q, k, _ = (x[0] for x in video())
+    mass, half, all_of_it = per_head.mass(q, k), *(per_head.steadied(x)(q, k) for x in (0.5, 1))
+    for distance in (-19, -3, 0, 7):
+        mean = mass.diagonal(distance, 1, 2).mean(dim=1, keepdim=True)
+        at_distance = all_of_it.diagonal(distance, 1, 2)
+        torch.testing.assert_close(at_distance, mean.expand_as(at_distance))
+    torch.testing.assert_close(half, (mass + all_of_it) / 2)
+
+
 def test_when_lists_are_chosen():
-    q, k, v = video()
-    others = [x.flip(1) for x in (q, k, v)]
+    """Three calls of a layer; each time another video comes."""
+    calls = [video(), [x.flip(1) for x in video()], [x.roll(24, 1) for x in video()]]
     find = per_head.finder(per_head.mass, ROWS)
-    first, anew = find(q, k), find(*others[:2])
-    once, early = per_head.looks_once(find), per_head.looks_in_a_dense_step(find)
-    for layer in range(2):
-        assert torch.equal(once(q, k, v, layer), per_head.attend(q, k, v, first)[0])
-        assert difference(early(q, k, v, layer), dense(q, k, v)) < 1e-5
-    by_first, by_own = (per_head.attend(*others, lists)[0] for lists in (first, anew))
-    assert difference(by_first, by_own) > 0.05
-    assert torch.equal(once(*others, 0), by_first) and torch.equal(early(*others, 0), by_first)
-    every = per_head.looks_anew(find)
-    assert torch.equal(every(q, k, v, 0), per_head.attend(q, k, v, first)[0])
-    assert torch.equal(every(*others, 0), by_own)
+
+    def expected(number, *lists_of):
+        """Of a call, by the mean of the scores of these."""
+        scores = [
+            [per_head.mass(*one) for one in zip(*calls[x][:2], strict=True)] for x in lists_of
+        ]
+        means = [sum(each) / len(each) for each in zip(*scores, strict=True)]
+        lists = [per_head.BlockLists(most_attended(mean, ROWS)) for mean in means]
+        return per_head.attend(*calls[number], lists)[0]
+
+    in_dense_steps = [dense(*call) for call in calls]
+    firsts, own = [expected(x, 0) for x in range(3)], [expected(x, x) for x in range(3)]
+    assert difference(firsts[1], own[1]) > 0.05
+    before = partial(per_head.looks_before, per_head.mass, ROWS)
+    for attention, outputs in (
+        (per_head.looks_again(find, ()), firsts),
+        (per_head.looks_again(find, [1]), [own[0], own[1], expected(2, 1)]),
+        (before(dense=1, sparse=0), [in_dense_steps[0], *firsts[1:]]),
+        (
+            per_head.looks_before(per_head.mass, ROWS, 2, 1),
+            [*in_dense_steps[:2], expected(2, 0, 1, 2)],
+        ),
+        (per_head.looks_anew(find), own),
+    ):
+        for call, output in zip(calls, outputs, strict=True):
+            for layer in range(2):
+                assert difference(attention(*call, layer), output) < 1e-5
 
 
 def test_radial_in_the_lab_is_the_map_in_proportion():
@@ -146,20 +172,24 @@ def test_radial_in_the_lab_is_the_map_in_proportion():
 @pytest.fixture
 def results(tmp_path, monkeypatch):
     """A folder for the files that the command writes."""
-    for module in (tables_format, tables_quality):
-        monkeypatch.setattr(module, "RESULTS", tmp_path)
+    monkeypatch.setattr(tables_format, "RESULTS", tmp_path)
     monkeypatch.setattr(record, "ROOT", tmp_path)
     monkeypatch.setattr(record, "RESULTS", tmp_path)
     monkeypatch.setattr(sys, "argv", [str(tmp_path / "proportions.py")])
     monkeypatch.setattr(proportions, "TINY", (SIZE, SEEDS, STEPS))
-    monkeypatch.setattr(proportions, "BUDGETS", (1.0, 0.67))
+    for module in (list_ways, proportions):
+        monkeypatch.setattr(module, "BUDGETS", (1.0, 0.67))
     monkeypatch.setattr(flow, "validation", partial(flow.validation, count=2, levels=2))
     return tmp_path
 
 
 def quick_ways():
-    """All but those without a dense step; the loss of few."""
-    ways = [way for way in proportions.ways() if way.dense]
+    """All but those without a dense step; the loss of few.
+
+    A tenth of the steps is none here, and so the mean of three steps would be that of one.
+    """
+    ways = [way for way in list_ways.ways() if way.dense]
+    ways.remove(list_ways.Way(list_ways.MEAN, dense=list_ways.TENTH))
     return [replace(way, loss=way.loss and number in (0, 1)) for number, way in enumerate(ways)]
 
 
@@ -174,7 +204,7 @@ def test_the_command_measures_every_way_of_each_training(results, tmp_path, monk
     assert [(case["lists"], case["budget"]) for case in first["cases"]] == [
         (way.lists, way.budget) for way in ways
     ]
-    assert {case["lists"] for case in first["cases"]} == set(METHODS)  # a picture has all of them
+    assert {case["lists"] for case in first["cases"]} >= {*list_ways.LOOKS, *tables_lists.BY_TIME}
     radial = {case["dense_steps"]: case for case in first["cases"] if case["lists"] == "radial"}
     assert sorted(radial) == [0, 1, 2]  # a tenth, a quarter and a half
     for way, case in zip(ways, first["cases"], strict=True):
@@ -197,16 +227,19 @@ def test_the_command_measures_every_way_of_each_training(results, tmp_path, monk
     about, others = proportions.of_other_trainings(path, 1)  # which is measured again
     assert list(about) == ["2"] and others == found["cases"][-2:]
 
-    tables = (tables_quality.quality_lists, tables_quality.quality_lists_otherwise)
+    tables = (tables_lists.quality_lists, tables_lists.quality_lists_otherwise)
     assert all(table() == "Not measured yet." for table in tables)  # on a CPU
     path.rename(results / "quality-proportions-h200.json")
-    by_steps, otherwise = (table() for table in tables)
-    print(f"{by_steps}\n{otherwise}")
-    assert len(by_steps.splitlines()) == 2 + 9 and len(otherwise.splitlines()) == 2 + 14
-    adaptive = first["cases"][1]
-    twice = f"{adaptive['diff_to_radial']:+.1f}"
-    error = f"{adaptive['diff_se'] / 2**0.5:.1f}"
-    assert f"| {twice} ± {error} ({twice}, {twice}) |" in by_steps
+    by_steps, otherwise = (table().splitlines() for table in tables)
+    assert len(by_steps) == 2 + 15 and len(otherwise) == 2 + 14
+    adaptive, less = first["cases"][1:3]  # the second is of one training
+    each, one = (f"{case['diff_to_radial']:+.1f}" for case in (adaptive, less))
+    of_each, of_mean = (f"{adaptive['diff_se'] / n**0.5:.1f}" for n in (1, 2))
+    (line,) = [line for line in by_steps if line.startswith("| 1 of 5 | adaptive | 8")]
+    assert line.endswith(f"| {each} ± {of_each} | {each} ± {of_each} | {each} ± {of_mean} |")
+    error, worst = less["diff_se"], less["worst_frame"] - first["cases"][0]["worst_frame"]
+    expected = f"| {one} ± {error:.1f} |  | {one} ± {error:.1f} | {worst:+.1f} |  |"
+    assert [line for line in otherwise if line.startswith("| adaptive |")][1].endswith(expected)
 
     draw.main("h200", results / "RESULTS.md")
     assert (results / "quality-proportions-h200.png").stat().st_size > 1e4

@@ -71,3 +71,16 @@ def test_exact_and_8_bit_have_columns_of_their_own(write):
     assert new.count("|  ") == len(titles) - 2  # the name and one figure
     write(h200=[EXACT])
     assert "8 bit" not in tables.videos_h200()
+
+
+def test_adaptive_lists_have_a_row_for_each_precision_that_was_measured(write):
+    exact = {"adaptive_067_s": 5.0, "look_s_adaptive_067": 1.5, "schedule_adaptive_067_s": 400.0}
+    exact |= {"radial_adaptive_s": 7.1, "look_s_radial_adaptive": 2.5, "schedule_adaptive_s": 489.0}
+    write(h200=[BOTH, {**EXACT, **exact, "name": "wan2.1-14b-69f-768p"}])
+    (row,) = tables.videos_adaptive().splitlines()[2:]
+    cells = "exact | 7.00 | 7.10 | 5.00 | 2.50 | 1.50 | 482 | 489 | 400"
+    assert row == f"| Wan 2.1 14B, 69 frames, 768p | {cells} |"
+    eight_bit = {"adaptive_067_8bit_s": 4.0, "schedule_adaptive_067_8bit_s": 350.0}
+    write(h200=[{**BOTH, **exact, **eight_bit}])
+    row = tables.videos_adaptive().splitlines()[3]
+    assert row.endswith("| 8 bit | 6.00 |  | 4.00 |  |  | 396 |  | 350 |")

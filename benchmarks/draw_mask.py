@@ -8,18 +8,25 @@ Needs the Python of your ComfyUI:
 import argparse
 import importlib
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import record
+import torch
 from end_to_end_models import PACK, radial_node, start_comfyui
 from PIL import Image, ImageDraw
 
 DOCS, WORKFLOWS = record.ROOT / "nodes/web/docs", record.ROOT / "workflows"
-THUMBNAIL, STRIP = 512, 92  # pixels: a square, with a strip of text at the bottom
+THUMBNAIL, STRIP, GAP = 512, 92, 4  # pixels: a square, with text at the bottom; between maps
 WHITE, PALE, GREEN = (255, 255, 255), (196, 222, 203), (16, 58, 33)
+ADAPTIVE, BUDGET = "wan21_adaptive", 0.67
+# The heads in its picture, made up: how fast their attention falls with the frames, and with the
+# way in a frame, between two blocks; and how much some blocks get from everywhere.
+HEADS = ((4.0, 1.0, 0.0), (0.15, 12.0, 0.0), (0.3, 1.0, 6.0), (1.0, 5.0, 2.0))
 # For each template: title, model, width, height, length.
 TEMPLATES = {
     "wan21_t2v": ("Wan 2.1", "Wan 2.1 1.3B", 832, 480, 81),
+    "wan21_adaptive": ("Wan 2.1, adaptive lists", "Wan 2.1 1.3B", 832, 480, 81),
     "wan21_long": ("Wan 2.1, long video", "Wan 2.1 1.3B", 832, 480, 161),
     "wan21_fusionx": ("Wan 2.1 FusionX, 8 steps", "Wan 2.1 14B", 832, 480, 81),
     "wan22_t2v": ("Wan 2.2 text to video", "Wan 2.2 A14B", 832, 480, 81),
@@ -42,11 +49,18 @@ def main():
     start_comfyui(parser.parse_args().comfyui.resolve())
     radial_node()  # loads the pack
     plain(the_pack("radial_core"), 768).save(DOCS / "radial_mask.png", optimize=True)
-    example = forecast("Mochi", 848, 480, 163)
-    picture = the_pack("nodes.forecast.forecast").picture(example)
-    picture.quantize(64).save(DOCS / "radial_preview.png", optimize=True)
-    for name, (title, *video) in TEMPLATES.items():
-        card = thumbnail(title, forecast(*video), half_dense=name == "dense_vs_radial")
+    example, texts = forecast("Mochi", 848, 480, 163), the_pack("nodes.forecast.forecast")
+    texts.picture(example).quantize(64).save(DOCS / "radial_preview.png", optimize=True)
+    for name, (title, *size) in TEMPLATES.items():
+        video = forecast(*size)
+        picture = block_map(video.rows, video.pattern, video.layout, THUMBNAIL)
+        density = video.rows.density
+        if name == "dense_vs_radial":
+            draw_half_dense(picture)
+        if name == ADAPTIVE:
+            picture, density = map_of_heads(video)
+        below = f"{texts.video(video)}: {texts.percent(density)} kept"
+        card = thumbnail(picture, title, below)
         card.save(WORKFLOWS / f"{name}.jpg", quality=85, optimize=True)
 
 
@@ -73,20 +87,47 @@ def plain(core, side: int) -> Image.Image:
     return picture.quantize(64)
 
 
-def thumbnail(title: str, video, half_dense: bool) -> Image.Image:
-    """The map of a forecast with its title. half_dense: draw the left half as dense attention."""
-    drawing, canvas = the_pack("nodes.drawing.mask"), the_pack("nodes.drawing.canvas")
-    picture = drawing.block_map(video.rows, video.pattern, video.layout, THUMBNAIL)
+def block_map(*arguments) -> Image.Image:
+    return the_pack("nodes.drawing.mask").block_map(*arguments)
+
+
+def draw_half_dense(picture: Image.Image):
+    """Draw the left half as dense attention."""
+    draw, middle = ImageDraw.Draw(picture), THUMBNAIL // 2
+    near = the_pack("nodes.drawing.canvas").NEAR
+    draw.rectangle((0, 0, middle - 1, THUMBNAIL), fill=near)
+    draw.line((middle, 0, middle, THUMBNAIL), WHITE, 4)
+
+
+def map_of_heads(video) -> tuple[Image.Image, float]:
+    """The adaptive lists of four made-up heads, and the kept share of their blocks."""
+    choice, samples = the_pack("radial_core.adaptive.choice"), the_pack("radial_core.mask_sample")
+    plan = the_pack("radial_core.plan").make_plan(video.pattern, video.layout)
+    rows = choice.rows_of(plan, BUDGET)
+    frame = torch.arange(plan.blocks) * plan.block_size / video.layout.tokens_per_frame
+    frames_apart = (frame[:, None] - frame).abs()
+    way = ((frame % 1)[:, None] - frame % 1).abs()
+    popular = torch.rand(plan.blocks, generator=torch.Generator().manual_seed(0)) ** 4
+    by_frame, by_place, everywhere = torch.tensor(HEADS).T[..., None, None]
+    mass = popular * everywhere - frames_apart * by_frame - way * by_place
+    picture = Image.new("RGB", (THUMBNAIL, THUMBNAIL), WHITE)
+    pattern = replace(video.pattern, sink_frames=0)  # no head has to keep them
+    step, edges = (THUMBNAIL + GAP) // 2, torch.arange(plan.blocks + 1)
+    for head, kept in enumerate(choice.most_attended(mass, rows)):
+        row, key = kept.nonzero(as_tuple=True)
+        lists = samples.Sample(plan.blocks, edges, rows.lengths, [(row, key, key)], exact=True)
+        place = (head % 2 * step, head // 2 * step)
+        picture.paste(block_map(lists, pattern, video.layout, step - GAP), place)
+    return picture, rows.density
+
+
+def thumbnail(picture: Image.Image, title: str, below: str) -> Image.Image:
+    """A picture with two lines of text over its lower end."""
+    font, top = the_pack("nodes.drawing.canvas").font, THUMBNAIL - STRIP
     draw = ImageDraw.Draw(picture)
-    middle, top = THUMBNAIL // 2, THUMBNAIL - STRIP
-    if half_dense:
-        draw.rectangle((0, 0, middle - 1, top), fill=canvas.NEAR)
-        draw.line((middle, 0, middle, top), WHITE, 4)
     draw.rectangle((0, top, THUMBNAIL, THUMBNAIL), fill=GREEN)
-    texts = the_pack("nodes.forecast.forecast")
-    draw.text((22, top + 12), title, WHITE, canvas.font(33))
-    below = f"{texts.video(video)}: {texts.percent(video.rows.density)} kept"
-    draw.text((22, top + 55), below, PALE, canvas.font(21))
+    draw.text((22, top + 12), title, WHITE, font(33))
+    draw.text((22, top + 55), below, PALE, font(21))
     return picture
 
 

@@ -89,20 +89,24 @@ def test_the_patch_uses_the_settings_that_the_search_chose(page):
         )"""
     )
     assert run(page).error is None
-    proposed = []
     for kind in ("RadialAttentionCompare", "RadialSettingsSearch"):
         node = only(page, kind)
         look_at(page, node)
         eventually(page, lambda node=node: picture_on(page, node) >= 256, True)
         eventually(page, lambda node=node: bool(PROPOSED.search(text_on(page, node))), True)
-        proposed += PROPOSED.findall(text_on(page, node))
+        proposed = PROPOSED.search(text_on(page, node)).groups()
         screenshot(page, f"ran-{kind}")
     patch = only(page, "RadialAttentionPatch")
     eventually(page, lambda: text_on(page, patch), page.evaluate("() => summary.status"))
     used = page.evaluate("() => summary.settings")
-    values = tuple(str(used[name]) for name in ("decay", "sink_frames", "dense_blocks"))
-    assert values in proposed, (used, proposed)
+    assert used["lists"] == "adaptive"  # which is not the default
+    names = ("decay", "sink_frames", "dense_blocks", "budget")
+    values = tuple(f"{used[name]:g}" for name in names)
+    assert values == proposed  # the first settings in the search's text
     eventually(page, lambda: overlaps(page), [])
 
 
-PROPOSED = re.compile(r"decay ([\d.]+), (\d+) sink frames?, (\d+) dense blocks?")
+PROPOSED = re.compile(
+    r"decay ([\d.]+), (\d+) sink frames?, (\d+) dense blocks?"
+    r"(?:, adaptive lists at budget ([\d.]+))?"
+)

@@ -6,6 +6,7 @@ tests/browser. From the first release on, a version that changes an input adds a
 
 import asyncio
 import json
+import urllib.request
 
 import pytest
 from conftest import PACK
@@ -25,6 +26,13 @@ PRESET = {  # of Wan 2.1 at a trained length: a quarter of the steps is dense
     "lists": "radial",
 }
 SETTINGS = {"0.5.0": PRESET}
+OUTPUTS = {  # of nodes with several, in 0.5.0; links name them by position
+    "RadialMaskPreview": ["image", "figures", "density", "speedup"],
+    "RadialAttentionReport": ["samples", "image", "text", "json"],
+    "RadialAttentionCompare": ["samples", "image", "text", "measurements", "json"],
+    "RadialSettingsSearch": ["decay", "sink_frames", "dense_blocks", "image", "text"],
+    "RadialTrimLora": ["lora", "text"],
+}
 
 
 @pytest.mark.parametrize("folder", SAVED, ids=lambda folder: folder.name)
@@ -48,3 +56,10 @@ def test_both_formats_have_the_same_values(folder):
     inputs = json.loads((folder / "api.json").read_text())[PATCH]["inputs"]
     assert node["type"] == "RadialAttentionPatch"
     assert node["widgets_values"] == [value for name, value in inputs.items() if name != "model"]
+
+
+def test_outputs_keep_their_places(server):
+    with urllib.request.urlopen(f"{server.url}/object_info") as answer:
+        info = json.load(answer)
+    now = {node: info[node]["output_name"][: len(names)] for node, names in OUTPUTS.items()}
+    assert now == OUTPUTS

@@ -23,6 +23,7 @@ TITLE = 30  # pixels: a node's title bar is above its position
 # the two prompts differ in length). The stand-ins have 3 blocks, HunyuanVideo 4 and Mochi 2.
 RUNS = {
     "wan21_t2v": [(8, 5 * 2)],
+    "wan21_adaptive": [(8, 5 * 2)],
     "wan21_long": [(8, 5 * 1)],
     "wan21_fusionx": [(8, 5 * 2)],
     "wan22_t2v": [(2, 1 * 2), (2, 1 * 2)],
@@ -41,6 +42,7 @@ RUNS = {
     "train_length_lora": [(8, 8 * 1), (8, 5 * 1)],
 }
 NODES_WITH_TEXT = {
+    "wan21_adaptive": {"Radial Attention Report"},
     "wan21_long": {"Radial Attention Report"},
     "hunyuan_long": {"Radial Attention Report"},
     "h3_cached": {"Radial Attention Report"},
@@ -48,6 +50,8 @@ NODES_WITH_TEXT = {
     "settings_search": {"Radial Attention Compare", "Radial Settings Search"},
     "train_length_lora": {"Radial Trim LoRA"},
 }
+# Radial calls with adaptive lists, and their budget.
+ADAPTIVE = {"wan21_adaptive": (5 * 2, 0.67), "settings_search": (5 * 2, 1.0)}
 H3 = ("h3_t2v", "h3_i2v", "h3_cached")
 # Frames and samples a second.
 WITH_SOUND = {**dict.fromkeys(H3, (24, 32000)), "ltx2_t2v": (25, 48000)}
@@ -113,6 +117,9 @@ def test_both_formats_of_every_workflow_exist():
 def test_it_runs(server, tmp_path, name):
     result, graph, log = run(server, tmp_path, name)
     assert [(s["steps"], s["radial_calls"]) for s in result.summaries] == RUNS[name]
+    adaptive = [s for s in result.summaries if s["adaptive"]]
+    found = [(s["adaptive"]["calls"], s["settings"]["budget"]) for s in adaptive]
+    assert found == ([ADAPTIVE[name]] if name in ADAPTIVE else [])
     assert {title for title, text in result.texts if text} == NODES_WITH_TEXT.get(name, set())
     for trouble in ("lora key not loaded", "missing", "Missing", "unexpected", "failed"):
         assert trouble not in log

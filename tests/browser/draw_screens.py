@@ -50,10 +50,10 @@ NODES = {
         (400, 140),
         {"width": 320, "height": 192, "length": 129},
     ),
-    "patch": ("RadialAttentionPatch", (460, 30), (360, 300), {}),
+    "patch": ("RadialAttentionPatch", (460, 30), (360, 350), {}),
     "sampler": (
         "KSampler",
-        (460, 400),
+        (460, 450),
         (360, 290),
         {"control_after_generate": "fixed", "steps": 20, "cfg": 1, "scheduler": "simple"},
     ),
@@ -88,7 +88,7 @@ TRAIN_NODES = {
     "patch": (
         "RadialAttentionPatch",
         (0, 190),
-        (340, 300),
+        (340, 350),
         {"dense_blocks": 2, "sink_frames": 1, "decay": 1},
     ),
     "layers": ("RadialTrainLayers", (400, 30), (340, 80), {}),

@@ -22,6 +22,7 @@ from .probing.socket import MEASUREMENTS
 FASTEST, MOST_EXACT = "largest speed-up", "smallest error"
 LEAST_ERROR, MOST_ERROR = 0.001, 1.0
 LEAST_SPEEDUP, MOST_SPEEDUP = 1.0, 20.0
+LINK_BOTH = "For these lists, lists and budget must be linked to Radial Attention Patch too."
 NOTHING = (
     "Nothing was measured, so the outputs select the preset. Radial Attention Compare says why; "
     "link its measurements to this node."
@@ -154,7 +155,7 @@ def search(m: Measurements, error: float | None = None, speedup: float | None = 
         "dense attention by the fastest exact kernel.",
     ]
     if chosen.budget is not None:
-        lines.insert(1, AGING)
+        lines[1:1] = [AGING, LINK_BOTH]
     return chosen, draw_search(settings, chosen, now, error, speedup), "\n".join(lines)
 
 

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import torch
 
 from ...radial_core import Plan, RadialPattern, Schedule, VideoLayout, make_plan
+from ...radial_core.adaptive.choice import rows_of
 from ...radial_core.plan import MOST_DENSITY
 from ..families.base import TokenLayout
 from ..run.reasons import NOT_OURS, Reason, Why
@@ -30,15 +31,15 @@ DENSE_BLOCK = Why(Reason.DENSE_BLOCK)
 class PassFacts:
     """What the calls of a forward pass have in common.
 
-    tokens: where the video stands in them. is_dense_step: see `Schedule`. budget: the blocks that
-    sparse calls keep, as a share of the pattern's.
+    tokens: where the video stands in them. is_dense_step: see `Schedule`. budget: of adaptive
+    lists; None if lists are radial.
     """
 
     tokens: TokenLayout
     pattern: RadialPattern
     schedule: Schedule
     is_dense_step: bool
-    budget: float = 1.0
+    budget: float | None = None
 
 
 class CallFacts(NamedTuple):  # cheaper than a frozen dataclass: each call makes one
@@ -191,7 +192,7 @@ def decide(facts: PassFacts, call: CallFacts) -> Sparse | Dense | NotOurs:
     if facts.schedule.is_dense_block(call.block):
         return Dense(DENSE_BLOCK, padding)
     plan = make_plan(facts.pattern, layout_without_padding(call.video, call.absent), call.device)
-    density = min(plan.density * facts.budget, 1.0)
+    density = plan.density if facts.budget is None else rows_of(plan, facts.budget).density
     if density > MOST_DENSITY:
         return Dense(Why(Reason.TOO_DENSE, f"{density:.0%}"), padding)
     return Sparse(plan, padding)

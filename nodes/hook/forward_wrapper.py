@@ -126,7 +126,7 @@ class ForwardWrapper:
                 resolved.pattern,
                 schedule,
                 schedule.is_dense_step(resolved.levels, step),
-                1.0 if lists is None else budget,
+                None if lists is None else budget,
             ),
             step=entry.step,
             preferred=preferred,

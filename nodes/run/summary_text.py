@@ -77,7 +77,10 @@ def _looked(found: dict) -> str:
 
 
 def _size(number: int) -> str:
-    return f"{number / 1e9:.3g} GB" if number >= 999.5e6 else f"{number / 1e6:.3g} MB"
+    unit, name = next(
+        (each for each in ((1e9, "GB"), (1e6, "MB")) if number >= 0.9995 * each[0]), (1e3, "kB")
+    )
+    return f"{number / unit:.3g} {name}"
 
 
 def _passed_by(run: dict) -> list[str]:

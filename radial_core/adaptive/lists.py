@@ -9,6 +9,7 @@ from .bits import packed, unpacked_indices
 from .choice import Rows, most_attended, rows_of
 from .mass import block_mass
 
+MOST_KEPT = 2**31 - 1  # blocks of all heads, which have int32 places in a plan
 BLOCKS_AT_ONCE = 2**22  # of the block maps of some heads: bounds the scratch memory, to 100 MiB
 
 
@@ -58,10 +59,13 @@ def look(
     """The lists for one video, from where its heads look in this call.
 
     q, k: (s, h, d) with s = plan.tokens, on the plan's device. plan: with one list for all heads.
-    budget: the blocks to keep, as a share of the plan's.
+    budget: the blocks to keep, as a share of the plan's. Raises OverflowError if they are more than
+    MOST_KEPT.
     """
     rows, radial = rows_of(plan, budget), plan.block_mask()
     heads, bits, attended = q.shape[1], [], []
+    if heads * rows.total > MOST_KEPT:
+        raise OverflowError(f"{heads * rows.total:,} blocks are more than a plan can keep")
     for some in torch.arange(heads).split(max(1, BLOCKS_AT_ONCE // plan.blocks**2)):
         some = slice(int(some[0]), int(some[-1]) + 1)
         mass = block_mass(q[:, some], k[:, some], plan.block_size, softmax_scale)

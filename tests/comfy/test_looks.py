@@ -151,6 +151,7 @@ def run_with(*steps, **found):
             "(looked 80 times, 1.6 s, 70 MB)",
         ),
         ({"looks": 1, "look_seconds": None, "bytes": 2.1e9}, "(looked once, 2.1 GB)"),
+        ({"bytes": 40}, "1.6 s, 0.04 kB)"),  # a toy's
         ({"attended": None, "attended_by_radial": None}, "(budget 0.67) (looked 80 times"),
         (
             {"calls": 2, "why_radial": "lists of 8 GiB are kept already"},

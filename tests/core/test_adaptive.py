@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from radial_core import RadialPattern, VideoLayout, make_plan, radial_attention
-from radial_core.adaptive import mass
+from radial_core.adaptive import lists, mass
 from radial_core.adaptive.bits import packed, unpacked, unpacked_indices
 from radial_core.adaptive.choice import Rows, backbone, most_attended, rows_of
 from radial_core.adaptive.lists import AdaptiveLists, look
@@ -183,6 +183,17 @@ def test_two_looks_find_the_same():
     radial = plan_of(LAYOUTS["whole blocks"])
     q, k, _ = draw(radial.tokens)
     assert torch.equal(look(q, k, radial).bits, look(q.clone(), k.clone(), radial).bits)
+
+
+def test_more_blocks_than_a_plan_can_keep_are_refused(monkeypatch):
+    plan = plan_of(LAYOUTS["whole blocks"])
+    q, k, _ = draw(plan.tokens)
+    kept = look(q, k, plan).plan().indices.numel()
+    monkeypatch.setattr(lists, "MOST_KEPT", kept)
+    assert look(q, k, plan).plan().indices.numel() == kept
+    monkeypatch.setattr(lists, "MOST_KEPT", kept - 1)
+    with pytest.raises(OverflowError, match=f"{kept:,} blocks"):
+        look(q, k, plan)
 
 
 def test_the_lists_of_a_large_model_are_small():

@@ -7,14 +7,14 @@ import pytest
 
 from radial_core import RadialPattern, VideoLayout, make_plan
 from radial_core.adaptive.choice import rows_of
-from radial_core.adaptive.density import MOST_NEAR, density
+from radial_core.adaptive.density import density
 from radial_core.mask_sample import sample
 
 
 def odd_case(seed):
     rng = random.Random(seed)
     layout = VideoLayout(
-        *(rng.randint(1, most) for most in (30, 20, 20)),
+        *(rng.randint(1, most) for most in (30, 40, 40)),
         prefix=rng.choice([0, 0, 1, 63, 128, 300]),
         suffix=rng.choice([0, 0, 1, 77, 256]),
     )
@@ -22,16 +22,12 @@ def odd_case(seed):
 
 
 @pytest.mark.parametrize("budget", [0.05, 0.67, 1.0, 3.0])
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("seed", range(24))
 def test_it_is_that_of_the_lists(seed, budget):
     pattern, layout = odd_case(seed)
     real = rows_of(make_plan(pattern, layout), budget).density
     told = density(sample(pattern, layout), layout, pattern.block_size, budget)
-    assert real <= told <= real + MOST_NEAR / layout.blocks(pattern.block_size)
-    whole_frames = VideoLayout(12, 32, 32, layout.prefix, layout.suffix)
-    if budget >= 0.67:  # the backbone takes no row beyond its budget
-        real = rows_of(make_plan(pattern, whole_frames), budget).density
-        assert density(sample(pattern, whole_frames), whole_frames, 64, budget) == real
+    assert told == real
 
 
 def test_a_very_long_video_takes_a_moment():

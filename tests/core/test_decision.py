@@ -99,6 +99,12 @@ def test_a_dense_call(facts, call, reason):
         assert padded.padding == decision.Padding(BEFORE, (0,))
 
 
+def test_what_adaptive_lists_keep_in_any_case_may_be_too_much():
+    short = CALL._replace(video=core.VideoLayout(3, 8, 8, prefix=BEFORE))
+    for video, kind in ((CALL, decision.Sparse), (short, decision.Dense)):
+        assert isinstance(decision.decide(replace(PASS, budget=0.1), video), kind)
+
+
 @pytest.mark.parametrize("reason", reasons.NOT_OURS)
 def test_a_call_that_is_not_ours(reason):
     assert decision.decide(PASS, decision.CallFacts(Why(reason))) == decision.NotOurs(Why(reason))

@@ -48,9 +48,20 @@ def rows_of(plan: Plan, budget: float) -> Rows:
     return Rows(kept, lengths, int(lengths.sum()))
 
 
+@lru_cache(maxsize=PLANS_KEPT)
+def row_starts(rows: Rows, heads: int) -> torch.Tensor:
+    """`Plan.indptr` of lists with these rows: int32 (heads, blocks + 1)."""
+    with torch.inference_mode(False):
+        starts = torch.zeros(len(rows.lengths) + 1, dtype=torch.int32, device=rows.lengths.device)
+        starts[1:] = rows.lengths.cumsum(0)
+        head = torch.arange(heads, dtype=torch.int32, device=starts.device)
+        return starts + head[:, None] * rows.total
+
+
 def forget_rows() -> None:
     """Free them, with the plans that they are for."""
     rows_of.cache_clear()
+    row_starts.cache_clear()
 
 
 def row_lengths(radial: torch.Tensor, least: torch.Tensor, budget: float) -> torch.Tensor:

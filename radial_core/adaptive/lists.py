@@ -6,7 +6,7 @@ import torch
 
 from ..plan import Plan
 from .bits import packed, unpacked_indices
-from .choice import Rows, most_attended, rows_of
+from .choice import Rows, most_attended, row_starts, rows_of
 from .mass import block_mass
 
 MOST_KEPT = 2**31 - 1  # blocks of all heads, which have int32 places in a plan
@@ -40,12 +40,8 @@ class AdaptiveLists:
     def plan(self) -> Plan:
         """For one call: with int32 indices, 32 bits for each kept block."""
         bits = self.bits.to(self.radial.device, non_blocking=True)
-        heads, blocks = bits.shape[:2]
-        row_ends = self.rows.lengths.cumsum(0, dtype=torch.int32)
-        indptr = torch.zeros(heads, blocks + 1, dtype=torch.int32, device=bits.device)
-        indptr[:, 1:] = row_ends
-        indptr += torch.arange(heads, device=bits.device, dtype=torch.int32)[:, None] * row_ends[-1]
-        indices = unpacked_indices(bits, indptr, heads * self.rows.total)
+        indptr = row_starts(self.rows, len(bits))
+        indices = unpacked_indices(bits, indptr, len(bits) * self.rows.total)
         return self.radial.with_lists(indptr, indices)
 
 

@@ -43,6 +43,16 @@ class VideoLayout:
         """Blocks along the whole sequence; the last one may be partly filled."""
         return -(-self.tokens // block_size)
 
+    def blocks_without_text(self, block_size: int) -> tuple[int, int]:
+        """The first block, and the end, of those that have tokens of the video alone.
+
+        Equal if there are none. A last block that the video fills partly is one of them.
+        """
+        blocks = self.blocks(block_size)
+        begin = min(-(-self.prefix // block_size), blocks)
+        end = (self.prefix + self.video_tokens) // block_size if self.suffix else blocks
+        return begin, max(begin, end)
+
     def frames_of_blocks(
         self, rows: torch.Tensor, block_size: int
     ) -> tuple[torch.Tensor, torch.Tensor]:

@@ -80,10 +80,8 @@ def sample(mask: BlockMask, layout: VideoLayout, head: int = 0) -> Sample:
     behind it another.
     """
     size, blocks = mask.block_size, layout.blocks(mask.block_size)
-    begin = min(-(-layout.prefix // size), blocks)
-    end = (layout.prefix + layout.video_tokens) // size if layout.suffix else blocks
-    video_rows = max(end - begin, 0)
-    end = begin + video_rows
+    begin, end = layout.blocks_without_text(size)
+    video_rows = end - begin
     most_runs = mask.most_runs(layout)
     strata = min(video_rows, MOST_ROWS, max(1, MOST_RUNS // most_runs))
     edges = begin + torch.arange(strata + 1) * video_rows // max(strata, 1)

@@ -44,18 +44,17 @@ def rows_of(plan: Plan, budget: float) -> Rows:
     budget: the blocks to keep, as a share of the plan's; the backbone is kept in any case.
     """
     kept = backbone(plan.layout, plan.block_size).to(plan.device)
-    lengths = row_lengths(plan.indptr[0].diff(), kept.sum(dim=1), budget)
+    lengths = row_lengths(plan.indptr[0].diff(), kept.sum(dim=1), budget, plan.blocks)
     return Rows(kept, lengths, int(lengths.sum()))
 
 
 @lru_cache(maxsize=PLANS_KEPT)
 def row_starts(rows: Rows, heads: int) -> torch.Tensor:
     """`Plan.indptr` of lists with these rows: int32 (heads, blocks + 1)."""
-    with torch.inference_mode(False):
-        starts = torch.zeros(len(rows.lengths) + 1, dtype=torch.int32, device=rows.lengths.device)
-        starts[1:] = rows.lengths.cumsum(0)
-        head = torch.arange(heads, dtype=torch.int32, device=starts.device)
-        return starts + head[:, None] * rows.total
+    starts = torch.zeros(len(rows.lengths) + 1, dtype=torch.int32, device=rows.lengths.device)
+    starts[1:] = rows.lengths.cumsum(0)
+    head = torch.arange(heads, dtype=torch.int32, device=starts.device)
+    return starts + head[:, None] * rows.total
 
 
 def forget_rows() -> None:
@@ -64,12 +63,14 @@ def forget_rows() -> None:
     row_starts.cache_clear()
 
 
-def row_lengths(radial: torch.Tensor, least: torch.Tensor, budget: float) -> torch.Tensor:
-    """The key blocks of each row, int64 (blocks,). radial: those of the radial mask. least: of the
-    backbone.
+def row_lengths(
+    radial: torch.Tensor, least: torch.Tensor, budget: float, blocks: int
+) -> torch.Tensor:
+    """The key blocks of some rows, of `blocks`: int64 like least.
+
+    radial: those of the radial mask. least: those of the backbone.
     """
-    wanted = (radial * budget).round().long().clamp(max=len(radial))
-    return torch.maximum(wanted, least)
+    return torch.maximum((radial * budget).round().long().clamp(max=blocks), least)
 
 
 def backbone(
@@ -81,17 +82,32 @@ def backbone(
     same place one frame earlier and later, each with NEAR blocks before and after.
     """
     block = torch.arange(layout.blocks(block_size))
-    begin = block * block_size
-    has_text = (begin < layout.prefix) | (begin + block_size > layout.prefix + layout.video_tokens)
-    if not layout.suffix:
-        has_text[-1] &= begin[-1] < layout.prefix  # it is only partly filled
+    begin, end = layout.blocks_without_text(block_size)
+    has_text = (block < begin) | (block >= end)
     rows = block if rows is None else rows
-    middle = rows * block_size + block_size // 2
     kept = has_text[rows, None] | has_text
-    for frames in (-1, 0, 1):
-        place = (middle + frames * layout.tokens_per_frame) // block_size
+    for place in _places(rows, layout, block_size):
         kept |= (place[:, None] - block).abs() <= NEAR
     return kept
+
+
+def backbone_lengths(rows: torch.Tensor, layout: VideoLayout, block_size: int) -> torch.Tensor:
+    """How many blocks `backbone` has in some rows, int64 like rows, counted without a map."""
+    begin, end = layout.blocks_without_text(block_size)
+    near, counted = torch.zeros_like(rows), torch.full_like(rows, begin)
+    for place in _places(rows, layout, block_size):
+        stop = (place + NEAR + 1).clamp(max=end)
+        near += (stop - torch.maximum(place - NEAR, counted)).clamp(min=0)
+        counted = torch.maximum(counted, stop)
+    blocks = layout.blocks(block_size)
+    has_text = (rows < begin) | (rows >= end)
+    return torch.where(has_text, blocks, blocks - (end - begin) + near)
+
+
+def _places(rows: torch.Tensor, layout: VideoLayout, block_size: int) -> list[torch.Tensor]:
+    """The block of a row's place in the frame before its own, in its own, and in the next one."""
+    middle = rows * block_size + block_size // 2
+    return [(middle + frames * layout.tokens_per_frame) // block_size for frames in (-1, 0, 1)]
 
 
 def most_attended(mass: torch.Tensor, rows: Rows) -> torch.Tensor:

@@ -7,7 +7,7 @@ import torch
 
 from ..layout import VideoLayout
 from ..masks.mask import BlockMask, kept_runs
-from .choice import backbone, by_mass, first_of, row_lengths
+from .choice import backbone, backbone_lengths, by_mass, first_of, row_lengths
 from .mass import block_mass
 
 ROWS_AT_ONCE = 256  # of the block map: bounds the memory that `sample_lists` takes on the CPU
@@ -54,13 +54,12 @@ def sample_lists(
     """
     size = mask.block_size
     with torch.inference_mode(False):
-        radial, least = [], []
-        for rows in torch.arange(layout.blocks(size)).split(ROWS_AT_ONCE):
+        every, radial = torch.arange(layout.blocks(size)), []
+        for rows in every.split(ROWS_AT_ONCE):
             first, last = kept_runs(mask, layout, rows)
             radial.append((last - first + 1).sum(dim=1))
-            least.append(backbone(layout, size, rows).sum(dim=1))
-        radial, least = torch.cat(radial), torch.cat(least)
-        lengths = [row_lengths(radial, least, budget) for budget in budgets]
+        radial, least = torch.cat(radial), backbone_lengths(every, layout, size)
+        lengths = [row_lengths(radial, least, budget, len(every)) for budget in budgets]
         blocks, place = (tokens // size).unique(return_inverse=True)
         return ListSample(
             size,

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 import comfy.utils
 import torch
-from conftest import pack_module, with_override, with_wrapper
+from conftest import by_token, pack_module, with_override, with_wrapper
 
 SETTINGS = {"dense_steps": 1, "lists": "adaptive"}
 
@@ -79,10 +79,7 @@ def oracle(model, budget=1.0, dense_steps=1, around=None, looks_in=lambda step: 
         is_ours = q.shape[axis] == k.shape[axis] and rest >= 0 and sides is not None
         if not is_ours or now["step"] < dense_steps:
             return func(q, k, v, heads, mask=mask, skip_reshape=skip_reshape, **kwargs)
-        if skip_reshape:
-            q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
-        else:
-            q, k, v = (x.unflatten(2, (heads, -1)) for x in (q, k, v))
+        q, k, v = by_token(q, k, v, heads, skip_reshape)
         unmasked = torch.ones(q.shape[1]) > 0 if mask is None else mask.flatten() == 0
         layout = core.VideoLayout(*now["grid"], sides[0] - int((~unmasked).sum()), sides[1])
         plan, out = core.make_plan(pattern, layout), torch.zeros_like(v)

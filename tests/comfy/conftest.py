@@ -292,6 +292,13 @@ def check(summaries, any_density):
     return check
 
 
+def by_token(q, k, v, heads, skip_reshape):
+    """The tensors of a call on ComfyUI's hook as (b, s, h, d)."""
+    if skip_reshape:
+        return [x.transpose(1, 2) for x in (q, k, v)]
+    return [x.unflatten(2, (heads, -1)) for x in (q, k, v)]
+
+
 def with_override(model, override):
     model = model.clone()
     model.model_options["transformer_options"][SLOT] = override

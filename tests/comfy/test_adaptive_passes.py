@@ -12,10 +12,10 @@ import pytest
 import torch
 import zoo
 from adaptive import SETTINGS, oracle, records, times_looked
-from comfy_extras.nodes_context_windows import ContextWindowsManualNode
 from comfy_extras.nodes_video_model import ConditioningSetAreaPercentageVideo
-from conftest import NEWEST, VERSION, difference, pack_module, patch
+from conftest import difference, pack_module, patch
 from step_caches import easy_cache, lazy_cache, teacache
+from windows import context_windows
 from zoo.wan import text, video, wan
 
 import nodes
@@ -152,25 +152,9 @@ def test_a_prompt_for_a_part_of_the_video(equal):
     assert len(looks.found) == BLOCKS * 4  # a negative prompt for the part too
 
 
-def windows(schedule: str, **settings):
-    defaults = {
-        "context_length": 5,
-        "context_overlap": 2,
-        "context_stride": 1,
-        "closed_loop": False,
-        "fuse_method": "pyramid",
-        "freenoise": False,
-        "dim": 2,
-    }
-    if VERSION == NEWEST.version:
-        defaults["causal_window_fix"] = False
-    values = {**defaults, **settings, "context_schedule": schedule}
-    return lambda model: ContextWindowsManualNode.execute(model, **values).args[0]
-
-
 @pytest.mark.oldest
 def test_each_context_window_has_its_lists(equal, inputs):
-    looks, why_radial = equal(steps(3), windows("standard_static"))
+    looks, why_radial = equal(steps(3), context_windows)
     assert len({window for _, window, *_ in looks.found}) == 3
     assert len(looks.found) == BLOCKS * 2 * 3
     assert why_radial is None
@@ -179,7 +163,7 @@ def test_each_context_window_has_its_lists(equal, inputs):
 def test_a_prompt_that_begins_later_in_context_windows(equal, inputs):
     """The windows are those of the first step, so they are worth a look."""
     late = also(inputs, 0.5, start_percent=0.5, end_percent=1.0)
-    looks, why_radial = equal(steps(5), windows("standard_static"), late)
+    looks, why_radial = equal(steps(5), context_windows, late)
     assert len(looks.found) == BLOCKS * 3 * 3 and len(looks.steps) == 2
     assert why_radial is None
 
@@ -187,7 +171,7 @@ def test_a_prompt_that_begins_later_in_context_windows(equal, inputs):
 @pytest.mark.oldest
 def test_context_windows_that_move_are_radial_after_the_first_step(equal, caplog):
     caplog.set_level(logging.INFO)
-    moving = windows("standard_uniform")
+    moving = partial(context_windows, schedule="standard_uniform")
     looks, why_radial = equal(steps(5), moving, looks_in=lambda step: step == 1)
     moving = pack_module("nodes.hook.adaptive").MOVING
     assert why_radial == moving

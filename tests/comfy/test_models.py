@@ -11,7 +11,7 @@ import comfy.utils
 import pytest
 import torch
 import zoo
-from conftest import difference, pack_module, patch, with_override, with_wrapper
+from conftest import by_token, difference, pack_module, patch, with_override, with_wrapper
 from zoo import sample
 
 WHY = {  # why the other calls stay dense, which are not self-attention over the video
@@ -90,10 +90,7 @@ def oracle(case, dense=lambda number, block: False):
         around = around_the_video(case, q, k, skip_reshape)
         if around is None or dense(*next(turns)):
             return func(q, k, v, heads, mask=mask, skip_reshape=skip_reshape, **kwargs)
-        if skip_reshape:
-            q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
-        else:
-            q, k, v = (x.unflatten(2, (heads, -1)) for x in (q, k, v))
+        q, k, v = by_token(q, k, v, heads, skip_reshape)
         unmasked = torch.ones(q.shape[1]) > 0 if mask is None else mask.flatten() == 0
         layout = core.VideoLayout(*case.grid, around[0] - int((~unmasked).sum()), around[1])
         out = torch.zeros_like(v)

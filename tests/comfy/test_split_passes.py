@@ -11,10 +11,10 @@ import pytest
 import torch
 import zoo
 from comfy_extras import nodes_custom_sampler as custom
-from comfy_extras.nodes_context_windows import ContextWindowsManualNode
 from comfy_extras.nodes_video_model import ConditioningSetAreaPercentageVideo
-from conftest import NEWEST, VERSION, difference, pack_module, patch, with_override, with_wrapper
+from conftest import by_token, difference, pack_module, patch, with_override, with_wrapper
 from node_helpers import conditioning_set_values
+from windows import context_windows
 
 import nodes
 
@@ -28,7 +28,7 @@ TYPICAL = [each for file in FILES for each in file.CASES if each.typical and eac
 RAISES = {
     ("kandinsky 5 t2v, a pass a prompt", "a_part_is_redone"),
     ("minimax h3 t2v, a pass a prompt", "a_prompt_for_a_part"),
-    ("minimax h3 t2v, a pass a prompt", "context_windows"),
+    ("minimax h3 t2v, a pass a prompt", "in_context_windows"),
     ("minimax h3 t2v, a pass a prompt", "two_videos"),
 }
 
@@ -55,10 +55,7 @@ def oracle(model):
             return func(q, k, v, heads, mask=mask, skip_reshape=skip_reshape, **kwargs)
         assert mask is None
         grids.append(tuple(grid))
-        if skip_reshape:
-            q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
-        else:
-            q, k, v = (x.unflatten(2, (heads, -1)) for x in (q, k, v))
+        q, k, v = by_token(q, k, v, heads, skip_reshape)
         plan = core.make_plan(pattern, core.VideoLayout(*grid, prefix=around))
         return reference.reference_attention(q, k, v, plan).to(v.dtype).flatten(2)
 
@@ -113,20 +110,8 @@ def a_part_is_redone(model, inputs):
     return zoo.sample(model, inputs, latent=latent, denoise=0.6)
 
 
-def context_windows(model, inputs):
-    settings = {
-        "context_length": 5,
-        "context_overlap": 2,
-        "context_schedule": "standard_static",
-        "context_stride": 1,
-        "closed_loop": False,
-        "fuse_method": "pyramid",
-        "freenoise": False,
-        "dim": 2,
-    }
-    if VERSION == NEWEST.version:
-        settings["causal_window_fix"] = False
-    return zoo.sample(ContextWindowsManualNode.execute(model, **settings).args[0], inputs)
+def in_context_windows(model, inputs):
+    return zoo.sample(context_windows(model), inputs)
 
 
 def two_videos(model, inputs):
@@ -140,7 +125,7 @@ WAYS = (
     a_prompt_for_some_steps,
     two_samplers,
     a_part_is_redone,
-    context_windows,
+    in_context_windows,
     two_videos,
 )
 
@@ -179,6 +164,6 @@ def test_it_is_right(specimen, way, summaries, caplog):
     frames, height, width = case.grid
     parts = {
         a_prompt_for_a_part: {case.grid, (int(0.6 * frames), height // 2, width)},
-        context_windows: {(5, height, width)},
+        in_context_windows: {(5, height, width)},
     }
     assert set(grids) == parts.get(way, {case.grid})

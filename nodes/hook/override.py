@@ -224,8 +224,7 @@ class RadialOverride:
             entry.density, entry.adaptive = lists.density, lists.adaptive
         entry.precision = precision_of(entry.backend)
         if entry.precision == EXACT and (approximate or wanted == EIGHT_BIT):
-            per_head = entry.adaptive or decision.plan.per_head
-            self._say_why_exact(decision.plan, per_head, stays_exact, q, k, v, heads, kwargs)
+            self._say_why_exact(decision.plan, entry.adaptive, stays_exact, q, k, v, heads, kwargs)
         return out
 
     def _lists(self, entry: CallEntry, forward: ForwardPass) -> CallLists | None:

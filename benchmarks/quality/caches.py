@@ -18,7 +18,6 @@ of a real model that skips the same steps and keeps as much of the attention as 
 see work.py). speedup is dense work over work: of FLOP, not of time.
 """
 
-import argparse
 import contextlib
 import logging
 import math
@@ -37,7 +36,7 @@ import model as lab_model
 import torch
 from cache_rules import computed_steps, easycache, easycache_node, fitted, teacache
 from ground import MEASURED_SEEDS, OTHER_SEEDS, Ground, likeness
-from lab import in_time, record, start_comfyui
+from lab import in_time, parser, record, start_comfyui
 from masked import Attention, by_map, masked
 from work import attention_shares, speedup
 
@@ -216,14 +215,8 @@ def line(case: dict) -> str:
 
 
 def main(arguments: list[str] | None = None):
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--comfyui", type=Path, required=True, help="ComfyUI's folder")
-    parser.add_argument("--checkpoint", type=Path, default=lab_model.CHECKPOINT)
-    parser.add_argument(
-        "--seconds", type=float, default=SECONDS, help="start no way after this time"
-    )
-    parser.add_argument("--tiny", action="store_true", help="a model for the CPU")
-    given = parser.parse_args(arguments)
+    options = parser(__doc__, lab_model.CHECKPOINT, SECONDS, "ways")
+    given = options.parse_args(arguments)
     end = time.perf_counter() + given.seconds
     device, version = start_comfyui(given.comfyui.resolve())
     easycache_node()  # fails now, not after minutes, where comfy_extras is missing

@@ -15,20 +15,18 @@ val_loss          flow-matching loss on held-out clips, with the mask at every s
                   model still does what it was trained for, independent of the seeds
 """
 
-import argparse
 import contextlib
 import json
 import logging
 import time
 from dataclasses import asdict, replace
-from pathlib import Path
 
 import metrics
 import model as lab_model
 import torch
 from grid import Row, main_rows, straddling_rows, variations
 from ground import Ground
-from lab import in_time, record, start_comfyui
+from lab import in_time, parser, record, start_comfyui
 from table import front
 
 SEEDS = 6
@@ -126,17 +124,11 @@ def rows_of(grounds: dict[str, Ground], tiny: bool) -> list[tuple[str, Row]]:
 
 
 def main(arguments: list[str] | None = None):
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--comfyui", type=Path, required=True, help="ComfyUI's folder")
-    parser.add_argument("--checkpoint", type=Path, default=lab_model.CHECKPOINT)
-    parser.add_argument(
+    options = parser(__doc__, lab_model.CHECKPOINT, SECONDS, "rows")
+    options.add_argument(
         "--only", nargs="*", default=[""], help="run only rows whose text has one of these"
     )
-    parser.add_argument(
-        "--seconds", type=float, default=SECONDS, help="start no row after this time"
-    )
-    parser.add_argument("--tiny", action="store_true", help="a model for the CPU, few rows")
-    given = parser.parse_args(arguments)
+    given = options.parse_args(arguments)
     end = time.perf_counter() + given.seconds
     device, version = start_comfyui(given.comfyui.resolve())
     grounds = grounds_of(lab_model.load(given.checkpoint), device, given.tiny)

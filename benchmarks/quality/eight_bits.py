@@ -17,7 +17,6 @@ attention error   relative RMS of a call's output against float64 over the same 
 Dense calls run ComfyUI's attention in all of them.
 """
 
-import argparse
 import contextlib
 import logging
 import sys
@@ -37,7 +36,7 @@ import torch
 from compare import grounds_of
 from grid import Mask
 from ground import MEASURED_SEEDS, Ground, likeness
-from lab import in_time, record, start_comfyui
+from lab import in_time, parser, record, start_comfyui
 from masked import ALWAYS, Attention, Recorded, masked, recorder
 
 from radial_core import Plan, RadialPattern, Schedule, make_plan
@@ -224,15 +223,9 @@ def line(case: dict) -> str:
 
 
 def main(arguments: list[str] | None = None):
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--comfyui", type=Path, required=True, help="ComfyUI's folder")
-    parser.add_argument("--checkpoint", type=Path, default=lab_model.CHECKPOINT)
-    parser.add_argument("--backend", default=BACKEND, help="the 8-bit one")
-    parser.add_argument(
-        "--seconds", type=float, default=SECONDS, help="start no case after this time"
-    )
-    parser.add_argument("--tiny", action="store_true", help="a model for the CPU")
-    given = parser.parse_args(arguments)
+    options = parser(__doc__, lab_model.CHECKPOINT, SECONDS, "cases")
+    options.add_argument("--backend", default=BACKEND, help="the 8-bit one")
+    given = options.parse_args(arguments)
     end = time.perf_counter() + given.seconds
     device, version = start_comfyui(given.comfyui.resolve())
     ground = grounds_of(lab_model.load(given.checkpoint), device, given.tiny)["lab"]

@@ -3,6 +3,7 @@
 A script here has only its own folder on the path, so it says `from lab import record`.
 """
 
+import argparse
 import importlib
 import sys
 import time
@@ -25,6 +26,7 @@ from end_to_end_models import (  # noqa: E402
 __all__ = [
     "in_time",
     "override_of",
+    "parser",
     "radial",
     "radial_node",
     "record",
@@ -34,6 +36,21 @@ __all__ = [
 ]
 
 T = TypeVar("T")
+
+
+def parser(about: str, checkpoint: Path, seconds: float, what: str) -> argparse.ArgumentParser:
+    """The options of a script that measures a checkpoint until time is up.
+
+    about: its docstring. checkpoint, seconds: by default. what: as `in_time` has it.
+    """
+    made = argparse.ArgumentParser(description=about.split("\n")[0])
+    made.add_argument("--comfyui", type=Path, required=True, help="ComfyUI's folder")
+    made.add_argument("--checkpoint", type=Path, default=checkpoint)
+    made.add_argument(
+        "--seconds", type=float, default=seconds, help=f"start no more {what} after this time"
+    )
+    made.add_argument("--tiny", action="store_true", help="a small case for a CPU")
+    return made
 
 
 def in_time(every: Sequence[T], end: float, what: str) -> Iterator[T]:

@@ -22,7 +22,6 @@ lists are chosen in each call. A second training of the model (`train.py --seed`
 holds for more than one: its cases are added to the file.
 """
 
-import argparse
 import contextlib
 import json
 import logging
@@ -40,7 +39,7 @@ import model as lab_model
 import per_head
 import torch
 from ground import OTHER_SEEDS, RECORDED, Ground
-from lab import in_time, record, start_comfyui
+from lab import in_time, parser, record, start_comfyui
 from list_ways import BUDGETS, CALIBRATED, LOOKS, RADIAL, SOL, SPATIAL, Looks, Way, ways
 from masked import Attention, masked, recorder
 
@@ -192,15 +191,9 @@ def of_other_trainings(path: Path, training: int) -> tuple[dict, list[dict]]:
 
 
 def main(arguments: list[str] | None = None):
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--comfyui", type=Path, required=True, help="ComfyUI's folder")
-    parser.add_argument("--checkpoint", type=Path, default=lab_model.CHECKPOINT)
-    parser.add_argument("--training", type=int, default=1, help="a number for this checkpoint")
-    parser.add_argument(
-        "--seconds", type=float, default=SECONDS, help="start no way after this time"
-    )
-    parser.add_argument("--tiny", action="store_true", help="a model for the CPU")
-    given = parser.parse_args(arguments)
+    options = parser(__doc__, lab_model.CHECKPOINT, SECONDS, "ways")
+    options.add_argument("--training", type=int, default=1, help="a number for this checkpoint")
+    given = options.parse_args(arguments)
     end = time.perf_counter() + given.seconds
     device, version = start_comfyui(given.comfyui.resolve())
     sizes = TINY if given.tiny else (lab_model.LAB, SEEDS, lab_model.STEPS)

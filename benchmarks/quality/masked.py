@@ -114,7 +114,7 @@ def masked(model, attention: Attention, tokens: int, schedule: Schedule = ALWAYS
         q, k, v = (x.unflatten(-1, (heads, -1)) for x in (q, k, v))
         return attention(q, k, v, options["block_index"]).flatten(2)
 
-    return _hooked(model, override)
+    return hooked(model, override)
 
 
 def _is_dense(schedule: Schedule, options: dict) -> bool:
@@ -131,7 +131,8 @@ def step_of_call(options: dict) -> tuple[list[float] | None, int | None]:
     return sigmas, step_of(sigmas, options["sigmas"][0].item())
 
 
-def _hooked(model, override: Callable):
+def hooked(model, override: Callable):
+    """The MODEL with another attention hook."""
     model = model.clone()
     model.model_options["transformer_options"][SLOT] = override
     return model
@@ -159,7 +160,7 @@ def recorder(model, tokens: int, steps: set[int]) -> tuple[object, list[Recorded
             calls.append(Recorded(options["block_index"], *every))
         return out
 
-    return _hooked(model, override), calls
+    return hooked(model, override), calls
 
 
 def attention_error(attention: Attention, calls: list[Recorded]) -> float:

@@ -38,10 +38,11 @@ import metrics
 import model as lab_model
 import per_head
 import torch
-from ground import OTHER_SEEDS, RECORDED, Ground
+from ground import Ground
 from lab import in_time, parser, record, start_comfyui
 from list_ways import BUDGETS, CALIBRATED, LOOKS, RADIAL, SOL, SPATIAL, Looks, Way, ways
-from masked import Attention, masked, recorder
+from masked import Attention, masked
+from other_videos import mass_of_others
 
 from radial_core import Schedule
 from radial_core.adaptive.choice import Rows, most_attended, rows_of
@@ -49,7 +50,6 @@ from radial_core.adaptive.choice import Rows, most_attended, rows_of
 SEEDS, SECONDS = 8, 110
 TINY = (replace(lab_model.TINY, frames=5, width=32), 2, 10)  # size, seeds, steps
 DECAY, SINK_FRAMES = 0.2, 1  # the authors'
-CALIBRATING_SEEDS = 4
 
 
 class Lab:
@@ -106,18 +106,7 @@ class Lab:
 
     @cached_property
     def mass_of_others(self) -> list[torch.Tensor]:
-        """The mean block mass of each layer in other videos, (h, blocks, blocks) each."""
-        ground = self.ground
-        steps = {int(share * ground.steps) for share in RECORDED}
-        model, calls = recorder(ground.model, ground.layout.tokens, steps)
-        seeds = range(OTHER_SEEDS, OTHER_SEEDS + CALIBRATING_SEEDS)
-        lab_model.sample(model, seeds, ground.size.latent, ground.steps)
-        total = [0.0] * ground.layers
-        with torch.inference_mode():
-            for call in calls:
-                for q, k in zip(call.q, call.k, strict=True):
-                    total[call.layer] = total[call.layer] + per_head.mass(q, k)
-        return [each / (len(seeds) * len(steps)) for each in total]
+        return mass_of_others(self.ground)
 
     def measure(self, way: Way) -> dict:
         """Sample in this way, and compare with the dense videos."""

@@ -3,6 +3,7 @@
     size.pixels                         (frames, height, width) of its clips
     load(path) -> MODEL                 as the node "Load Diffusion Model" would
     sample(model, seeds, size.latent)   -> lab latents, by ComfyUI's sampler; codec.decode them
+    resume(model, clean, noise, ...)    -> the same, from a video with noise on it
 
 Scripts of this folder get what is in benchmarks/ from lab.py (`from lab import record,
 start_comfyui`), and import codec, model and video directly. Call `start_comfyui(folder)` before
@@ -155,6 +156,21 @@ def sample(
     """
     start = noise(seeds, latent)
     return _run(model, start, torch.zeros_like(start), steps, sampler, scheduler)
+
+
+def resume(
+    model, clean: torch.Tensor, noise: torch.Tensor, steps: int, first_step: int
+) -> torch.Tensor:
+    """Sample from a step on as `sample` does, from a video with the noise of that step on it.
+
+    clean: lab latents. noise: of that shape. first_step: 0 to steps - 1; at step 0 nothing is left
+    of the video. Patches on the model see the steps that run, not those before. Returns lab latents
+    (b, 16, f, h, w), float32, on the CPU.
+    """
+    from comfy.samplers import calculate_sigmas
+
+    sigmas = calculate_sigmas(model.get_model_object("model_sampling"), "simple", steps)
+    return _run(model, noise.cpu(), clean.cpu(), steps, "euler", "simple", sigmas[first_step:])
 
 
 def loss(model, clean: torch.Tensor, start: torch.Tensor, sigma: float) -> torch.Tensor:

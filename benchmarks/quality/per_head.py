@@ -9,12 +9,12 @@ finder    (q, k) of a batch, (b, s, h, d) each -> BlockLists for each video
 attention as in masked.py
 """
 
-import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+import rest
 import torch
 from masked import Attention
 from masks import SMALL_BLOCK
@@ -164,10 +164,7 @@ def with_the_rest_pooled(rows: Rows) -> Attention:
 
     def attention(q, k, v, layer):
         lists = find(q, k)
-        out, lse = attend(q, k, v, lists)
-        rest, rest_lse = zip(*map(_pooled_rest, q, k, v, lists), strict=True)
-        share = (lse - torch.stack(rest_lse)).sigmoid().transpose(1, 2)[..., None]
-        return (share * out + (1 - share) * torch.stack(rest)).to(q.dtype)
+        return rest.pooled(q, k, v, lists, *attend(q, k, v, lists))
 
     return attention
 
@@ -196,17 +193,6 @@ def _by_torch(q, k, v, lists: BlockLists):
     scores = scores.masked_fill(~keep, -torch.inf)
     out = torch.einsum("hqk,khd->qhd", scores.softmax(dim=-1), v.float())
     return out.to(q.dtype), scores.logsumexp(dim=-1)
-
-
-def _pooled_rest(q, k, v, lists: BlockLists) -> tuple[torch.Tensor, torch.Tensor]:
-    """Attention to the blocks that are not kept, one key and value each: out (s, h, d), LSE."""
-    k, v = (_means(x, SMALL_BLOCK) for x in (k, v))
-    scores = (q.transpose(0, 1).float() @ k.transpose(1, 2)) * q.shape[-1] ** -0.5
-    scores += math.log(SMALL_BLOCK)  # a mean stands for so many tokens
-    # A row may keep every block. So it gets a very small LSE, not one of -inf.
-    scores = scores.unflatten(1, (-1, SMALL_BLOCK))
-    scores = scores.masked_fill(lists.kept[:, :, None], -1e9).flatten(1, 2)
-    return (scores.softmax(dim=-1) @ v).transpose(0, 1), scores.logsumexp(dim=-1)
 
 
 def _means(x: torch.Tensor, tokens: int) -> torch.Tensor:

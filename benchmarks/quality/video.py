@@ -9,6 +9,8 @@ Lengths are in picture heights, times in frames, angles in turns.
 """
 
 import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from functools import cache
 
 import torch
@@ -44,17 +46,70 @@ def clips(
 
     The random numbers are drawn on the CPU, so a seed gives the same clips on every device.
     """
+    return _picture(_layers(seed, count, frames, height, width, device))
+
+
+@dataclass(frozen=True, eq=False)
+class Tracked:
+    """Clips, and where each of their shapes is to be seen. The shapes are numbered back to front.
+
+    clips: (n, f, h, w, 3). without: (shapes, n, f, h, w, 3), the clips without that shape.
+    visible: (shapes, n, f, h, w) in 0..1, how much of a pixel shows that shape; the shapes and the
+    pillar in front of it hide it.
+    """
+
+    clips: torch.Tensor
+    without: torch.Tensor
+    visible: torch.Tensor
+
+
+def tracked_clips(
+    seed: int,
+    count: int,
+    frames: int,
+    height: int,
+    width: int,
+    device: torch.device | str = "cpu",
+) -> Tracked:
+    """The clips that `clips` returns, with what tells whether a shape is still in them."""
+    layers = list(_layers(seed, count, frames, height, width, device))
+    without, visible = [], []
+    for number in range(1, 1 + SHAPES):
+        behind, (inside, _), front = layers[:number], layers[number], layers[number + 1 :]
+        without.append(_picture(behind + front))
+        for hides, _ in front:
+            inside = inside * (1 - hides)
+        visible.append(inside)
+    return Tracked(_picture(layers), torch.stack(without), torch.stack(visible))
+
+
+Layer = tuple[torch.Tensor, torch.Tensor]  # how much of each pixel it covers, and its colours
+
+
+def _layers(
+    seed: int, count: int, frames: int, height: int, width: int, device: torch.device | str
+) -> Iterator[Layer]:
+    """The background, the shapes and the pillar: (n, f, h, w) in 0..1 and (n, f, h, w, 3)."""
     random = torch.Generator().manual_seed(seed)
     numbers = torch.rand((count, NUMBERS), generator=random).to(device, non_blocking=True)
     draw = _Draw(numbers, torch.arange(frames, device=device, dtype=torch.float32))
     x, y = _camera_view(draw, height, width)
     aspect, pixel = width / height, 1 / height
-    picture = draw.coloured(_background(draw, x, y), BACKGROUND_COLOURS)
+    yield torch.ones_like(x), draw.coloured(_background(draw, x, y), BACKGROUND_COLOURS)
     for _ in range(SHAPES):
         inside, texture = _shape(draw, x, y, aspect, pixel)
-        picture = picture.lerp(draw.coloured(texture, SHAPE_COLOURS), inside[..., None])
+        yield inside, draw.coloured(texture, SHAPE_COLOURS)
     inside, texture = _pillar(draw, x, y, aspect, pixel)
-    return picture.lerp(draw.coloured(texture, BACKGROUND_COLOURS), inside[..., None])
+    yield inside, draw.coloured(texture, BACKGROUND_COLOURS)
+
+
+def _picture(layers: Iterable[Layer]) -> torch.Tensor:
+    """Layers, each painted over those before it; the first one covers everything."""
+    layers = iter(layers)
+    _, picture = next(layers)
+    for inside, colours in layers:
+        picture = picture.lerp(colours, inside[..., None])
+    return picture
 
 
 class _Draw:

@@ -1,6 +1,6 @@
 """Length extension: is a LoRA tuned with radial attention as good for long videos as a dense one?
 
-    python benchmarks/quality/extend.py --comfyui FOLDER [--steps 150] [--lengths 4 2]
+    python benchmarks/quality/extend.py --comfyui FOLDER [--lengths 4 2] [--methods radial-tuned]
 
 Tests the paper's claim on the lab's model, which was trained at 16 frames. At 2x and 4x that
 length: without tuning, with dense and with radial attention; with a LoRA that ComfyUI's node "Train
@@ -8,8 +8,10 @@ LoRA" tuned with dense attention, sampled dense; and with one tuned and sampled 
 tuned on the same clips and noise for as many steps. Radial is the paper's recipe (decay 1, one sink
 frame) at every step, with the first of eight blocks dense.
 
-Writes results/quality-extend-GPU.json after each row, and a sheet for each length: four seeds a
-method, eight frames spread over the length, real clips on top. It measures for each row:
+Writes results/quality-extend-GPU.json after each row. Rows of an earlier run with the same model
+and settings stay until they are run again. If all methods are run, it also writes a sheet for each
+length: four seeds a method, eight frames spread over the length, real clips on top. It measures for
+each row:
 
 val_loss          flow-matching loss on held-out clips of that length (fixed noise, four sigmas)
 frechet ...       whether samples still look like real clips, see extend_stats.py
@@ -152,6 +154,7 @@ def main():
     parser.add_argument("--comfyui", type=Path, required=True, help="ComfyUI's folder")
     parser.add_argument("--checkpoint", type=Path, default=lab_model.CHECKPOINT)
     parser.add_argument("--lengths", type=int, nargs="*", default=[4, 2], help="times 16 frames")
+    parser.add_argument("--methods", nargs="*", choices=METHODS, default=list(METHODS))
     parser.add_argument("--steps", type=int, default=150, help="training steps for each method")
     parser.add_argument("--batch", type=int, default=1, help="clips a step")
     parser.add_argument("--rank", type=int, default=RANK)
@@ -168,23 +171,42 @@ def main():
 
 
 def run(size: lab_model.Size, machine: str, given, device: torch.device, version: str):
+    name, began = f"quality-extend-{machine}", time.perf_counter()
+    base = lab_model.load(given.checkpoint)
+    levels = flow.validation(size, given.held_out, device=device).through_comfy(base)
     about = {"comfyui": version, "size": asdict(size), "radial": asdict(RADIAL)}
     about["settings"] = {x: value for x, value in vars(given).items() if x not in _NOT_SETTINGS}
-    base, began = lab_model.load(given.checkpoint), time.perf_counter()
-    real, rows = {}, []
+    about["dense_val_loss"] = round(sum(levels) / len(levels), 5)  # tells models apart
+    real, rows = earlier(record.RESULTS / f"{name}.json", about)
     for times in (1, *given.lengths):
+        methods = [x for x in given.methods if times > 1 or METHODS[x][1] is None]
+        if not methods:
+            continue
         length = Length(size, times, given, device)
         real[f"{times}x"] = length.real.floor
-        for method in METHODS if times > 1 else list(METHODS)[:2]:
-            rows.append(length.row(base, method))
-            show(rows[-1])
-            record.save(f"quality-extend-{machine}", rows, **about, real=real)
+        for method in methods:
+            row = length.row(base, method)
+            rows[row["name"]] = row
+            show(row)
+            record.save(name, list(rows.values()), **about, real=real)
             print(f"  {time.perf_counter() - began:.0f} s in all", flush=True)
-        length.sheet(record.RESULTS / f"quality-extend-{times}x-{machine}.jpg")
-    table(rows)
+        if set(given.methods) == set(METHODS):
+            length.sheet(record.RESULTS / f"quality-extend-{times}x-{machine}.jpg")
+    table(list(rows.values()))
 
 
-_NOT_SETTINGS = ("comfyui", "checkpoint", "tiny")
+def earlier(path: Path, about: dict) -> tuple[dict, dict[str, dict]]:
+    """What another run left: the figures of real clips by length, and the rows by name.
+
+    Empty if it was about something else.
+    """
+    found = json.loads(path.read_text()) if path.exists() else {}
+    if any(found.get(key) != value for key, value in about.items()):
+        return {}, {}
+    return found["real"], {row["name"]: row for row in found["cases"]}
+
+
+_NOT_SETTINGS = ("comfyui", "checkpoint", "tiny", "lengths", "methods")
 
 
 if __name__ == "__main__":

@@ -45,6 +45,16 @@ LAB = Recipe(stages=((4, 16, 0.4), (16, 4, 1.0)))
 TINY = Recipe(stages=((2, 8, 0.4), (4, 4, 1.0)), warm_up=20)
 
 
+def for_clips_of(frames: int, recipe: Recipe) -> Recipe:
+    """The recipe with clips of so many frames in the last stage, and about as many tokens a step.
+
+    Never less than one clip a step.
+    """
+    *shorter, (old_frames, old_count, until) = recipe.stages
+    count = max(1, old_frames * old_count // frames)
+    return replace(recipe, stages=(*shorter, (frames, count, until)))
+
+
 class Learner:
     """A model in training, and the moving average of its weights, which is saved."""
 
@@ -92,7 +102,7 @@ def learn(
     began = time.perf_counter()
     learner = Learner(size, recipe, seed, device)
     held_out = flow.validation(size, device=device)
-    kernels = fastest_attention(size, device)
+    kernels = fastest_attention(size, recipe.stages[-1][1], device)
     linear = held_out.linear()
     print(f"attention by {kernels[0].name}; loss of a linear guess {mean(linear):.4f}", flush=True)
 
@@ -123,7 +133,8 @@ def learn(
                 raise SystemExit("The loss is not a number: nothing is kept")
     figures = {
         "parameters": sum(x.numel() for x in learner.weights),
-        "tokens": size.frames * size.frame_tokens,
+        "size": asdict(size),
+        "tokens": size.tokens,
         "recipe": asdict(recipe),
         "steps": learner.steps,
         "seconds": curve[-1]["seconds"],
@@ -143,12 +154,15 @@ def by_sigma(held_out: flow.Validation, losses: list[float]) -> dict[str, float]
     return {f"{s:.3f}": round(x, 4) for s, x in zip(held_out.levels, losses, strict=True)}
 
 
-def fastest_attention(size: model.Size, device: torch.device) -> list[SDPBackend]:
-    """PyTorch's attention kernels under torch.compile, the fastest first (forward and backward)."""
+def fastest_attention(size: model.Size, count: int, device: torch.device) -> list[SDPBackend]:
+    """PyTorch's attention kernels under torch.compile, the fastest first (forward and backward).
+
+    count: of clips at once.
+    """
     others = [SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
     if device.type != "cuda":
         return [SDPBackend.FLASH_ATTENTION, *others]
-    heads, shape = size.dim // model.HEAD_DIM, (4, size.frames * size.frame_tokens, size.dim)
+    heads, shape = size.dim // model.HEAD_DIM, (count, size.tokens, size.dim)
     x = torch.randn(shape, device=device, dtype=torch.bfloat16, requires_grad=True)
 
     def seconds(kernel: SDPBackend) -> float:

@@ -4,16 +4,16 @@ All but the radial masks take `keep`, the number of key blocks of each query blo
 can be compared at one budget. They rank the key blocks of a query block and keep the first ones.
 """
 
+from functools import cache, partial
+
 import lab  # noqa: F401 (puts the pack's folder on the path)
 import torch
-from torch.nn.functional import pad
 
 from radial_core import Plan, RadialPattern, VideoLayout, make_plan
-from radial_core.masks.radial import kept_blocks, token_mask
 
 # A tile of the tile window is a block: frames, rows and columns of tokens.
 TILES = {64: (4, 4, 4), 128: (4, 4, 8)}
-SMALLER, SMALL_BLOCK = 8, 16  # of `radial_in_proportion`
+SMALLER, SMALL_BLOCK = 8, 16  # of the masks in proportion
 
 
 def radial(layout: VideoLayout, decay: float, sink_frames: int, block_size: int) -> torch.Tensor:
@@ -34,8 +34,8 @@ def radial_plan_in_proportion(
     layout: VideoLayout, decay: float, sink_frames: int, device: torch.device | str = "cpu"
 ) -> Plan:
     """The plan of `radial_in_proportion`: of the larger video, whose blocks have 128 tokens."""
-    large = VideoLayout(layout.frames, layout.height, layout.width * SMALLER)
-    return make_plan(RadialPattern(decay, sink_frames, SMALL_BLOCK * SMALLER), large, device)
+    pattern = RadialPattern(decay, sink_frames, SMALL_BLOCK * SMALLER)
+    return make_plan(pattern, _enlarged(layout), device)
 
 
 def released(layout: VideoLayout, decay: float, sink_frames: int, block_size: int) -> torch.Tensor:
@@ -49,20 +49,23 @@ def released(layout: VideoLayout, decay: float, sink_frames: int, block_size: in
     if layout.tokens % block_size:
         raise ValueError(f"the released mask needs whole blocks of {block_size}, got {layout}")
     pattern = RadialPattern(decay, sink_frames, block_size)
-    considered = -(-s // block_size)
+    tested = cache(partial(_released_test, s, block_size))  # few pairs of frames differ
     kept = torch.zeros(blocks, blocks, dtype=torch.bool)
     for i in range(layout.frames):
         for j in range(layout.frames):
-            distance = 0 if j < sink_frames else abs(i - j)
-            mask = token_mask(distance, s, pattern)
+            band = _band(pattern, 0 if j < sink_frames else abs(i - j), s)
+            if band is None:
+                continue
             row, column = divmod(i * s, block_size), divmod(j * s, block_size)
-            padded = pad(mask, (column[1], block_size, row[1], block_size))
-            side = considered * block_size
-            part = kept_blocks(padded[:side, :side], block_size)
-            part = part[: blocks - row[0], : blocks - column[0]]
+            part = tested(band, row[1], column[1])[: blocks - row[0], : blocks - column[0]]
             rows, columns = part.shape
             kept[row[0] : row[0] + rows, column[0] : column[0] + columns] |= part
     return kept
+
+
+def released_in_proportion(layout: VideoLayout, decay: float, sink_frames: int) -> torch.Tensor:
+    """The map of `released` with every length an eighth, as in `radial_in_proportion`."""
+    return released(_enlarged(layout), decay, sink_frames, SMALL_BLOCK * SMALLER)
 
 
 def sliding_window(layout: VideoLayout, keep: int, block_size: int, sink_frames=0) -> torch.Tensor:
@@ -128,6 +131,37 @@ def block_mass(q: torch.Tensor, k: torch.Tensor, block_size: int) -> torch.Tenso
         by_key = weights.unflatten(-1, (-1, block_size)).sum(dim=-1, dtype=torch.float32)
         found.append(by_key.unflatten(1, (-1, block_size)).mean(dim=2))
     return torch.stack(found)
+
+
+def _enlarged(layout: VideoLayout) -> VideoLayout:
+    """The video with 8 times as many tokens a frame that a mask in proportion is made for."""
+    return VideoLayout(layout.frames, layout.height, layout.width * SMALLER)
+
+
+def _band(pattern: RadialPattern, distance: int, tokens_per_frame: int) -> int | None:
+    """How far apart in its frame a token may be from one at that distance; None drops the pair."""
+    reach = pattern.reach(distance, tokens_per_frame)
+    if distance <= 1 or reach is None:
+        return reach
+    return reach - pattern.slack
+
+
+def _released_test(s: int, size: int, band: int, row: int, column: int) -> torch.Tensor:
+    """Which blocks the released code keeps of two frames: bool (query blocks, key blocks).
+
+    Like `kept_blocks` of `token_mask`, but it counts the rows of each key column without the mask
+    of all tokens, which takes seconds at real sizes. s: tokens a frame. row, column: the place of
+    the frame's first token in its block, of queries and of keys.
+    """
+    considered = -(-s // size)
+    key = torch.arange(considered * size, dtype=torch.int32) - column
+    first = torch.arange(considered, dtype=torch.int32)[:, None] * size - row
+    low, high = (key - band).clamp(min=0), (key + band + 1).clamp(max=s)
+    rows = torch.minimum(high, first + size) - torch.maximum(low, first)
+    rows = rows.clamp(min=0) * ((key >= 0) & (key < s))
+    rows = rows.view(considered, considered, size)
+    touched, dense = (rows > 0).sum(dim=-1), (3 * rows > size).sum(dim=-1)
+    return 10 * dense > 6 * touched
 
 
 def _cheapest(cost: torch.Tensor, keep: int) -> torch.Tensor:

@@ -50,6 +50,10 @@ class Size:
     def frame_tokens(self) -> int:
         return (self.height // PATCH) * (self.width // PATCH)
 
+    @property
+    def tokens(self) -> int:
+        return self.frames * self.frame_tokens
+
     def longer(self, times: int) -> "Size":
         return replace(self, frames=times * self.frames)
 

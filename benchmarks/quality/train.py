@@ -1,12 +1,13 @@
 """Train the lab's video model from scratch, on one GPU in 8 minutes, and show what it learned.
 
-    python benchmarks/quality/train.py --comfyui FOLDER
+    python benchmarks/quality/train.py --comfyui FOLDER [--frames 48]
 
 Flow matching on procedural video that is generated on the GPU during training. Short clips come
 first: with 4 frames, a step has 16 scenes and 16 noise levels at half the cost. Writes the
 checkpoint, which is not committed, results/quality-train-GPU.json (losses, speed, decay of
-attention) and results/quality-samples-GPU.jpg (four real clips, then four samples, every third
-frame). With --model-only it writes the checkpoint alone.
+attention) and results/quality-samples-GPU.jpg (four real clips, then four samples, six frames of
+each). With --model-only it writes the checkpoint alone. With --frames, the clips after the short
+ones have so many frames, with fewer clips a step, and the results are named for them.
 
 The first 20 s of training pass in compiling, and some more where clips become longer: give it 90 s
 at least.
@@ -16,6 +17,7 @@ import argparse
 import logging
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))  # `python -P` does not do this
@@ -27,7 +29,7 @@ import model
 import torch
 import video
 from lab import record, start_comfyui
-from learn import LAB, TINY, learn
+from learn import LAB, TINY, for_clips_of, learn
 from PIL import Image
 
 SAMPLE_SEEDS = (1, 2, 3, 4)
@@ -53,6 +55,7 @@ def main(arguments: list[str] | None = None):
     parser.add_argument("--comfyui", type=Path, required=True, help="ComfyUI's folder")
     parser.add_argument("--checkpoint", type=Path, default=model.CHECKPOINT)
     parser.add_argument("--seconds", type=float, default=480, help="of training")
+    parser.add_argument("--frames", type=int, help="of the model's clips, 16 by default")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--tiny", action="store_true", help="a model for the CPU")
     parser.add_argument("--model-only", action="store_true", help="show nothing of what it learned")
@@ -60,6 +63,12 @@ def main(arguments: list[str] | None = None):
     device, version = start_comfyui(given.comfyui.resolve())
     size, recipe = (model.TINY, TINY) if given.tiny else (model.LAB, LAB)
     machine = "tiny" if given.tiny else record.gpu_name()
+    frames = given.frames or size.frames
+    if frames != size.frames:
+        size, recipe = replace(size, frames=frames), for_clips_of(frames, recipe)
+        machine = f"{frames}-frames-{machine}"
+    _, count, _ = recipe.stages[-1]
+    print(f"clips of {frames} frames, {size.tokens} tokens; at last {count} a step", flush=True)
 
     net, held_out, figures = learn(size, recipe, given.seconds, given.seed, device)
     model.save(net.state_dict(), given.checkpoint)

@@ -132,20 +132,31 @@ def test_the_whole_command(path, tmp_path, monkeypatch):
     monkeypatch.setattr(record, "RESULTS", tmp_path)
     monkeypatch.setattr(record, "ROOT", tmp_path)
     monkeypatch.setattr(sys, "argv", [str(tmp_path / "extend.py")])
-    given = Namespace(
-        checkpoint=path,
-        lengths=[2],
-        steps=2,
-        batch=1,
-        rank=4,
-        learning_rate=1e-3,
-        seeds=2,
-        sampling_steps=2,
-        held_out=1,
-    )
-    extend.run(SIZE, "test", given, CPU, "0")
-    found = json.loads((tmp_path / "quality-extend-test.json").read_text())
-    assert [row["times"] for row in found["cases"]] == [1, 1, 2, 2, 2, 2]
-    assert all(row["val_loss"] > 0 for row in found["cases"])
+    given = dict(checkpoint=path, lengths=[2], methods=list(extend.METHODS), steps=2, batch=1)
+    given |= dict(rank=4, learning_rate=1e-3, seeds=2, sampling_steps=2, held_out=1)
+
+    def run(**changed):
+        extend.run(SIZE, "test", Namespace(**given | changed), CPU, "0")
+        return json.loads((tmp_path / "quality-extend-test.json").read_text())
+
+    found = run()
+    rows, sheet = found["cases"], tmp_path / "quality-extend-2x-test.jpg"
+    assert [row["times"] for row in rows] == [1, 1, 2, 2, 2, 2]
+    assert all(row["val_loss"] > 0 for row in rows)
     assert set(found["real"]) == {"1x", "2x"}
-    assert (tmp_path / "quality-extend-2x-test.jpg").stat().st_size > 1000
+    assert sheet.stat().st_size > 1000
+
+    sheet.unlink()
+    ran = []
+    monkeypatch.setattr(extend, "show", lambda row: ran.append(row["name"]))
+    again = run(methods=["untouched, radial"], lengths=[3])
+    assert ran == ["1x, untouched, radial", "3x, untouched, radial"]
+    names = [row["name"] for row in again["cases"]]
+    assert names == [*(row["name"] for row in rows), "3x, untouched, radial"]
+    assert [again["cases"][0], *again["cases"][2:6]] == [rows[0], *rows[2:]]
+    assert set(again["real"]) == {"1x", "2x", "3x"} and not sheet.exists()
+
+    other = tmp_path / "other.safetensors"
+    lab_model.save(lab_model.build(SIZE).state_dict(), other)  # its output is 0
+    found = run(checkpoint=other, methods=["untouched, dense"], lengths=[])
+    assert [row["name"] for row in found["cases"]] == ["1x, untouched, dense"]

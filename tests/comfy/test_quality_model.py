@@ -133,6 +133,14 @@ def test_the_recipe_warms_up_and_falls_to_zero():
     assert recipe.stage(0.0)[0] < recipe.stage(0.999)[0] == model.LAB.frames
 
 
+@pytest.mark.parametrize("frames, count", [(16, 4), (32, 2), (48, 1), (100, 1)])
+def test_longer_clips_are_fewer_a_step(frames, count):
+    recipe = learn.for_clips_of(frames, learn.LAB)
+    assert recipe.stage(0.39) == learn.LAB.stage(0.39) == (4, 16)
+    assert recipe.stage(0.41) == recipe.stage(0.999) == (frames, count)
+    assert (recipe == learn.LAB) == (frames == 16)
+
+
 def test_a_step_of_muon_equals_torchs():
     random = torch.Generator().manual_seed(5)
     shapes = ((8, 24), (24, 8), (16, 16), (16, 16))

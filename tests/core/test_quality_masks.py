@@ -11,8 +11,10 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks/quality"))
 import grid
 import masks
 import sol
+from torch.nn.functional import one_hot, pad
 
-from radial_core import VideoLayout
+from radial_core import RadialPattern, VideoLayout
+from radial_core.masks.radial import kept_blocks, token_mask
 
 LAB = VideoLayout(16, 16, 32)  # 4 blocks of 128 a frame
 SIZES = (64, 128)
@@ -37,6 +39,76 @@ def test_released_loses_a_tokens_own_position_where_frames_straddle_blocks():
                     (~mask[(i * s + position) // 128, (j * s + position) // 128]).sum()
                 )
     assert lost["released"] > 0 and lost["radial"] == 0
+
+
+def released_by_tokens(layout, decay, sink, size):
+    """The released code's mask from the mask of all tokens of each pair of frames."""
+    s, blocks = layout.tokens_per_frame, layout.tokens // size
+    pattern, side = RadialPattern(decay, sink, size), -(-s // size) * size
+    kept = torch.zeros(blocks, blocks, dtype=torch.bool)
+    for i in range(layout.frames):
+        for j in range(layout.frames):
+            mask = token_mask(0 if j < sink else abs(i - j), s, pattern)
+            row, column = divmod(i * s, size), divmod(j * s, size)
+            padded = pad(mask, (column[1], size, row[1], size))[:side, :side]
+            for y, x in kept_blocks(padded, size).nonzero().tolist():
+                if row[0] + y < blocks and column[0] + x < blocks:
+                    kept[row[0] + y, column[0] + x] = True
+    return kept
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("decay, sink", [(0.2, 0), (1.0, 1), (0.05, 2)])
+@pytest.mark.parametrize("grid", [(32, 15, 20), (32, 4, 6), (4, 12, 40), (1, 8, 16)], ids=str)
+def test_released_is_the_test_of_each_pair_of_frames(grid, decay, sink, size):
+    layout = VideoLayout(*grid)  # frames begin inside blocks, and some are smaller than a block
+    kept = masks.released(layout, decay, sink, size)
+    assert torch.equal(kept, released_by_tokens(layout, decay, sink, size))
+
+
+def test_released_needs_whole_blocks():
+    with pytest.raises(ValueError, match="needs whole blocks of 128, got VideoLayout"):
+        masks.released(VideoLayout(3, 15, 32), 0.2, 1, 128)
+
+
+@pytest.mark.parametrize("frames", [16, 48])
+def test_masks_in_proportion_are_equal_where_frames_are_whole_blocks(frames):
+    layout = VideoLayout(frames, 15, 32)  # 30 blocks of 16 a frame
+    released = masks.released_in_proportion(layout, 0.2, 1)
+    assert released.shape == (30 * frames, 30 * frames)
+    assert torch.equal(released, masks.radial_in_proportion(layout, 0.2, 1))
+
+
+def test_masks_in_proportion_are_those_of_the_larger_video():
+    layout, larger = VideoLayout(8, 15, 10), VideoLayout(8, 15, 80)  # frames begin inside blocks
+    decay, sink, s, size = 0.2, 1, larger.tokens_per_frame, 128
+    released = masks.released_in_proportion(layout, decay, sink)
+    assert torch.equal(released, released_by_tokens(larger, decay, sink, size))
+
+    pattern = RadialPattern(decay, sink, size)
+    token = torch.arange(8 * s)
+    place = token // size * size - token // s * s  # of a token's block in the token's frame
+    place, inside = place.split(s), one_hot(token // size).float().split(s)
+    pairs = torch.zeros(75, 75)  # of tokens that are near, by their blocks
+    for i in range(8):
+        for j in range(8):
+            reach = 2 * s if j < sink else pattern.reach(abs(i - j), s)
+            if reach is not None:
+                near = (place[i][:, None] - place[j]).abs() <= reach
+                pairs += inside[i].T @ near.float() @ inside[j]
+    assert torch.equal(masks.radial_in_proportion(layout, decay, sink), pairs > 0)
+
+
+def test_in_proportion_the_released_mask_loses_a_tokens_own_position_too():
+    layout, s = VideoLayout(16, 15, 30), 450
+    own = torch.arange(16 * s).view(16, s) // 16  # the block of each token, by frame and place
+    released, radial = (
+        mask(layout, 0.2, 1) for mask in (masks.released_in_proportion, masks.radial_in_proportion)
+    )
+    assert released.shape == radial.shape == (450, 450)
+    near = [(i, j) for i in range(16) for j in (0, max(i - 1, 0))]
+    assert not all(released[own[i], own[j]].all() for i, j in near)
+    assert all(radial[own[i], own[j]].all() for i, j in near)
 
 
 @pytest.mark.parametrize("size", SIZES)

@@ -7,7 +7,7 @@ import masks
 import per_head
 import rest
 import torch
-from front_ways import ADAPTIVE, BY_MASS, EARLY, LATE, RELEASED, SOL, Way
+from front_ways import ADAPTIVE, BY_MASS, EARLY, LATE, RELEASED, REPAIR, SOL, Way
 from ground import Ground
 from per_head import BlockLists
 from sol import NEIGHBOURS, TAU
@@ -17,12 +17,24 @@ from radial_core import Plan
 from radial_core.adaptive.choice import most_attended, rows_of
 from radial_core.dense import dense_attention
 
+
+def first_order_and_repair(q, k, v, lists, out, lse):
+    out = rest.first_order(q, k, v, lists, out, lse)
+    return rest.residual_repair(128)(q, k, v, lists, out, lse)
+
+
 GIVE_BACK = {  # name -> what does it, and from which share of the steps on
-    "residual repair, 128 rows": (rest.residual_repair(128), 0.0),
-    "mean residual, 128 rows": (rest.mean_residual(128), 0.0),
+    REPAIR: (rest.residual_repair(128), 0.0),
+    "residual repair, 64 rows": (rest.residual_repair(64), 0.0),
+    "residual repair, 256 rows": (rest.residual_repair(256), 0.0),
+    "residual repair, all directions": (rest.residual_repair(128, rank=128), 0.0),
+    "residual repair, ridge 0.02": (rest.residual_repair(128, ridge=0.02), 0.0),
+    "residual repair, ridge 0.5": (rest.residual_repair(128, ridge=0.5), 0.0),
+    "mean residual": (rest.mean_residual(128), 0.0),
     "pooled rest": (rest.pooled, 0.0),
-    "first order": (rest.first_order, 0.0),
     "pooled rest from half of the steps on": (rest.pooled, 0.5),
+    "first order": (rest.first_order, 0.0),
+    "first order and repair": (first_order_and_repair, 0.0),
 }
 STEP = 0.05
 SHARES = [round(0.5 + STEP * n, 2) for n in range(31)]  # that a layer may have, 0.5 to 2

@@ -8,6 +8,7 @@ LAST = 1 / 30  # one step of the lab's
 SOL_DENSE = 0.2  # the default of ComfyUI's node
 # Blocks kept of each layer: more in the first ones, in the last ones, or where attention is spread.
 EARLY, LATE, BY_MASS = "more in early layers", "more in late layers", "layers share by mass"
+REPAIR = "residual repair"
 # EasyCache's thresholds: at these it skipped about so much of the steps in caches.py.
 EASYCACHE = {"36%": 0.0455, "50%": 0.123, "67%": 1.1}
 
@@ -137,7 +138,6 @@ def ways() -> list[Way]:
     found += [replace(DENSE, eight_bit=True), adaptive(0.1, 0.5, 1.0, eight_bit=True)]
     found += [sol(), replace(adaptive(QUARTER), cache=EASYCACHE["50%"])]
     found += [replace(adaptive(0.1, 0.67, 1.5), cache=EASYCACHE[x]) for x in ("50%", "67%")]
-    found += [replace(adaptive(QUARTER), give_back=x) for x in GIVEN_BACK]
     found += [replace(adaptive(QUARTER, 0.67), depth=x) for x in (EARLY, LATE, BY_MASS)]
     found += [adaptive(0.5, last=LAST), adaptive(0.6), sol(0.5)]
     return found + both(replace(DENSE, cache=EASYCACHE["36%"]), replace(DENSE, steps=0.64))
@@ -148,8 +148,31 @@ def both(*dense: Way) -> list[Way]:
     return [each for way in dense for each in (way, replace(way, comfyui_dense=True))]
 
 
-GIVEN_BACK = ("residual repair, 128 rows", "mean residual, 128 rows", "pooled rest")
-GIVEN_BACK += ("first order", "pooled rest from half of the steps on")
+def given_back() -> list[Way]:
+    """What stands for the blocks that are not kept."""
+    names = ("mean residual", "pooled rest", "pooled rest from half of the steps on", "first order")
+    names += ("first order and repair",)
+    names += ("residual repair, 64 rows", "residual repair, 256 rows")
+    names += ("residual repair, all directions", "residual repair, ridge 0.02")
+    names += ("residual repair, ridge 0.5",)
+    found = [AUTHORS, adaptive(QUARTER), adaptive(QUARTER, 0.5), adaptive(0.1, 0.67, 1.5)]
+    found += [repaired(adaptive(QUARTER, budget)) for budget in (1.0, 0.67, 0.5, 0.33)]
+    found += [repaired(adaptive(0.1)), repaired(adaptive(0.1, 0.67, 1.5))]
+    found += [repaired(adaptive(0.1, 0.5, 1.0)), repaired(adaptive(0.1, 0.5, 2.0))]
+    found += [repaired(of(0.1, (0.25, 2.0), (0.5, 1.0), 0.5))]
+    found += [repaired(of(0.25, (0.5, 1.5), 0.5)), repaired(of(0.25, (0.5, 1.0), 0.33))]
+    found += [repaired(adaptive(LAST, 0.67, 2.0)), repaired(of(0.0, (0.25, 1.0), 1.0))]
+    found += [repaired(adaptive(0.4, 0.67)), repaired(adaptive(0.5, 0.67))]
+    found += [repaired(adaptive(0.5, 0.33)), repaired(AUTHORS)]
+    found += [replace(adaptive(QUARTER), give_back=name) for name in names]
+    found += [replace(adaptive(QUARTER, 0.5), give_back=name) for name in names[3:5]]
+    found += [replace(repaired(adaptive(QUARTER, 0.5)), eight_bit=True)]
+    found += [replace(repaired(adaptive(0.1, 0.67, 1.5)), cache=EASYCACHE["50%"])]
+    return [*found, replace(repaired(adaptive(QUARTER)), cache=EASYCACHE["50%"])]
+
+
+def repaired(way: Way) -> Way:
+    return replace(way, give_back=REPAIR)
 
 
 def sol(dense: float = SOL_DENSE) -> Way:
@@ -182,6 +205,7 @@ def lengths() -> list[Way]:
 
 
 SETS = {"front": ways, "rows": rows, "straddling": straddling, "lengths": lengths}
+SETS["given back"] = given_back
 
 
 def size_of(which: str, size):

@@ -82,13 +82,20 @@ def held_out(
     return clip_video.tracked_clips(TRACKED_SEED, count, *size.pixels, device)
 
 
-def from_clips(model, tracked: clip_video.Tracked, steps: int, first_step: int) -> torch.Tensor:
-    """Sample from the clips with noise on them: pixels (b, f, h, w, 3) on their device.
+def from_clips(
+    model,
+    tracked: clip_video.Tracked,
+    steps: int,
+    first_step: int,
+    which: slice = slice(None),
+) -> torch.Tensor:
+    """Sample from clips with noise on them: pixels (b, f, h, w, 3) on their device.
 
     first_step: of `steps`, the one whose noise they get and from which on a MODEL samples. The
-    later it is, the more of the clip is given. The noise is the same in every call.
+    later it is, the more of the clip is given. which: of the clips; each has the same noise in
+    every call.
     """
-    clean = codec.encode(tracked.clips)
-    seeds = range(TRACKED_SEED, TRACKED_SEED + len(clean))
+    clean = codec.encode(tracked.clips[which])
+    seeds = range(TRACKED_SEED, TRACKED_SEED + len(tracked.clips))[which]
     noise = lab_model.noise(seeds, tuple(clean.shape[2:]))
     return codec.decode(lab_model.resume(model, clean, noise, steps, first_step).to(clean.device))

@@ -16,7 +16,7 @@ SMALL = {"width": 128, "height": 128, "length": 65, "steps": 4, "dense_steps": 1
 TOKENS = 17 * 8 * 8
 PATIENCE = 60  # seconds
 # Inputs of the patch node that graphs saved by earlier versions don't have.
-OPTIONAL = ["dense_attention", "precision", "lists", "budget"]
+OPTIONAL = ["dense_attention", "precision", "lists", "budget", "preset"]
 
 
 def get(server, path):

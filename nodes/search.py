@@ -157,7 +157,8 @@ def search(m: Measurements, error: float | None = None, speedup: float | None = 
     ]
     if chosen.budget is not None:
         lines[1:1] = [AGING, LINK_BOTH]
-    lines += preset_figures(m)
+    if of_presets := preset_figures(m):
+        lines += of_presets if AGING in lines else [*of_presets, AGING]
     return chosen, draw_search(settings, chosen, now, error, speedup), "\n".join(lines)
 
 

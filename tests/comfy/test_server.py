@@ -106,10 +106,17 @@ def test_the_node_refuses_what_comfyui_accepts(server, tmp_path, name, value, me
         asyncio.run(run_graph(server.url, graph, tmp_path, server.check))
 
 
+def test_an_unknown_preset_is_refused_before_anything_runs(server, tmp_path):
+    graph = set_inputs(load_graph("wan21_t2v"), SMALL)
+    graph["4"]["inputs"]["preset"] = "best"
+    with pytest.raises(GraphFailed, match="Radial Attention Patch.*not in list"):
+        asyncio.run(run_graph(server.url, graph, tmp_path, server.check))
+
+
 def test_a_graph_saved_before_an_input_was_added(server, tmp_path):
     graph = set_inputs(load_graph("wan21_t2v"), SMALL)
     for name in OPTIONAL:
-        del graph["4"]["inputs"][name]
+        graph["4"]["inputs"].pop(name, None)
     asyncio.run(run_graph(server.url, graph, tmp_path, server.check))
 
 

@@ -14,7 +14,7 @@ from .hook.attach import attach
 from .hook.dense_choice import AUTO, CHOICES
 from .hook.override import RadialOverride
 from .hook.precision import CHOICES as PRECISIONS
-from .hook.precision import EIGHT_BIT, check_backend_precision, precision_of
+from .hook.precision import EIGHT_BIT, check_backend_precision, or_of_preset, precision_of
 from .inputs.checks import (
     BLOCK_SIZE_CHOICES,
     check_choice,
@@ -22,15 +22,15 @@ from .inputs.checks import (
     check_plain,
     why_not_block_size,
 )
-from .inputs.settings import (
-    AUTOMATIC,
-    LEAST_BUDGET,
-    LISTS,
-    MOST,
-    MOST_BUDGET,
-    RADIAL,
-    read_settings,
+from .inputs.presets import (
+    CUSTOM,
+    DEFAULT,
+    PRESET_NAMES,
+    PRESETS,
+    choose_settings,
+    presets_in_words,
 )
+from .inputs.settings import AUTOMATIC, LEAST_BUDGET, LISTS, MOST, MOST_BUDGET, RADIAL
 
 TRAINING = f"{KEY}_training"  # the key of the callbacks for training
 APPROXIMATE = ", ".join(name for name in BACKENDS if precision_of(name) == EIGHT_BIT)
@@ -45,8 +45,7 @@ class RadialAttentionPatch(io.ComfyNode):
             category="model/patch",
             description="Makes long videos faster: each frame attends closely to frames near it "
             "in time, and less and less to those further away (Radial Attention). For "
-            f"{family_names()}. By default, each model has a preset that fits it and the length of "
-            "the video.",
+            f"{family_names()}. Choose a preset: it fits your model and the length of the video.",
             search_aliases=[
                 "radial",
                 "sparse attention",
@@ -67,10 +66,10 @@ class RadialAttentionPatch(io.ComfyNode):
                     max=MOST,
                     tooltip="How many of the sampler's first steps keep dense attention. These "
                     "steps decide what happens in the video: more of them come closer to the "
-                    "result without this node, and are slower. -1 is the preset: a quarter of the "
-                    "steps at the length the model was trained on, 2 for longer videos. If two "
-                    "samplers share a schedule, it is the steps in the first quarter of its noise "
-                    "(none for the low-noise expert of Wan 2.2).",
+                    "result without this node, and are slower. -1 is the paper's choice: a quarter "
+                    "of the steps at the length the model was trained on, 2 for longer videos. If "
+                    "two samplers share a schedule, it is the steps in the first quarter of its "
+                    "noise (none for the low-noise expert of Wan 2.2).",
                 ),
                 io.Int.Input(
                     "dense_last_steps",
@@ -88,7 +87,7 @@ class RadialAttentionPatch(io.ComfyNode):
                     max=MOST,
                     tooltip="How many of the first transformer blocks keep dense attention in "
                     "every step. They lay out the scene; each one more is a little slower. -1 is "
-                    f"the preset: {preset_values('dense_blocks')}; 2 for videos longer "
+                    f"the model's value: {preset_values('dense_blocks')}; 2 for videos longer "
                     "than the model was trained on.",
                 ),
                 io.Int.Input(
@@ -98,7 +97,7 @@ class RadialAttentionPatch(io.ComfyNode):
                     max=MOST,
                     tooltip=f"How many of the first latent frames ({frames_per_latent_frame()}) "
                     "every frame attends to in full: the attention sink. It holds the scene "
-                    "together over time at little cost. 0 turns it off. -1 is the preset: "
+                    "together over time at little cost. 0 turns it off. -1 is the model's value: "
                     f"{preset_values('sink_frames')}; 1 for videos longer than the model was "
                     "trained on.",
                 ),
@@ -110,16 +109,17 @@ class RadialAttentionPatch(io.ComfyNode):
                     step=0.05,
                     round=0.001,
                     tooltip="How wide an area each token attends to in frames two or more away. "
-                    "Smaller is faster, larger is closer to dense attention. 0 is the preset: "
-                    f"{preset_values('decay')}; 1 for videos longer than the model was trained on.",
+                    "Smaller is faster, larger is closer to dense attention. 0 is the model's "
+                    f"value: {preset_values('decay')}; 1 for videos longer than the model was "
+                    "trained on.",
                 ),
                 io.Combo.Input(
                     "block_size",
                     options=BLOCK_SIZE_CHOICES,
                     default="128",
                     tooltip="Attention is kept or skipped in blocks of this many tokens a side. "
-                    "The presets were tuned for 128. 64 follows the pattern more closely and keeps "
-                    "less, but may run slower on your GPU.",
+                    "The models' values were tuned for 128. 64 follows the pattern more closely "
+                    "and keeps less, but may run slower on your GPU.",
                     advanced=True,
                 ),
                 io.Combo.Input(
@@ -179,6 +179,17 @@ class RadialAttentionPatch(io.ComfyNode):
                     "that radial keeps with these settings. Smaller is faster; larger is closer to "
                     "dense attention.",
                 ),
+                io.Combo.Input(
+                    "preset",
+                    options=list(PRESET_NAMES),
+                    default=DEFAULT,
+                    optional=True,  # older saved graphs don't have it
+                    tooltip="How near to the result without this node, and how fast. "
+                    f"{presets_in_words()} custom: the inputs above decide. The others decide "
+                    "dense_steps, dense_last_steps, dense_blocks, sink_frames, decay, lists and "
+                    "budget by your model, the length of the video and the number of steps; these "
+                    "inputs are not used then.",
+                ),
             ],
             outputs=[io.Model.Output(tooltip="The model with radial self-attention.")],
             hidden=[io.Hidden.unique_id],
@@ -203,10 +214,12 @@ class RadialAttentionPatch(io.ComfyNode):
         precision=AUTO,
         lists=RADIAL,
         budget=1.0,
+        preset=CUSTOM,
     ) -> io.NodeOutput:
         check_model(model)
         check_plain(backend=backend)
-        settings = read_settings(
+        settings = choose_settings(
+            preset,
             dense_steps=dense_steps,
             dense_last_steps=dense_last_steps,
             dense_blocks=dense_blocks,
@@ -219,6 +232,8 @@ class RadialAttentionPatch(io.ComfyNode):
         check_backend_name(backend)
         check_choice("dense_attention", dense_attention, CHOICES)
         check_choice("precision", precision, PRECISIONS)
+        if preset != CUSTOM:
+            precision = or_of_preset(precision, backend, PRESETS[preset].precision)
         check_backend_precision(precision, backend)
         head_dim = head_dim_of(model.get_model_object("diffusion_model"))
         if backend != "auto" and head_dim is not None:

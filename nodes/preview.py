@@ -81,7 +81,7 @@ class RadialMaskPreview(io.ComfyNode):
                     step=0.05,
                     round=0.001,
                     tooltip="How wide an area each token attends to in frames two or more away. "
-                    "Smaller skips more. 0 is the preset for the model and the length.",
+                    "Smaller skips more. 0 is the model's own value for the length.",
                 ),
                 io.Int.Input(
                     "sink_frames",
@@ -89,7 +89,7 @@ class RadialMaskPreview(io.ComfyNode):
                     min=AUTOMATIC["sink_frames"],
                     max=MOST,
                     tooltip=f"How many of the first latent frames ({frames_per_latent_frame()}) "
-                    "every frame attends to in full. -1 is the preset.",
+                    "every frame attends to in full. -1 is the model's own value.",
                 ),
                 io.Int.Input(
                     "dense_blocks",
@@ -97,7 +97,8 @@ class RadialMaskPreview(io.ComfyNode):
                     min=AUTOMATIC["dense_blocks"],
                     max=MOST,
                     tooltip="How many of the first transformer blocks keep dense attention. The "
-                    "picture doesn't show them; the speed-up includes them. -1 is the preset.",
+                    "picture doesn't show them; the speed-up includes them. -1 is the model's own "
+                    "value.",
                 ),
                 io.Combo.Input(
                     "block_size",
@@ -158,6 +159,7 @@ class RadialMaskPreview(io.ComfyNode):
         check_number("height", height, 16, LARGEST, whole=True)
         check_number("length", length, 1, LONGEST, whole=True)
         settings = read_settings(
+            dense_last_steps=1,  # as the patch node by default
             dense_blocks=dense_blocks,
             sink_frames=sink_frames,
             decay=decay,

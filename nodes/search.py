@@ -17,6 +17,7 @@ from .drawing.search import draw_search
 from .inputs.checks import check_choice, check_number, short
 from .inputs.settings import ADAPTIVE, AUTOMATIC, LISTS, RADIAL
 from .probing.advice import AGING, describe
+from .probing.preset_figures import preset_figures
 from .probing.socket import MEASUREMENTS
 
 FASTEST, MOST_EXACT = "largest speed-up", "smallest error"
@@ -24,8 +25,8 @@ LEAST_ERROR, MOST_ERROR = 0.001, 1.0
 LEAST_SPEEDUP, MOST_SPEEDUP = 1.0, 20.0
 LINK_BOTH = "For these lists, lists and budget must be linked to Radial Attention Patch too."
 NOTHING = (
-    "Nothing was measured, so the outputs select the preset. Radial Attention Compare says why; "
-    "link its measurements to this node."
+    "Nothing was measured, so the outputs select the model's own values. Radial Attention Compare "
+    "says why; link its measurements to this node."
 )
 
 
@@ -38,7 +39,7 @@ class RadialSettingsSearch(io.ComfyNode):
             category="radial attention",
             description="Finds the decay, sink frames, dense blocks and kind of lists for an error "
             "or a speed-up, from what was measured on your own model and video. Link its outputs "
-            "to Radial Attention Patch.",
+            "to Radial Attention Patch, with preset custom.",
             search_aliases=[
                 "radial",
                 "tune attention",
@@ -156,6 +157,8 @@ def search(m: Measurements, error: float | None = None, speedup: float | None = 
     ]
     if chosen.budget is not None:
         lines[1:1] = [AGING, LINK_BOTH]
+    if of_presets := preset_figures(m):
+        lines += of_presets if AGING in lines else [*of_presets, AGING]
     return chosen, draw_search(settings, chosen, now, error, speedup), "\n".join(lines)
 
 

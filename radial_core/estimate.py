@@ -5,7 +5,9 @@ slower, but by about the same factor for each kind, and only the ratios matter h
 estimate comes to what was measured: tests/core/test_estimate.py.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import harmonic_mean
 
 # FLOP/s of attention on an H100, from benchmarks/results/attention-h100.json. Over its four sizes
 # sparse attention ("auto") reaches 602 to 675 TFLOP/s, the fastest exact dense kernel
@@ -73,4 +75,15 @@ def estimate(size: ModelSize, tokens: int, density: float, dense_blocks: int = 0
         step_speedup=(full + rest) / (radial + rest),
         step_speedup_over_default=(work / DENSE_ATTENTION_BY_DEFAULT + rest) / (radial + rest),
         kept_work=dense + (1 - dense) * density,
+    )
+
+
+def run_speedups(steps: Sequence[Estimate]) -> tuple[float, float]:
+    """The speed-ups of a whole run: over the fastest exact kernel, and over ComfyUI's default.
+
+    steps: one for each. A dense step is one with all blocks dense.
+    """
+    return (
+        harmonic_mean([step.step_speedup for step in steps]),
+        harmonic_mean([step.step_speedup_over_default for step in steps]),
     )

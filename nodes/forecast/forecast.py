@@ -1,18 +1,20 @@
 """What radial attention would do to a video: what it keeps, what that saves, and both in words."""
 
 from dataclasses import dataclass
+from functools import cache
 
 from PIL import Image
 
 from ...radial_core import RadialPattern, VideoLayout
-from ...radial_core.adaptive.density import density as adaptive_density
-from ...radial_core.estimate import Estimate, estimate
+from ...radial_core.estimate import Estimate
 from ...radial_core.mask_sample import Sample, sample
 from ...radial_core.plan import MOST_DENSITY
 from ..drawing import mask as drawing
 from ..families.base import VideoModel
+from ..inputs.presets import CUSTOM
 from ..inputs.settings import Settings
 from ..run.summary_text import plural
+from .run import STEPS, RunForecast, kept_share, run_forecasts, step_estimate
 
 MAGNITUDES = ("", "k", "M", "G", "T", "P", "E", "Z", "Y")  # powers of 1000
 
@@ -21,7 +23,7 @@ MAGNITUDES = ("", "k", "M", "G", "T", "P", "E", "Z", "Y")  # powers of 1000
 class Forecast:
     """name: the model's. latent: frames, height and width. rows: of the radial mask. budget: of
     adaptive lists, None if lists are radial. density: kept share of the block map, with that
-    budget. dense: why all of it stays dense.
+    budget. dense: why all of it stays dense. runs: with the settings, and with each preset.
     """
 
     name: str
@@ -36,6 +38,7 @@ class Forecast:
     density: float
     estimate: Estimate
     dense: str | None
+    runs: list[RunForecast]
 
 
 def forecast(
@@ -46,11 +49,9 @@ def forecast(
     settings: Settings,
 ) -> Forecast:
     pattern, schedule = settings.resolve(model.preset, layout.frames, None)
-    rows = sample(pattern, layout)
-    density, budget, dense = rows.density, None, None
-    if settings.adaptive_budget is not None:
-        budget = settings.budget
-        density = adaptive_density(rows, layout, pattern.block_size, budget)
+    rows_of = cache(lambda pattern: sample(pattern, layout))
+    rows, budget, dense = rows_of(pattern), settings.adaptive_budget, None
+    density = kept_share(rows, layout, pattern.block_size, budget)
     if layout.frames == 1:
         dense = "a single frame"
     elif density > MOST_DENSITY:
@@ -67,11 +68,9 @@ def forecast(
         rows=rows,
         budget=budget,
         density=density,
-        estimate=estimate(
-            *(model.size, layout.tokens, density),
-            dense_blocks=dense_blocks if dense is None else model.size.blocks,
-        ),
+        estimate=step_estimate(model, layout, density, dense_blocks),
         dense=dense,
+        runs=run_forecasts(model, layout, settings, rows_of),
     )
 
 
@@ -88,7 +87,8 @@ def figures(it: Forecast) -> str:
         f"Kept: {about}{percent(it.density)} of the block map.",
     ]
     if it.dense is not None:
-        return "\n".join([*lines, f"It runs dense, {it.dense}: nothing to gain."])
+        dense = f"It runs dense, {it.dense}: nothing to gain."
+        return "\n".join([*lines, dense, *(_runs(it) if layout.frames > 1 else [])])
     if it.budget is not None:
         lines.append(
             f"Lists: adaptive, budget {it.budget:g}. Each head chooses its own blocks when the "
@@ -104,17 +104,34 @@ def figures(it: Forecast) -> str:
         "default on an H100.",
         "Estimated from measurements on an H100, for a step that is radial.",
     ]
-    return "\n".join(lines)
+    return "\n".join(lines + _runs(it))
+
+
+def _runs(it: Forecast) -> list[str]:
+    """A line on a run with each preset, and with the settings if they are none."""
+    lines = [
+        f"The presets, in {STEPS} steps with their dense ones, against dense attention by the "
+        "fastest kernel (ComfyUI's default on an H100):"
+    ]
+    for run in it.runs:
+        name = f"{run.name}, as set" if run.name == CUSTOM else run.name
+        more = "" if run.is_exact else ", more in 8 bits"
+        lines.append(
+            f"{name}: {percent(run.kept)} kept, {times(run.speedup)} as fast "
+            f"({times(run.speedup_over_default)}){more}."
+        )
+    return lines
 
 
 def whose(it: Forecast) -> str:
-    """Which of the settings are the preset's."""
+    """Which of the settings are the model's own values."""
+    of_preset = "" if it.settings.preset is None else f" of {it.settings.preset}"
     by_hand = [it.settings.decay, it.settings.sink_frames, it.settings.dense_blocks]
     if None not in by_hand:
-        return ""
+        return of_preset
     any_by_hand = any(value is not None for value in by_hand)
-    rest = " by hand, the rest from" if any_by_hand else ","
-    return f"{rest} the preset for {it.model.preset.name}"
+    rest = " by hand, the rest" if any_by_hand else f"{of_preset},"
+    return f"{rest} as for {it.model.preset.name}"
 
 
 def picture(it: Forecast) -> Image.Image:

@@ -28,17 +28,24 @@ log = logging.getLogger("radial_attention")
 class PassLists:
     """What the sparse calls of a forward pass look for.
 
-    budget: see radial_core/adaptive/choice.py. step: in the record. settled: the step from which
-    on lists stay; those of an earlier one are looked for again. model: which one it is of several
-    in a run. window, branches: see comfyui/branches.py.
+    budget: see radial_core/adaptive/choice.py. early: that before `settled`; None for the same.
+    step: in the record. settled: the step from which on lists stay; those of an earlier one are
+    looked for again. model: which one it is of several in a run. window, branches: see
+    comfyui/branches.py.
     """
 
     budget: float
+    early: float | None
     step: int
     settled: int
     model: int
     window: tuple[int, ...] | None
     branches: Sequence[Hashable]
+
+    @property
+    def budget_now(self) -> float:
+        """The budget of lists that are found in this pass."""
+        return self.budget if self.early is None or self.step >= self.settled else self.early
 
 
 class Found(NamedTuple):
@@ -88,7 +95,7 @@ class RunLists:
             return before and before.lists
         try:
             mark = self._reporter.record.start(q.device)
-            lists = self._kept(look(q, k, plan, of_pass.budget, scale), before)
+            lists = self._kept(look(q, k, plan, of_pass.budget_now, scale), before)
             self._found[key] = Found(lists, of_pass.step)
             more_bytes = lists.bytes - (before.lists.bytes if before else 0)
             self._reporter.record.looked(mark, lists.attended, more_bytes)

@@ -99,8 +99,10 @@ class ForwardWrapper:
         schedule, training = resolved.schedule, is_training()
         # Gradient checkpointing runs a call without gradients first, and must get the same.
         stays_exact = training or torch.is_grad_enabled()
-        budget, record = override.settings.adaptive_budget, override.reporter.record
-        record.use(resolved.pattern, schedule, resolved.preset, budget)
+        settings, record = override.settings, override.reporter.record
+        budget = settings.adaptive_budget
+        of_model, early = resolved.settings_of, resolved.early
+        record.use(resolved.pattern, schedule, of_model, budget, early, settings.preset)
         lists = None
         if budget is not None:
             why_radial = TRAINING if stays_exact else resolved.why_radial
@@ -108,6 +110,7 @@ class ForwardWrapper:
             if why_radial is None:
                 lists = PassLists(
                     budget=budget,
+                    early=early,
                     step=entry.step,
                     settled=resolved.settled,
                     model=id(model),
@@ -126,7 +129,7 @@ class ForwardWrapper:
                 resolved.pattern,
                 schedule,
                 schedule.is_dense_step(resolved.levels, step),
-                None if lists is None else budget,
+                None if lists is None else lists.budget_now,
             ),
             step=entry.step,
             preferred=preferred,

@@ -8,23 +8,26 @@ from weakref import WeakKeyDictionary
 from ...radial_core import RadialPattern, Schedule
 from ...radial_core.noise_levels import even_levels, is_whole, noise_levels, without_jump
 from ..families.registry import preset_of
-from ..inputs.settings import Settings, steps_of_quarter
+from ..inputs.settings import Settings, first_steps
 from ..run.run_reporter import RunReporter
 
 
 class Resolved(NamedTuple):
-    """preset: its name, if any value is the preset's. levels: the sampler's, without a jump.
+    """settings_of: whose they are, if any value is the model's own. levels: the sampler's, without
+    a jump.
 
     why_radial: why lists can't be adaptive, though that is asked for; None if they can. settled:
-    the step from which on adaptive lists stay.
+    the step from which on adaptive lists stay. early: the budget of those found before it; None if
+    it is no other, or no sparse step comes before.
     """
 
     pattern: RadialPattern
     schedule: Schedule
-    preset: str | None
+    settings_of: str | None
     levels: list[float] | None
     why_radial: str | None
     settled: int
+    early: float | None
 
 
 class RunSettings:
@@ -47,8 +50,9 @@ class RunSettings:
             pattern, schedule = self._settings.resolve(preset, frames, levels)
             name = preset.name if self._settings.automatic else None
             why_radial = self._settings.why_radial(schedule, levels)
-            settled = steps_of_quarter(levels)
-            of_model[key] = Resolved(pattern, schedule, name, levels, why_radial, settled)
+            settled = first_steps(levels)
+            early = self._settings.early if schedule.dense_steps < settled else None
+            of_model[key] = Resolved(pattern, schedule, name, levels, why_radial, settled, early)
         return of_model[key]
 
     def _levels(self, base, sigmas: Sequence[float] | None) -> list[float] | None:

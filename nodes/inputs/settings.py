@@ -1,7 +1,8 @@
-"""What the node's inputs make of a model's preset: the settings of a forward pass.
+"""What the node's inputs make of a model's own values: the settings of a forward pass.
 
-The presets are in nodes/families/. The rules for longer videos and for dense steps are those of the
-paper (arXiv 2506.19852, tables 1 to 3 and appendix) and of the scripts of its released code.
+The models' values are in nodes/families/, the node's presets in presets.py. The rules for longer
+videos, and for dense steps where no preset has others, are those of the paper (arXiv 2506.19852,
+tables 1 to 3 and appendix) and of the scripts of its released code.
 """
 
 from collections.abc import Sequence
@@ -18,11 +19,12 @@ from .checks import check_choice, check_number, check_plain, read_block_size
 # two in front of the video do not make it one.
 LONGER = 1.25
 LONG_DENSE_STEPS, LONG_DENSE_BLOCKS, LONG_SINK_FRAMES, LONG_DECAY = 2, 2, 1, 1.0
-# At the trained length the first quarter of the steps is dense. A sampler that runs a part of the
-# schedule has those of them that lie in its part.
+# At the trained length the first quarter of the steps is dense, unless a preset says otherwise. By
+# then the video is settled.
 QUARTER = 0.25
 NEAR = 0.1  # of a step: schedulers round
-# What stands for the preset's value on the node.
+ROUNDING = 1e-9  # of a share times a number of steps
+# What stands for the model's own value on the node.
 AUTOMATIC = {"dense_steps": -1, "dense_blocks": -1, "sink_frames": -1, "decay": 0}
 MOST = 10_000  # steps, blocks or frames in a node's input
 # The lists of key blocks: the mask's, or each head's own (radial_core/adaptive).
@@ -35,7 +37,13 @@ NO_DENSE_STEP = "no dense step comes before the sparse ones"
 
 @dataclass(frozen=True)
 class Settings:
-    """What a node was set to; None stands for the preset's value for the model and the length."""
+    """What a node was set to; None stands for the model's own value, which depends on the length.
+
+    preset: the name of the node's preset; None where its inputs decide. dense: the share of the
+    steps that are dense, where dense_steps doesn't say how many; long_dense_steps: at most so many
+    in long videos, None for no limit. early: the budget of adaptive lists that are found before the
+    video is settled; None for the same.
+    """
 
     dense_steps: int | None
     dense_last_steps: int
@@ -45,6 +53,10 @@ class Settings:
     block_size: int
     lists: str = RADIAL
     budget: float = 1.0
+    preset: str | None = None
+    dense: float = QUARTER
+    long_dense_steps: int | None = LONG_DENSE_STEPS
+    early: float | None = None
 
     @property
     def adaptive_budget(self) -> float | None:
@@ -53,7 +65,7 @@ class Settings:
 
     @property
     def automatic(self) -> bool:
-        """Whether any value is the preset's."""
+        """Whether any value is the model's own."""
         return None in (self.dense_steps, self.dense_blocks, self.sink_frames, self.decay)
 
     def resolve(
@@ -63,9 +75,10 @@ class Settings:
 
         levels: the sampler's, without a jump, see radial_core/noise_levels.py.
         """
-        steps = steps_of_quarter(levels)
+        steps = self._first_steps(levels)
         if frames > LONGER * preset.frames:
-            steps = min(steps, LONG_DENSE_STEPS)
+            if self.long_dense_steps is not None:
+                steps = min(steps, self.long_dense_steps)
             blocks, sink_frames, decay = LONG_DENSE_BLOCKS, LONG_SINK_FRAMES, LONG_DECAY
         else:
             blocks, sink_frames, decay = preset.dense_blocks, preset.sink_frames, preset.decay
@@ -81,6 +94,14 @@ class Settings:
         )
         return pattern, schedule
 
+    def _first_steps(self, levels: Sequence[float] | None) -> int:
+        """How many of a sampler's steps lie in the dense share of the schedule.
+
+        A preset has at least one in noise: its lists are chosen after it, however few steps follow.
+        """
+        steps = first_steps(levels, self.dense)
+        return steps if self.preset is None or starts_settled(levels) else max(steps, 1)
+
     def why_radial(self, schedule: Schedule, levels: Sequence[float] | None) -> str | None:
         """Why no call of a sampler can have adaptive lists; None if some can.
 
@@ -89,8 +110,7 @@ class Settings:
         """
         if levels is None:
             return NO_SCHEDULE
-        starts_settled = levels[0] <= 1 - QUARTER
-        return None if schedule.dense_steps or starts_settled else NO_DENSE_STEP
+        return None if schedule.dense_steps or starts_settled(levels) else NO_DENSE_STEP
 
 
 def read_settings(
@@ -120,7 +140,7 @@ def read_settings(
 
 
 def _read_decay(value) -> float | None:
-    """None for the preset's value."""
+    """None for the model's own value."""
     check_plain(decay=value)
     if value == AUTOMATIC["decay"]:
         return None
@@ -131,7 +151,7 @@ def _read_decay(value) -> float | None:
 
 
 def _read_count(name: str, value) -> int | None:
-    """A number of steps, blocks or frames; None for the preset's value."""
+    """A number of steps, blocks or frames; None for the model's own value."""
     check_plain(**{name: value})
     if name in AUTOMATIC and value == AUTOMATIC[name]:
         return None
@@ -142,20 +162,27 @@ def _read_count(name: str, value) -> int | None:
 
 
 def _or_automatic(name: str) -> str:
-    return f", or {AUTOMATIC[name]} for the preset" if name in AUTOMATIC else ""
+    return f", or {AUTOMATIC[name]} for the model's value" if name in AUTOMATIC else ""
 
 
-def steps_of_quarter(levels: Sequence[float] | None) -> int:
-    """How many steps of a sampler lie in the first quarter of the schedule.
+def starts_settled(levels: Sequence[float] | None) -> bool:
+    """Whether a sampler begins after the first quarter of the schedule, or has no schedule.
 
-    None do for one that goes on where another stopped, as the low-noise expert of Wan 2.2: what
-    happens in the video is settled by then.
+    One that goes on where another stopped does, as the low-noise expert of Wan 2.2. What happens in
+    the video is settled by then.
     """
+    return levels is None or levels[0] <= 1 - QUARTER
+
+
+def first_steps(levels: Sequence[float] | None, share: float = QUARTER) -> int:
+    """How many steps of a sampler lie in the first share of the schedule."""
+    if levels is None:
+        return 0
     if is_whole(levels):
-        return (len(levels or (0,)) - 1) // 4
+        return int(share * (len(levels) - 1) + ROUNDING)
     steps = 0
     for level, next_level in pairwise(levels):
-        if next_level < 1 - QUARTER - NEAR * (level - next_level):
+        if next_level < 1 - share - NEAR * (level - next_level):
             break
         steps += 1
     return steps

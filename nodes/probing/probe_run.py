@@ -59,7 +59,7 @@ def about(base, options: dict, frames: int, sigmas: Sequence[float] | None) -> d
         preset = preset_of(base.diffusion_model, is_whole(levels))
         pattern, schedule = DEFAULTS.resolve(preset, frames, levels)
         budget = None
-        whose = f"the preset for {preset.name}"
+        whose = preset.name
     decays = sorted({*DECAYS, pattern.decay})
     sinks = sorted({*SINKS, pattern.sink_frames})
     patterns = tuple(replace(pattern, decay=d, sink_frames=s) for s in sinks for d in decays)

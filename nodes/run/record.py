@@ -78,7 +78,7 @@ class Record:
         self.why_radial = None  # why lists are radial where adaptive ones were wanted
         self._wants_adaptive, self._looks = False, Looks()
         self.settings = {}
-        self.preset = None  # its name
+        self.settings_of = None  # the name of the model's own, if any of them is one
         self._fused = Counter()  # why a block was not fused, None if it was -> calls
         self.compiled = False  # whether any part of the model is compiled
         self.failures = set()  # names of errors
@@ -103,20 +103,25 @@ class Record:
         self,
         pattern: RadialPattern,
         schedule: Schedule,
-        preset: str | None,
+        settings_of: str | None,
         budget: float | None = None,
+        early_budget: float | None = None,
+        preset: str | None = None,
     ):
-        """The settings of a pass. preset: its name, if any of them is the preset's. budget: of
-        adaptive lists; None if lists are to be radial.
+        """The settings of a pass. settings_of: the name of the model's own, if any of them is one.
+        budget: of adaptive lists; None if lists are to be radial. early_budget: of those found
+        before the video is settled, if it is another. preset: the name of the node's, if any.
         """
-        settings = {**asdict(schedule), "sink_frames": pattern.sink_frames}
+        settings = {} if preset is None else {"preset": preset}
+        settings |= {**asdict(schedule), "sink_frames": pattern.sink_frames}
         settings |= {"decay": pattern.decay, "block_size": pattern.block_size}
         if budget is None:
             self.settings = settings | {"lists": "radial"}
         else:
-            self.settings = settings | {"lists": "adaptive", "budget": budget}
+            early = {} if early_budget is None else {"early_budget": early_budget}
+            self.settings = settings | {"lists": "adaptive", **early, "budget": budget}
             self._wants_adaptive = True
-        self.preset = preset
+        self.settings_of = settings_of
 
     def forward(self, step: int | None, x: torch.Tensor) -> int:
         """A call of the model; returns the step to count it in. x: the latent."""
@@ -216,7 +221,7 @@ class Record:
             "latent": list(self.latent or ()),
             "devices": [device_name(device) for device in self.devices],
             "settings": self.settings,
-            "settings_of": self.preset,
+            "settings_of": self.settings_of,
             "density": self.density,
             "backend": self.backend,
             "dense_backends": dict(self.dense_backends),

@@ -4,15 +4,16 @@ from .reasons import Reason, Why
 from .record import RADIAL
 from .saving import MEASURED
 from .skipped import skipped_text
+from .where import MANY, some, where
 
-MANY = 3  # steps or blocks that are listed one by one
+BUDGETS = ("early_budget", "budget")
 
 
 def summary(run: dict) -> str:
     """For the log: one line."""
     totals = run["totals"]
     radial, dense = totals["radial_calls"], totals["dense_calls"]
-    text = f"{totals['steps']} steps, {radial} self-attention calls radial, "
+    text = f"{_preset(run)}{totals['steps']} steps, {radial} self-attention calls radial, "
     text += f"{sum(dense.values())} dense"
     if dense:
         most_first = sorted(dense.items(), key=lambda item: -item[1])
@@ -53,7 +54,8 @@ def lists(run: dict) -> list[str]:
     if found is None or not radial:
         return []
     if found["calls"]:
-        text = f"adaptive lists (budget {run['settings']['budget']:g})"
+        budgets = [f"{run['settings'][b]:g}" for b in BUDGETS if b in run["settings"]]
+        text = f"adaptive lists (budget {', then '.join(budgets)})"
         if found["calls"] < radial:
             text += f" in {_percent(found['calls'], radial)} of the radial calls"
         said.append(f"{text}{_attended(found)} ({_looked(found)})")
@@ -142,10 +144,14 @@ def headline(run: dict) -> str:
     every = radial + sum(run["totals"]["dense_calls"].values())
     steps = plural(run["totals"]["steps"] - skipped, "computed step" if skipped else "step")
     if not radial:
-        return f"nothing radial in {steps}"
-    sparse, entries = len(_where(run, RADIAL)[0]), _computed(run)
+        return f"{_preset(run)}nothing radial in {steps}"
+    sparse, entries = len(where(run, RADIAL)[0]), _computed(run)
     of_them = "all " if sparse == entries > 1 else f"{sparse:,} of " if sparse < entries else ""
-    return f"radial {_percent(radial, every)}: {of_them}{steps}"
+    return f"{_preset(run)}radial {_percent(radial, every)}: {of_them}{steps}"
+
+
+def _preset(run: dict) -> str:
+    return f"{run['settings']['preset']}: " if "preset" in run["settings"] else ""
 
 
 def _computed(run: dict) -> int:
@@ -174,47 +180,13 @@ def reasons(run: dict) -> list[str]:
 
 
 def _reason(run: dict, why: Why) -> str:
-    steps, blocks = _where(run, why)
+    steps, blocks = where(run, why)
     if why.reason is Reason.DENSE_BLOCK:
-        return _some(blocks, run["blocks"], "block")
-    which = _some(steps, len(run["steps"]), "step")
+        return some(blocks, run["blocks"], "block")
+    which = some(steps, len(run["steps"]), "step")
     if why.reason is Reason.DENSE_STEP:
         return which
     return why if len(steps) in (0, _computed(run)) else f"{why} ({which})"
-
-
-def _where(run: dict, ran: str) -> tuple[list[int], list[int]]:
-    """The steps, by their position in the run, and the blocks in which calls ran as `ran`."""
-    steps, blocks = [], set()
-    for place, step in enumerate(run["steps"]):
-        entries = [entry for entry in step["blocks"] if ran in entry["calls"]]
-        if entries:
-            steps.append(place)
-        for entry in entries:
-            if entry["first"] is not None:
-                blocks.update(range(entry["first"], entry["last"] + 1))
-    return steps, sorted(blocks)
-
-
-def _some(numbers: list[int], of: int, what: str) -> str:
-    """[0, 1] -> "first 2 steps". Numbers count from 0, as ComfyUI's do."""
-    if len(numbers) == of > 1:
-        return f"all {of:,} {what}s"
-    first = next((i for i in range(len(numbers)) if numbers[i] != i), len(numbers))
-    rest = numbers[first:]
-    said = []
-    if first:
-        said.append(f"first {what}" if first == 1 else f"first {first} {what}s")
-    if rest and rest == list(range(of - len(rest), of)):
-        said.append(f"last {what}" if len(rest) == 1 else f"last {len(rest)} {what}s")
-    elif rest and len(rest) <= MANY:
-        listed = ", ".join(map(str, rest))
-        said.append(f"{what} {listed}" if len(rest) == 1 else f"{what}s {listed}")
-    elif rest:
-        all_between = rest == list(range(rest[0], rest[-1] + 1))
-        number = "" if all_between else f"{len(rest)} of "
-        said.append(f"{number}{what}s {rest[0]} to {rest[-1]}")
-    return " and ".join(said)
 
 
 def report(run: dict) -> str:

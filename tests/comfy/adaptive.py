@@ -40,12 +40,20 @@ class Looks:
         return all((ours.block_mask() != radial.block_mask()).any() for ours, radial in pairs)
 
 
-def oracle(model, budget=1.0, dense_steps=1, around=None, looks_in=lambda step: True, settled=0):
+def oracle(
+    model,
+    budget=1.0,
+    dense_steps=1,
+    around=None,
+    looks_in=lambda step: True,
+    settled=0,
+    early=None,
+):
     """A model that has adaptive lists after its dense steps, and its `Looks`.
 
     around: tokens before and after the video's, for each kind of pass; all before it if None.
     looks_in: the steps in which it may look; in others a call without lists is radial. settled: the
-    step in which it looks again.
+    step in which it looks again. early: the budget before it; None for the same.
     """
     side = 1 if hasattr(model.model.diffusion_model, "patchifier") else 2
     side = 1 if model.model.model_config.unet_config.get("patch_size") == [1, 1, 1] else side
@@ -88,7 +96,8 @@ def oracle(model, budget=1.0, dense_steps=1, around=None, looks_in=lambda step: 
             key = branch, now["window"], now["call"], layout
             again = looked.get(key, settled) < settled <= now["step"]
             if again or key not in looks.found and looks_in(now["step"]):
-                looks.found[key] = look(one[0][0], one[1][0], plan, budget).plan()
+                now_budget = budget if early is None or now["step"] >= settled else early
+                looks.found[key] = look(one[0][0], one[1][0], plan, now_budget).plan()
                 looks.radial[key] = plan
                 looked[key] = now["step"]
                 looks.steps.add(now["step"])

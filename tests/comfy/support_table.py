@@ -143,8 +143,8 @@ def families() -> str:
                 ", ".join(f"`{stem}`" for stem in dict.fromkeys(stems)),
             ]
         )
-    head = "family", "network classes", "head_dim", "presets (decay)", "fused blocks", "LoRA layers"
-    return _table([*head, "templates"], *lines)
+    head = "family", "network classes", "head_dim", "own values (decay)", "fused blocks"
+    return _table([*head, "LoRA layers", "templates"], *lines)
 
 
 TABLES = {"models": models, "families": families}

@@ -83,6 +83,20 @@ def test_lists_of_an_early_step_are_looked_for_again_at_a_quarter(model, inputs,
     assert looks.steps == {1, 3} and times_looked(ours) == [2 * len(looks.found)]
 
 
+@pytest.mark.oldest
+def test_lists_of_an_early_step_may_have_another_budget(model, summaries):
+    by_reference, looks = oracle(model, budget=0.6, settled=3, early=1.3)
+    truth = zoo.sample(by_reference, video(), 12)
+    settings = pack_module("nodes.inputs.settings").Settings(
+        1, 0, 0, 1, 0.2, 64, lists="adaptive", budget=0.6, early=1.3
+    )
+    override = pack_module("nodes.hook.override").RadialOverride(settings, *["auto"] * 3)
+    ours = model.clone()
+    pack_module("nodes.hook.attach").attach(ours, override)
+    assert difference(zoo.sample(ours, video(), 12), truth) < 1e-4
+    assert looks.steps == {1, 3} and times_looked(ours) == [2 * len(looks.found)]
+
+
 def memory_by_call(monkeypatch, model, amounts):
     """What ComfyUI finds free, each time it asks whether to run both conditionings at once."""
     rest = iter(amounts)

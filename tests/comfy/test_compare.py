@@ -139,6 +139,34 @@ def test_adaptive_lists_are_an_output(probed):
     assert names == "decay sink_frames dense_blocks image text lists budget".split()
 
 
+def test_the_presets_figures(probed, monkeypatch):
+    """Those of their budgets, or what the measured ones next to it say."""
+    presets, m = pack_module("nodes.inputs.presets").PRESETS, measured(probed)
+
+    def lines(**budgets):
+        for name, budget in budgets.items():
+            monkeypatch.setitem(presets, name, replace(presets[name], budget=budget))
+        text = search(m)[4].split("\n")
+        return dict(line.split(": ") for line in text if line.startswith((*presets,)))
+
+    setting = pack_module("radial_core.search").setting
+    errors, speeds = {}, {}
+    for budget in m.budgets:
+        one = setting(m, m.adaptive(budget), 1)
+        errors[budget], speeds[budget] = f"{one.error:.2g}", f"{one.speedup:.2g}x"
+    found = lines(closer=1.0, balanced=0.6, faster=0.3)
+    assert found["closer (budget 1)"] == f"error {errors[1.0]}, speed-up of a step {speeds[1.0]}."
+    between = f"error {errors[0.67]} to {errors[0.5]}, speed-up of a step {speeds[0.67]} to "
+    assert found["balanced (budget 0.6)"] == f"{between}{speeds[0.5]}."
+    above = f"error above {errors[0.5]}, speed-up of a step above {speeds[0.5]}."
+    assert found["faster (budget 0.3)"] == above
+    below = f"error below {errors[1.0]}, speed-up of a step below {speeds[1.0]}."
+    assert lines(closer=1.5)["closer (budget 1.5)"] == below
+    assert "The presets with decay 0.2, 1 sink frame, 1 dense block, as" in search(m)[4]
+    without = replace(m, budgets=(), budget=None)
+    assert "presets" not in search(without)[4]
+
+
 def test_without_measurements_the_search_selects_the_preset(wan):
     decay, sink, dense, image, text, lists, budget = search(None)
     assert (lists, budget) == ("radial", 1.0)

@@ -63,7 +63,7 @@ def test_the_outputs_and_what_the_node_shows():
     assert density == pytest.approx(plan.density)
     assert 1.2 < speedup < 2.5
     assert "832 x 480, 81 frames: 32,760 tokens, 21 latent frames of 1,560." in words
-    assert "the preset for Wan 2.1: decay 0.2, 1 sink frame, 1 of 30 blocks dense" in words
+    assert "as for Wan 2.1: decay 0.2, 1 sink frame, 1 of 30 blocks dense" in words
     assert f"{100 * density:.1f} % of the block map" in words
     assert f"A whole step: about {speedup:.1f}x as fast" in words
     assert shown["text"] == [words]
@@ -104,10 +104,8 @@ def test_a_patched_models_settings_count():
     words = figures(model=patched, decay=2.0, sink_frames=0)
     assert "Settings: decay 0.5, 3 sink frames, 2 of 2 blocks dense, block size 64." in words
     automatic = patch(model, **AUTHORS)
-    assert "the preset for Wan 2.1: decay 0.2, 1 sink frame" in figures(model=automatic)
-    assert "the preset for Wan 2.2: decay 0.8" in figures(
-        model=automatic, model_type="Wan 2.2 A14B"
-    )
+    assert "as for Wan 2.1: decay 0.2, 1 sink frame" in figures(model=automatic)
+    assert "as for Wan 2.2: decay 0.8" in figures(model=automatic, model_type="Wan 2.2 A14B")
 
 
 def test_adaptive_lists_keep_the_budget_of_the_map_that_is_shown():
@@ -131,15 +129,13 @@ def test_a_large_budget_makes_a_video_too_dense():
 
 def test_long_videos_have_their_own_preset():
     words = figures(model_type="HunyuanVideo", width=1280, height=720, length=509)
-    assert "the preset for HunyuanVideo: decay 1, 1 sink frame, 2 of 60 blocks dense" in words
+    assert "as for HunyuanVideo: decay 1, 1 sink frame, 2 of 60 blocks dense" in words
     assert "461,056 tokens, 128 latent frames of 3,600 and 256 of text" in words
     assert "Kept: 11.8 % of the block map." in words
 
 
 def test_the_text_says_what_is_set_by_hand():
-    assert "Settings by hand, the rest from the preset for Wan 2.1: decay 0.7," in figures(
-        decay=0.7
-    )
+    assert "Settings by hand, the rest as for Wan 2.1: decay 0.7," in figures(decay=0.7)
     by_hand = figures(decay=0.7, sink_frames=2, dense_blocks=0)
     assert "Settings: decay 0.7, 2 sink frames, 0 of 30 blocks dense" in by_hand
 

@@ -160,7 +160,7 @@ def test_without_the_patch_the_settings_are_the_preset(wan):
     result = measured(model)
     now = result.patterns[result.current]
     assert (now.decay, now.sink_frames, now.block_size) == (0.2, 1, 128)
-    assert (result.dense_blocks, result.settings_of) == (1, "the preset for Wan 2.1")
+    assert (result.dense_blocks, result.settings_of) == (1, "Wan 2.1")
     assert result.steps == 2 and result.size.blocks == BLOCKS
     assert result.budgets == (1.0, 0.75, 0.67, 0.5) and result.budget is None
 

@@ -16,7 +16,7 @@ SMALL = {"width": 128, "height": 128, "length": 65, "steps": 4, "dense_steps": 1
 TOKENS = 17 * 8 * 8
 PATIENCE = 60  # seconds
 # Inputs of the patch node that graphs saved by earlier versions don't have.
-OPTIONAL = ["dense_attention", "precision", "lists", "budget"]
+OPTIONAL = ["dense_attention", "precision", "lists", "budget", "preset"]
 
 
 def get(server, path):
@@ -106,10 +106,17 @@ def test_the_node_refuses_what_comfyui_accepts(server, tmp_path, name, value, me
         asyncio.run(run_graph(server.url, graph, tmp_path, server.check))
 
 
+def test_an_unknown_preset_is_refused_before_anything_runs(server, tmp_path):
+    graph = set_inputs(load_graph("wan21_t2v"), SMALL)
+    graph["4"]["inputs"]["preset"] = "best"
+    with pytest.raises(GraphFailed, match="Radial Attention Patch.*not in list"):
+        asyncio.run(run_graph(server.url, graph, tmp_path, server.check))
+
+
 def test_a_graph_saved_before_an_input_was_added(server, tmp_path):
     graph = set_inputs(load_graph("wan21_t2v"), SMALL)
     for name in OPTIONAL:
-        del graph["4"]["inputs"][name]
+        graph["4"]["inputs"].pop(name, None)
     asyncio.run(run_graph(server.url, graph, tmp_path, server.check))
 
 

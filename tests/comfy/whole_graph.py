@@ -67,6 +67,8 @@ def whole_graph() -> dict:
         node_id, links = OURS[name]
         graph[node_id] = {"class_type": name, "inputs": {**defaults_of(node), **links}}
     inputs = {**defaults_of(TrainLoraNode), **TRAINING}
+    if "4" in graph:  # the presets use few of the node's inputs
+        graph["4"]["inputs"]["preset"] = "custom"
     graph[TRAIN] = {"class_type": "TrainLoraNode", "inputs": inputs}
     if "21" in graph:
         graph[SAMPLER]["inputs"]["model"] = ["21", 0]

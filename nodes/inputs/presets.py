@@ -1,0 +1,109 @@
+"""The presets of Radial Attention Patch: how near to dense attention, and how fast.
+
+A preset decides how many steps are dense and how many blocks the others keep. Decay, sink frames
+and dense blocks are the model's own values for the length of the video (nodes/families/).
+"""
+
+from dataclasses import dataclass
+
+from ...radial_core.backends.contract import PRECISIONS
+from .checks import check_choice, read_block_size
+from .settings import ADAPTIVE, LONG_DENSE_STEPS, Settings, read_settings
+
+_, EIGHT_BIT = PRECISIONS
+CUSTOM, CLOSER, BALANCED, FASTER = PRESET_NAMES = "custom", "closer", "balanced", "faster"
+DEFAULT = BALANCED  # of a new node. A graph that says nothing was saved before, and is custom.
+
+
+@dataclass(frozen=True)
+class NodePreset:
+    """What a preset decides.
+
+    dense: the share of the steps that are dense, rounded down, but at least one step where a
+    sampler begins in noise. long_dense_steps: at most so many in videos longer than the model was
+    trained on; None for no limit. budget: of adaptive lists, as a share of the radial mask's
+    blocks. early: that of lists that are found before a quarter of the steps, until they are found
+    again; None for the same. precision: of the sparse calls where the node leaves it open; None to
+    leave it so. about, time, likeness: for a person to read; time and likeness as measured in
+    benchmarks/quality.
+    """
+
+    dense: float
+    dense_last_steps: int
+    budget: float
+    about: str
+    time: str
+    likeness: str
+    lists: str = ADAPTIVE
+    early: float | None = None
+    long_dense_steps: int | None = LONG_DENSE_STEPS
+    precision: str | None = None
+
+
+PRESETS = {
+    CLOSER: NodePreset(
+        dense=0.5,
+        dense_last_steps=1,
+        budget=1.0,
+        long_dense_steps=None,
+        about="nearest to the video without this node",
+        time="TIME",
+        likeness="DB",
+    ),
+    BALANCED: NodePreset(
+        dense=0.1,
+        dense_last_steps=0,
+        early=1.5,
+        budget=0.67,
+        about="much faster, and still near it",
+        time="TIME",
+        likeness="DB",
+    ),
+    FASTER: NodePreset(
+        dense=0.1,
+        dense_last_steps=0,
+        early=1.0,
+        budget=0.5,
+        precision=EIGHT_BIT,
+        about="the fastest, and the furthest from it",
+        time="TIME",
+        likeness="DB",
+    ),
+}
+
+
+def choose_settings(preset, *, block_size, **inputs) -> Settings:
+    """From a node's inputs. Of those of `read_settings`, a preset leaves only block_size.
+
+    Raises ValueError if an input that counts is impossible.
+    """
+    check_choice("preset", preset, PRESET_NAMES)
+    if preset == CUSTOM:
+        return read_settings(block_size=block_size, **inputs)
+    return settings_of(preset, read_block_size(block_size))
+
+
+def settings_of(preset: str, block_size: int) -> Settings:
+    """The settings of a preset other than custom."""
+    chosen = PRESETS[preset]
+    return Settings(
+        dense_steps=None,
+        dense_last_steps=chosen.dense_last_steps,
+        dense_blocks=None,
+        sink_frames=None,
+        decay=None,
+        block_size=block_size,
+        lists=chosen.lists,
+        budget=chosen.budget,
+        preset=preset,
+        dense=chosen.dense,
+        long_dense_steps=chosen.long_dense_steps,
+        early=chosen.early,
+    )
+
+
+def presets_in_words() -> str:
+    """For a tooltip: a sentence on each."""
+    return " ".join(
+        f"{name}: {each.about} ({each.time}, {each.likeness})." for name, each in PRESETS.items()
+    )

@@ -89,7 +89,7 @@ TRAIN_NODES = {
         "RadialAttentionPatch",
         (0, 190),
         (340, 350),
-        {"dense_blocks": 2, "sink_frames": 1, "decay": 1},
+        {"preset": "custom", "dense_blocks": 2, "sink_frames": 1, "decay": 1},
     ),
     "layers": ("RadialTrainLayers", (400, 30), (340, 80), {}),
     "train": (
@@ -156,8 +156,11 @@ BUILD = """([nodes, links]) => {
         app.graph.add(node)
         node.pos = pos
         node.setSize(size)
-        for (const [widget, value] of Object.entries(values))
-            node.widgets.find(w => w.name === widget).value = value
+        for (const [input, value] of Object.entries(values)) {
+            const widget = node.widgets.find(w => w.name === input)
+            widget.value = value
+            widget.callback?.(value)
+        }
     }
     for (const [to, input, from, output] of links)
         made[from].connect(

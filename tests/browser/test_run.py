@@ -6,6 +6,7 @@ import re
 from conftest import ROOT, STEPS, shrunk
 from frontend import screenshot
 from person import (
+    choose,
     complaints,
     connect,
     drop,
@@ -29,6 +30,7 @@ def test_from_the_search_to_the_report(either_page, mode, small_wan):
     patch = only(page, "RadialAttentionPatch")
     connect(page, (only(page, "UNETLoader"), "MODEL"), (patch, "model"))
     connect(page, (patch, "MODEL"), (only(page, "ModelSamplingSD3"), "model"))
+    choose(page, patch, "preset", "custom")
     type_number(page, patch, "dense_steps", 2)
     type_number(page, patch, "decay", 0.35)
 

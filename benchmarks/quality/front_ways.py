@@ -171,6 +171,25 @@ def given_back() -> list[Way]:
     return [*found, replace(repaired(adaptive(QUARTER)), cache=EASYCACHE["50%"])]
 
 
+def tried() -> list[Way]:
+    names = ("residual repair, all directions", "plain repair", "plain repair, centred")
+    names += ("plain repair, 256 rows", "plain repair, ridge 0.02", "plain repair, ridge 0.5")
+    found = [AUTHORS, adaptive(QUARTER), repaired(adaptive(QUARTER))]
+    found += [replace(adaptive(QUARTER), give_back=name) for name in names]
+    found += [repaired(of(0.25, (0.5, early), 0.33)) for early in (0.67, 1.0)]
+    found += [repaired(adaptive(QUARTER, x)) for x in (0.5, 0.33)]
+    found += [repaired(of(0.1, (0.5, 1.5), 0.33)), repaired(of(0.1, (0.4, 2.0), 0.33))]
+    found += [repaired(of(0.16, (0.4, 1.5), 0.33)), repaired(of(0.2, (0.5, 1.0), 0.33))]
+    found += [repaired(adaptive(LAST, 0.33, 1.5)), repaired(of(LAST, (0.5, 1.0), 0.25))]
+    found += [repaired(of(LAST, (0.4, 1.0), 0.33)), repaired(adaptive(LAST, 0.25, 2.0))]
+    found += [repaired(of(0.1, (0.5, 0.75), 0.25)), repaired(adaptive(0.5))]
+    found += [repaired(of(0.5, (0.75, 1.0), 0.33)), adaptive(0.5), repaired(adaptive(0.45, 0.67))]
+    found += [replace(repaired(of(0.25, (0.5, 1.0), 0.33)), cache=EASYCACHE["50%"])]
+    found += [replace(repaired(adaptive(LAST, 0.33, 1.5)), cache=EASYCACHE["50%"])]
+    found += [replace(repaired(adaptive(QUARTER, 0.5)), eight_bit=True)]
+    return found
+
+
 def repaired(way: Way) -> Way:
     return replace(way, give_back=REPAIR)
 
@@ -206,6 +225,7 @@ def lengths() -> list[Way]:
 
 SETS = {"front": ways, "rows": rows, "straddling": straddling, "lengths": lengths}
 SETS["given back"] = given_back
+SETS["tried"] = tried
 
 
 def size_of(which: str, size):

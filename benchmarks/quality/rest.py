@@ -61,7 +61,27 @@ def mean_residual(rows: int) -> GiveBack:
     return give_back
 
 
-def residual_repair(rows: int, rank: int = 16, ridge: float = 0.1) -> GiveBack:
+def plain_repair(rows: int, ridge: float = 0.1, centred: bool = False) -> GiveBack:
+    """What a row lacks as a linear function of its sparse output."""
+
+    def give_back(q, k, v, lists, out, lse):
+        x, residual = _at_exact_rows(q, k, v, out, rows)
+        x, residual = x.float(), residual.float()
+        mean, shift = (each.mean(dim=2, keepdim=True) for each in (x, residual))
+        if not centred:
+            mean, shift = torch.zeros_like(mean), torch.zeros_like(shift)
+        x, residual = x - mean, residual - shift
+        gram = x.mT @ x
+        penalty = ridge * gram.diagonal(dim1=-2, dim2=-1).mean(dim=-1) + 1e-30
+        gram.diagonal(dim1=-2, dim2=-1).add_(penalty[..., None])
+        slope = torch.linalg.solve_ex(gram, x.mT @ residual)[0]
+        shift = (shift - mean @ slope).transpose(1, 2)
+        return (out + torch.einsum("bshd,bhde->bshe", out.float(), slope) + shift).to(out.dtype)
+
+    return give_back
+
+
+def residual_repair(rows: int, rank: int | None = 16, ridge: float = 0.1) -> GiveBack:
     """What a row lacks as an affine function of its sparse output, fitted to a head's exact rows.
 
     As SparsePR (arXiv 2608.18484) does it: a ridge regression from the standardized outputs, of
@@ -77,8 +97,10 @@ def residual_repair(rows: int, rank: int = 16, ridge: float = 0.1) -> GiveBack:
         deviation = x.std(dim=2, keepdim=True).clamp_min(1e-5)
         x = (x - mean) / deviation
         slope = _ridge(x, residual - shift, ridge)
-        directions = _top_directions(x @ slope, rank)
-        slope = slope @ directions @ directions.mT / deviation.mT
+        if rank is not None:
+            directions = _top_directions(x @ slope, rank)
+            slope = slope @ directions @ directions.mT
+        slope = slope / deviation.mT
         shift = (shift - mean @ slope).transpose(1, 2).float()
         repair = torch.einsum("bshd,bhde->bshe", out.float(), slope.float()) + shift
         return (out + repair).to(out.dtype)

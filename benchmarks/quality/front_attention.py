@@ -24,11 +24,15 @@ def first_order_and_repair(q, k, v, lists, out, lse):
 
 
 GIVE_BACK = {  # name -> what does it, and from which share of the steps on
-    REPAIR: (rest.residual_repair(128), 0.0),
+    REPAIR: (rest.plain_repair(128), 0.0),
+    "residual repair, 16 directions": (rest.residual_repair(128), 0.0),
     "residual repair, 64 rows": (rest.residual_repair(64), 0.0),
     "residual repair, 256 rows": (rest.residual_repair(256), 0.0),
     "residual repair, all directions": (rest.residual_repair(128, rank=None), 0.0),
     "plain repair": (rest.plain_repair(128), 0.0),
+    "repair kept from the look": (rest.kept_repair(128, 10_000), 0.0),
+    "repair fitted each 2 steps": (rest.kept_repair(128, 2), 0.0),
+    "repair fitted each 4 steps": (rest.kept_repair(128, 4), 0.0),
     "plain repair, 256 rows": (rest.plain_repair(256), 0.0),
     "plain repair, centred": (rest.plain_repair(128, centred=True), 0.0),
     "plain repair, ridge 0.02": (rest.plain_repair(128, ridge=0.02), 0.0),

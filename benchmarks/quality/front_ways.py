@@ -171,6 +171,26 @@ def given_back() -> list[Way]:
     return [*found, replace(repaired(adaptive(QUARTER)), cache=EASYCACHE["50%"])]
 
 
+def presets() -> list[Way]:
+    from lab import node_presets
+
+    found = [AUTHORS, *(of_preset(*each) for each in node_presets().items())]
+    balanced, faster = found[2:]
+    kept = ("repair kept from the look", "repair fitted each 2 steps", "repair fitted each 4 steps")
+    found += [replace(way, give_back=x, preset=None) for x in kept for way in (balanced, faster)]
+    found += [adaptive(QUARTER, 0.5), adaptive(QUARTER), repaired(adaptive(QUARTER))]
+    found += [replace(way, cache=EASYCACHE["50%"], preset=None) for way in (balanced, faster)]
+    found += [repaired(adaptive(0.1, 0.5, 1.5)), sol(), repaired(adaptive(0.1, 0.33, 1.5))]
+    return found
+
+
+def of_preset(name: str, preset) -> Way:
+    """A preset of the node, as a NodePreset."""
+    last = preset.dense_last_steps * LAST
+    way = adaptive(preset.dense, preset.budget, preset.early, last=last)
+    return replace(way, give_back=REPAIR, preset=name)
+
+
 def tried() -> list[Way]:
     names = ("residual repair, all directions", "plain repair", "plain repair, centred")
     names += ("plain repair, 256 rows", "plain repair, ridge 0.02", "plain repair, ridge 0.5")
@@ -217,15 +237,17 @@ def straddling() -> list[Way]:
 def lengths() -> list[Way]:
     """For longer videos: decay, lists, and what the authors set for longer ones than trained."""
     found = [AUTHORS, *(replace(AUTHORS, decay=decay) for decay in (0.5, 1.0))]
-    found += [adaptive(QUARTER), adaptive(QUARTER, 0.67), adaptive(0.1, 0.67, 1.5)]
+    found += [adaptive(QUARTER), repaired(adaptive(QUARTER, 0.5))]
+    found += [repaired(adaptive(LAST, 0.33, 1.5))]
     longer = of(LAST, 1.0, lists=RADIAL, decay=1.0, dense_blocks=1)
-    found += [longer, replace(adaptive(LAST), decay=1.0, dense_blocks=1)]
-    return [*found, replace(adaptive(LAST, 0.67, 1.5), decay=1.0, dense_blocks=1)]
+    found += [longer, replace(repaired(adaptive(LAST, 0.5)), decay=1.0, dense_blocks=1)]
+    return [*found, replace(repaired(adaptive(LAST, 0.33, 1.5)), decay=1.0, dense_blocks=1)]
 
 
 SETS = {"front": ways, "rows": rows, "straddling": straddling, "lengths": lengths}
 SETS["given back"] = given_back
 SETS["tried"] = tried
+SETS["presets"] = presets
 
 
 def size_of(which: str, size):

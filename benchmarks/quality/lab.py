@@ -25,6 +25,7 @@ from end_to_end_models import (  # noqa: E402
 
 __all__ = [
     "in_time",
+    "node_presets",
     "override_of",
     "parser",
     "radial",
@@ -63,6 +64,12 @@ def in_time(every: Sequence[T], end: float, what: str) -> Iterator[T]:
             print(f"Time is up: {len(every) - number} {what} were not run", flush=True)
             return
         yield each
+
+
+def node_presets() -> dict:
+    """The presets of the patch node: name -> NodePreset."""
+    radial_node()  # loads the pack
+    return importlib.import_module(f"{PACK}.nodes.inputs.presets").PRESETS
 
 
 def video_models() -> dict:

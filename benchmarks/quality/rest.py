@@ -81,6 +81,25 @@ def plain_repair(rows: int, ridge: float = 0.1, centred: bool = False) -> GiveBa
     return give_back
 
 
+def kept_repair(rows: int, every: int) -> GiveBack:
+    kept = {}
+
+    def give_back(q, k, v, lists, out, lse):
+        found = kept.get(id(lists))
+        if found is None or found[1] % every == 0:
+            x, residual = (each.float() for each in _at_exact_rows(q, k, v, out, rows))
+            gram = x.mT @ x
+            penalty = 0.1 * gram.diagonal(dim1=-2, dim2=-1).mean(dim=-1) + 1e-30
+            gram.diagonal(dim1=-2, dim2=-1).add_(penalty[..., None])
+            slope = torch.linalg.solve_ex(gram, x.mT @ residual)[0]
+            found = [slope, 0 if found is None else found[1], lists]
+            kept[id(lists)] = found
+        found[1] += 1
+        return (out + torch.einsum("bshd,bhde->bshe", out.float(), found[0])).to(out.dtype)
+
+    return give_back
+
+
 def residual_repair(rows: int, rank: int | None = 16, ridge: float = 0.1) -> GiveBack:
     """What a row lacks as an affine function of its sparse output, fitted to a head's exact rows.
 

@@ -227,7 +227,8 @@ def test_a_new_node_has_the_default():
     choices = kind if isinstance(kind, list) else options["options"]
     assert choices == ["custom", "closer", "balanced", "faster"] == ["custom", *PRESETS]
     for name, each in PRESETS.items():
-        assert f"{name}: {each.about} ({each.time}, {each.likeness})." in options["tooltip"]
+        said = f"{name}: {each.about} ({each.times_as_fast:g}x, {each.psnr} dB)."
+        assert said in options["tooltip"]
 
 
 @pytest.mark.parametrize("name", ["best", "", None, 1, ["closer"], torch.ones(2)], ids=repr)

@@ -43,7 +43,8 @@ def test_a_whole_run_with_each_preset():
             first, budget = int(50 * preset.dense + 1e-9), preset.budget - 1e-9
             early = budget if preset.early is None else preset.early - 1e-9
             expected = figures_of(0.95, first, preset.dense_last_steps, early, budget)
-            assert found[name] == pytest.approx(expected, abs=0.051, rel=0.01), name
+            # The backbone keeps some rows of a small budget longer.
+            assert found[name] == pytest.approx(expected, abs=0.051, rel=0.02), name
     in_8_bits = [name for name in presets if re.search(f"^{name}: .*8 bits", words, re.MULTILINE)]
     assert in_8_bits == [name for name in presets if presets[name].precision == "8 bit"]
 

@@ -5,7 +5,8 @@ In each head, the part of the dense output that a row lacks is taken to be a lin
 sparse output: R = O S, with a d x d matrix S. Some query tokens, spread over the video, show both R
 and O, and S is the ridge regression of the one on the other. SparsePR (arXiv 2608.18484) does this
 with standardized outputs and a few directions of R. In the quality lab (benchmarks/quality) neither
-changes anything, so they are left out.
+the mean nor the directions change anything, so they are left out. Each channel's penalty is a share
+of its own square, as if the outputs were scaled: some models have channels far larger than others.
 
 It needs nothing of how the sparse output was computed, so it stands behind every backend.
 """
@@ -24,7 +25,7 @@ from .proven import by_kernel
 ROWS = (
     128  # computed in full, for each head: half as many are 0.8 dB worse, twice as many no better
 )
-RIDGE = 0.1  # as a share of the mean square of an output channel
+RIDGE = 0.1  # a channel's penalty, as a share of its square
 GOLDEN = (math.sqrt(5) - 1) / 2
 KERNEL = "repair"
 PROOF_SHAPE = (2, 150, 3)  # videos, tokens and heads
@@ -72,12 +73,12 @@ def fitted(sparse: torch.Tensor, dense: torch.Tensor) -> torch.Tensor:
     found, lacks = sparse.float(), dense.float() - sparse.float()
     gram = found.mT @ found
     squares = gram.diagonal(dim1=-2, dim2=-1)
-    squares += RIDGE * squares.mean(dim=-1, keepdim=True) + torch.finfo(gram.dtype).tiny
+    squares += RIDGE * squares + torch.finfo(gram.dtype).tiny
     root, failed = torch.linalg.cholesky_ex(gram)
     half = torch.linalg.solve_triangular(root, found.mT @ lacks, upper=False)
-    matrix = torch.linalg.solve_triangular(root.mT, half, upper=True)
+    matrix = torch.linalg.solve_triangular(root.mT, half, upper=True).to(sparse.dtype)
     good = matrix.isfinite().all(dim=(-2, -1)) & (failed == 0)
-    return torch.where(good[..., None, None], matrix, 0.0).to(sparse.dtype)
+    return torch.where(good[..., None, None], matrix, 0.0)
 
 
 def add_product(out: torch.Tensor, matrices: torch.Tensor) -> None:

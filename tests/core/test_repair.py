@@ -29,7 +29,7 @@ def by_hand(q, k, v, out, video, scale=None):
         for head in range(q.shape[2]):
             sparse = out[i, rows, head].double()
             gram = sparse.T @ sparse
-            ridge = module.RIDGE * gram.diagonal().mean() * torch.eye(len(gram)).double()
+            ridge = module.RIDGE * gram.diagonal().diag()
             matrix = torch.linalg.solve(gram + ridge, sparse.T @ (full[i, rows, head] - sparse))
             result[i, video, head] += out[i, video, head].double() @ matrix
     return result
@@ -87,6 +87,22 @@ def test_a_head_without_a_fit_stays_as_it_is(value):
     matrix = fitted(sparse, full)
     assert matrix.isfinite().all() and (matrix[0, 1] == 0).all()
     assert matrix[0, 0].abs().sum() > 0 and matrix[0, 2].abs().sum() > 0
+
+
+def test_a_large_channel_takes_nothing_from_the_others():
+    sparse, full = draw(2, 1, 1, 128, 16).unbind(0)
+    scale = torch.ones(16)
+    scale[3] = 1000.0
+    small, large = fitted(sparse, full), fitted(sparse * scale, full * scale)
+    torch.testing.assert_close(large * scale[:, None] / scale, small, rtol=1e-3, atol=1e-4)
+
+
+def test_a_matrix_beyond_half_precision_is_none():
+    sparse, full = (x.half() for x in draw(2, 1, 1, 128, 16).unbind(0))
+    sparse[..., 2] /= 2**20
+    full[..., 5] = 60_000
+    matrix = fitted(sparse, full)
+    assert matrix.isfinite().all()
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

@@ -4,20 +4,20 @@ from tables_format import NOT_MEASURED, markdown, measured_in_the_lab, number, t
 
 GRID = "16 x 16 x 32"  # tokens of the lab's videos
 AUTHORS, QUARTER, REPAIR = "radial: 25% dense", "adaptive: 25% dense", "residual repair"
-SHOWN = (  # of the front, besides the presets and the presets with EasyCache
+SHOWN = (  # of the front, besides presets, also in 8 bits or with EasyCache
     AUTHORS,
     "radial: 50% dense",
     QUARTER,
+    f"{QUARTER}, x0.5",
     "adaptive: 50% dense",
     "adaptive: 10% dense, x0.67 until 25%, x0.67",
     "adaptive: 10% dense, x1.5 until 25%, x0.67",
     f"{QUARTER}, {REPAIR}",
     f"{QUARTER}, x1 until 50%, x0.33, {REPAIR}",
-    f"{QUARTER}, x1.5 until 50%, x0.5, {REPAIR}",
+    f"{QUARTER}, x1 until 50%, x0.33, {REPAIR}, EasyCache 50%",
     f"adaptive: 40% dense, x0.67, {REPAIR}",
     f"adaptive: 50% dense, {REPAIR}",
     "dense, 50% fewer steps",
-    "dense, 36% fewer steps",
     "dense, EasyCache 67%",
     "dense, EasyCache 50%",
     "dense, EasyCache 36%",
@@ -128,9 +128,11 @@ def _trainings(found: dict) -> list[str]:
 
 
 def _name(method: str, presets: dict[str, str]) -> str:
-    """A preset's name, also that of one with EasyCache; else the method."""
-    start, comma, cache = method.partition(", EasyCache")
-    return f"**{presets[start]}**{comma}{cache}" if start in presets else method
+    """A preset's name, and what is added to it; else the method."""
+    for start, name in presets.items():
+        if method == start or method.startswith(f"{start}, "):
+            return f"**{name}**{method.removeprefix(start)}"
+    return method
 
 
 def _cost(case: dict, found: dict) -> list[str]:

@@ -17,6 +17,7 @@ import re
 from pathlib import Path
 
 import tables_cost
+import tables_front
 import tables_lists
 import tables_precision
 import tables_quality
@@ -24,11 +25,11 @@ import tables_speed
 from tables_format import ROOT
 
 REGION = re.compile(r"(<!-- table: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
-TABLES = {
-    table.__name__: table
-    for module in (tables_speed, tables_precision, tables_cost, tables_quality, tables_lists)
-    for table in module.TABLES
-}
+MODULES = (
+    *(tables_speed, tables_precision, tables_cost),
+    *(tables_quality, tables_lists, tables_front),
+)
+TABLES = {table.__name__: table for module in MODULES for table in module.TABLES}
 
 ELSEWHERE = ("models", "families")
 

@@ -1,6 +1,5 @@
 """Tables of what the quality lab measured."""
 
-import math
 from statistics import mean, stdev
 
 from tables_format import (
@@ -22,7 +21,6 @@ MASKS = {
     "most attended, a map per head": "mean_heads keep 59",
     "most attended, chosen anew at each call": "oracle keep 59",
 }
-AS_FAST = 0.1  # of the logarithm: 10 %
 RADIAL_128 = "radial decay 0.2 sink 1 block 128; dense steps {}+0, blocks 0"
 
 
@@ -103,46 +101,6 @@ def quality_caches() -> str:
     return markdown(head, rows)
 
 
-def quality_caches_as_fast() -> str:
-    """Pairs of ways to sample that are about as fast."""
-    found = measured_in_the_lab("caches")
-    if found is None:
-        return NOT_MEASURED
-    rows = [
-        [
-            case["name"],
-            other["name"],
-            *(f"{_speedup(x):.2f}x" for x in (case, other)),
-            _difference(case, other),
-        ]
-        for case in sorted(found["cases"], key=_kind_and_speed)
-        for other in _as_fast(case, found["cases"])
-    ]
-    video = next(iter(found["attention_share"])).partition(",")[0]
-    head = ["sampling", "against", f"its speed-up, {video}", "the other's", "PSNR, dB"]
-    return markdown(head, rows)
-
-
-def _as_fast(case: dict, cases: list[dict]) -> list[dict]:
-    """The nearest way of each rival kind that is about as fast, without radial attention."""
-    found = []
-    for kind in _rivals(case):
-        others = [other for other in cases if other["kind"] == kind and not other["radial"]]
-        apart = [abs(math.log(_speedup(other) / _speedup(case))) for other in others]
-        if apart and min(apart) < AS_FAST:
-            found.append(others[apart.index(min(apart))])
-    return found
-
-
-def _rivals(case: dict) -> tuple[str, ...]:
-    """What a cache has to beat: fewer steps; radial attention: those, and the cache alone."""
-    if case["kind"] == "fewer steps":
-        return ()
-    if not case["radial"]:
-        return ("fewer steps",)
-    return "fewer steps", case["kind"] or "EasyCache"
-
-
 def _speedup(case: dict) -> float:
     return next(iter(case["speedup"].values()))
 
@@ -168,5 +126,4 @@ TABLES = (
     quality_longer,
     quality_eight_bits,
     quality_caches,
-    quality_caches_as_fast,
 )

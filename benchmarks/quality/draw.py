@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+from draw_front import front as quality_front
 from draw_lists import proportions
 from drawing import (
     BLACK,
@@ -275,7 +276,7 @@ def _share(values: list[float]) -> list[float]:
 
 def main(gpu: str = "h100", report: Path = REPORT):
     drawings = {"compare": compare, "train": train, "extend": extend, "caches": caches}
-    drawings["proportions"] = proportions
+    drawings |= {"proportions": proportions, "front": quality_front}
     for kind, draw in drawings.items():
         path = record.RESULTS / f"quality-{kind}-{gpu}.json"
         if not path.exists():

@@ -15,8 +15,10 @@ flicker, lost_objects
                   see motion.py; the latter in videos that start from clips with noise on them, a
                   quarter of the steps in
 
-`runs` has the figures of each training of the model (`train.py --seed`), `cases` their means.
---set chooses the ways. --frames are those of the videos; train.py has the same option.
+`runs` has the figures of each training of the model (`train.py --seed`), `cases` their means. The
+psnr of a case is that of the authors' settings in all trainings plus `diff`, so that ways compare
+that were measured in different trainings. --set chooses the ways. --frames are those of the videos;
+train.py has the same option. What a file has of other trainings, sizes and ways stays.
 """
 
 import contextlib
@@ -33,7 +35,7 @@ from statistics import mean, stdev
 sys.path.insert(0, str(Path(__file__).parent))  # `python -P` does not do this
 
 import codec
-import front_ways
+import front_sets
 import model as lab_model
 import motion
 import real_time
@@ -46,9 +48,13 @@ from lab import in_time, parser, record, start_comfyui
 from other_videos import mass_of_others
 from stretches import Run, round_down, stretched
 
+from radial_core import VideoLayout
+
 SEEDS, CLIPS, SECONDS = 8, 4, 110
 TINY = (replace(lab_model.TINY, frames=5, width=32), 2, 10)  # size, seeds, steps
-ROW = ("training", "frames", "set", "method", "preset")  # what tells a run from others
+RUN = ("training", "grid", "method")  # what tells a run from others
+OF_CASES = ("seconds_estimate", "attention_share", "psnr_worst_frame", "psnr_edges")
+OF_CASES += ("lpips_like", "flicker", "lost_objects")
 
 
 class Lab:
@@ -97,7 +103,7 @@ class Lab:
 
     def measure(self, way: Way) -> dict:
         """Sample in this way, and compare with the dense videos and with the clips."""
-        alike = replace(way, comfyui_dense=False, preset=None)  # another time, the same video
+        alike = replace(way, comfyui_dense=False)  # another time, the same video
         if alike not in self.measured:
             self.measured[alike] = self.compare(way)
         runs, found = self.measured[alike]
@@ -136,26 +142,38 @@ def parts(way: Way, videos: int) -> list[slice]:
     return [slice(videos)] if way.cache is None else [slice(n, n + 1) for n in range(videos)]
 
 
+def grid(layout: VideoLayout) -> str:
+    """Tokens of the videos: frames, rows and columns."""
+    return f"{layout.frames} x {layout.height} x {layout.width}"
+
+
 def means(runs: list[dict]) -> list[dict]:
-    """One case for each way and length: the means over the trainings."""
+    """A case for each grid and method: the means over the trainings that have it."""
     groups: dict[tuple, list[dict]] = {}
     for run in runs:
-        groups.setdefault(tuple(run[name] for name in ROW[1:]), []).append(run)
-    return [_mean_of(group) for group in groups.values()]
+        groups.setdefault((run["grid"], run["method"]), []).append(run)
+    return [_case(group, groups[group[0]["grid"], AUTHORS.name]) for group in groups.values()]
 
 
-def _mean_of(group: list[dict]) -> dict:
+def _case(group: list[dict], authors: list[dict]) -> dict:
+    """authors: the runs with their settings, of all trainings with this grid."""
     diffs = [diff for run in group for diff in run["diffs"]]
-    figures = ("seconds_estimate", "attention_share", "psnr", "psnr_worst_frame", "psnr_edges")
-    figures += ("ssim", "lpips_like", "flicker", "lost_objects")
     return {
-        **{name: group[0][name] for name in ("method", "preset", "set", "frames")},
-        **{name: round(mean(run[name] for run in group), 4) for name in figures},
+        "grid": group[0]["grid"],
+        "method": group[0]["method"],
+        "preset": next((run["preset"] for run in group if run["preset"]), None),
+        "psnr": round(mean(run["psnr"] for run in authors) + mean(diffs), 3),
         "diff": round(mean(diffs), 3),
         "diff_se": round(stdev(diffs) / len(diffs) ** 0.5, 3),
-        "psnr_of_trainings": {str(run["training"]): run["psnr"] for run in group},
         "diff_of_trainings": {str(run["training"]): round(mean(run["diffs"]), 3) for run in group},
+        **{name: _mean_of(name, group) for name in OF_CASES},
     }
+
+
+def _mean_of(name: str, group: list[dict]) -> float | None:
+    """None if no run has this figure."""
+    values = [run[name] for run in group if run[name] is not None]
+    return round(mean(values), 4) if values else None
 
 
 def line(run: dict) -> str:
@@ -168,49 +186,49 @@ def line(run: dict) -> str:
     )
 
 
-def earlier(path: Path) -> tuple[dict, list[dict]]:
-    """What a file says of trainings, and its runs."""
+def earlier(path: Path) -> dict:
+    """What a file says of trainings, its runs, and its note, if it has one."""
     if not path.exists():
-        return {}, []
+        return {"trainings": {}, "runs": []}
     found = json.loads(path.read_text(encoding="utf-8"))
-    return found["trainings"], found["runs"]
+    return {name: found[name] for name in ("note", "trainings", "runs") if name in found}
 
 
 def main(arguments: list[str] | None = None):
     options = parser(__doc__, lab_model.CHECKPOINT, SECONDS, "ways")
     options.add_argument("--training", type=int, default=1, help="a number for this checkpoint")
-    options.add_argument("--set", choices=front_ways.SETS, default="front", dest="which")
+    options.add_argument("--set", choices=front_sets.SETS, default="front", dest="which")
     options.add_argument("--frames", type=int, default=lab_model.LAB.frames)
     options.add_argument("--seeds", type=int, default=SEEDS)
     given = options.parse_args(arguments)
     end = time.perf_counter() + given.seconds
     device, version = start_comfyui(given.comfyui.resolve())
-    size = front_ways.size_of(given.which, replace(lab_model.LAB, frames=given.frames))
+    size = front_sets.size_of(given.which, replace(lab_model.LAB, frames=given.frames))
     sizes = TINY if given.tiny else (size, given.seeds, lab_model.STEPS)
     lab = Lab(Ground(lab_model.load(given.checkpoint), *sizes, device))
     ground = lab.ground
     name = f"quality-front-{'tiny' if given.tiny else record.gpu_name()}"
-    trainings, runs = earlier(record.RESULTS / f"{name}.json")
-    key = f"{given.training}, {given.which}, {ground.size.frames} frames"
-    trainings[key] = {
+    found = earlier(record.RESULTS / f"{name}.json")
+    found |= {"comfyui": version, "passes_of_wan": asdict(real_time.passes())}
+    where = {"training": given.training, "grid": grid(ground.layout)}
+    key = ", ".join(str(x) for x in where.values())
+    found["trainings"][key] = {
         "size": asdict(ground.size),
         "density": round(plan_of(AUTHORS, ground).density, 4),
         "steps": ground.steps,
         "seeds": ground.seeds,
         "dense_lost_objects": round(lab.lost_objects(DENSE), 4),
     }
-    print(f"{key}: {trainings[key]}", flush=True)
-    of_wan = asdict(real_time.passes())
-    for way in in_time(front_ways.SETS[given.which](), end, "ways"):
+    print(f"{key}: {found['trainings'][key]}", flush=True)
+    for way in in_time(front_sets.SETS[given.which](), end, "ways"):
         began = time.perf_counter()
-        about = (given.training, ground.size.frames, given.which, way.name, way.preset)
-        run = dict(zip(ROW, about, strict=True)) | lab.measure(way)
+        run = where | {"method": way.name, "preset": front_sets.preset_of(way)} | lab.measure(way)
         run["seconds"] = round(time.perf_counter() - began, 1)
-        runs = [each for each in runs if any(each[x] != run[x] for x in ROW)] + [run]
+        others = [each for each in found["runs"] if any(each[x] != run[x] for x in RUN)]
+        found["runs"] = [*others, run]
         print(line(run), flush=True)
         with contextlib.redirect_stdout(None):
-            about = {"comfyui": version, "trainings": trainings, "passes_of_wan": of_wan}
-            record.save(name, means(runs), **about, runs=runs)
+            record.save(name, means(found["runs"]), **found)
     print(f"Written: results/{name}.json", flush=True)
 
 

@@ -17,33 +17,23 @@ from radial_core import Plan
 from radial_core.adaptive.choice import most_attended, rows_of
 from radial_core.dense import dense_attention
 
-
-def first_order_and_repair(q, k, v, lists, out, lse):
-    out = rest.first_order(q, k, v, lists, out, lse)
-    return rest.residual_repair(128)(q, k, v, lists, out, lse)
-
-
 GIVE_BACK = {  # name -> what does it, and from which share of the steps on
-    REPAIR: (rest.plain_repair(128), 0.0),
-    "residual repair, 16 directions": (rest.residual_repair(128), 0.0),
+    REPAIR: (rest.residual_repair(), 0.0),
     "residual repair, 64 rows": (rest.residual_repair(64), 0.0),
     "residual repair, 256 rows": (rest.residual_repair(256), 0.0),
-    "residual repair, all directions": (rest.residual_repair(128, rank=None), 0.0),
-    "plain repair": (rest.plain_repair(128), 0.0),
-    "repair kept from the look": (rest.kept_repair(128, 10_000), 0.0),
-    "repair fitted each 2 steps": (rest.kept_repair(128, 2), 0.0),
-    "repair fitted each 4 steps": (rest.kept_repair(128, 4), 0.0),
-    "plain repair, 256 rows": (rest.plain_repair(256), 0.0),
-    "plain repair, centred": (rest.plain_repair(128, centred=True), 0.0),
-    "plain repair, ridge 0.02": (rest.plain_repair(128, ridge=0.02), 0.0),
-    "plain repair, ridge 0.5": (rest.plain_repair(128, ridge=0.5), 0.0),
-    "residual repair, ridge 0.02": (rest.residual_repair(128, ridge=0.02), 0.0),
-    "residual repair, ridge 0.5": (rest.residual_repair(128, ridge=0.5), 0.0),
-    "mean residual": (rest.mean_residual(128), 0.0),
+    "residual repair, ridge 0.02": (rest.residual_repair(ridge=0.02), 0.0),
+    "residual repair, ridge 0.5": (rest.residual_repair(ridge=0.5), 0.0),
+    "residual repair, centred": (rest.residual_repair(centred=True), 0.0),
+    "residual repair, standardized": (rest.repair_in_directions(None), 0.0),
+    "residual repair, 16 directions": (rest.repair_in_directions(16), 0.0),
+    "repair kept from the look": (rest.kept_repair(), 0.0),
+    "repair fitted each 2 steps": (rest.kept_repair(2), 0.0),
+    "repair fitted each 4 steps": (rest.kept_repair(4), 0.0),
+    "mean residual": (rest.mean_residual(), 0.0),
     "pooled rest": (rest.pooled, 0.0),
     "pooled rest from half of the steps on": (rest.pooled, 0.5),
     "first order": (rest.first_order, 0.0),
-    "first order and repair": (first_order_and_repair, 0.0),
+    "first order and repair": (rest.first_order_and_repair, 0.0),
 }
 STEP = 0.05
 SHARES = [round(0.5 + STEP * n, 2) for n in range(31)]  # that a layer may have, 0.5 to 2

@@ -2,7 +2,8 @@
 
 The passes are those of Wan 2.1 14B, 69 frames, 768p, in ../results/end_to_end-h200.json, on one
 H200. A run there has 50 steps of two passes each. Where the lab runs a share of its steps in some
-way, so does the real model. Passes at other budgets are on the line through the measured ones.
+way, so does the real model. Passes at other budgets are on the line through the measured ones. What
+the residual repair adds is in repair-h200.json. The time of other ways to give back is not in.
 """
 
 import json
@@ -10,12 +11,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 
-from front_ways import AUTHORS, SOL, Way
+from front_ways import AUTHORS, REPAIR, SOL, Way
 from lab import record
 
 CASE, MACHINE = "wan2.1-14b-69f-768p", "h200"
 BUDGETS = (1.0, 0.67)  # at which passes with adaptive lists were measured
-STEPS, BRANCHES, DENSE_BLOCKS = 50, 2, 1 / 40  # of that run; the share of its blocks
+STEPS, BRANCHES = 50, 2  # of that run
+BLOCKS, DENSE_BLOCKS = 40, 1 / 40  # of that model; the share of them that is dense
 
 
 @dataclass(frozen=True)
@@ -23,8 +25,8 @@ class Passes:
     """Seconds of a forward pass. sparse: of adaptive lists with budget 0, and what budget 1 adds.
 
     ours, ours_8bit: dense, by this pack's kernels. comfyui: dense, as ComfyUI comes. sol: by
-    ComfyUI's own sparse attention. look: what choosing lists adds to a pass. forwards: passes in a
-    run.
+    ComfyUI's own sparse attention. look: what choosing lists adds to a pass, repair: what the
+    residual repair adds to a sparse one. forwards: passes in a run.
     """
 
     comfyui: float
@@ -34,6 +36,7 @@ class Passes:
     sparse_8bit: tuple[float, float]
     sol: float
     look: float
+    repair: float
     forwards: int
 
     def of(self, way: Way, budget: float | None) -> float:
@@ -46,7 +49,7 @@ class Passes:
         if way.lists == SOL:
             return self.sol
         start, slope = self.sparse_8bit if way.eight_bit else self.sparse
-        return start + slope * budget
+        return start + slope * budget + (self.repair if way.give_back == REPAIR else 0)
 
     @property
     def without_attention(self) -> float:
@@ -87,9 +90,7 @@ def authors_attention() -> float:
 
 @cache
 def passes() -> Passes:
-    path = record.RESULTS / f"end_to_end-{MACHINE}.json"
-    cases = json.loads(path.read_text(encoding="utf-8"))["cases"]
-    case = next(each for each in cases if each["name"] == CASE)
+    case = next(each for each in _cases("end_to_end") if each["name"] == CASE)
     return Passes(
         comfyui=case["dense_s"],
         ours=case["dense_fastest_s"],
@@ -99,8 +100,21 @@ def passes() -> Passes:
         sparse_8bit=_line(case["radial_8bit_s"], case["adaptive_067_8bit_s"]),
         sol=case["core_sparse_s"],
         look=case["look_s_adaptive_067"],
+        repair=_repair(case["tokens"]),
         forwards=STEPS * BRANCHES,
     )
+
+
+def _cases(name: str) -> list[dict]:
+    path = record.RESULTS / f"{name}-{MACHINE}.json"
+    return json.loads(path.read_text(encoding="utf-8"))["cases"]
+
+
+def _repair(tokens: int) -> float:
+    """Seconds in all sparse blocks of a pass, from a call of another length."""
+    (call,) = _cases("repair")
+    sparse_blocks = BLOCKS * (1 - DENSE_BLOCKS)
+    return (call["fit_ms"] + call["apply_ms"]) / 1000 * tokens / call["tokens"] * sparse_blocks
 
 
 def _line(one: float, fewer: float) -> tuple[float, float]:

@@ -12,6 +12,7 @@ lists, so they work for any approximation.
 import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
 
 import torch
 from torch.nn.functional import scaled_dot_product_attention
@@ -23,6 +24,8 @@ GiveBack = Callable[
     [torch.Tensor, torch.Tensor, torch.Tensor, Sequence["BlockLists"], torch.Tensor, torch.Tensor],
     torch.Tensor,
 ]
+ROWS = 128  # that are computed exactly
+RIDGE = 0.1
 GOLDEN = (math.sqrt(5) - 1) / 2
 ITERATIONS = 8
 
@@ -50,7 +53,7 @@ def first_order(q, k, v, lists, out, lse):
     return _joined(out, lse, rest, rest_lse)
 
 
-def mean_residual(rows: int) -> GiveBack:
+def mean_residual(rows: int = ROWS) -> GiveBack:
     """The mean of what the exact rows of a head lack, in all of its rows."""
 
     def give_back(q, k, v, lists, out, lse):
@@ -61,53 +64,50 @@ def mean_residual(rows: int) -> GiveBack:
     return give_back
 
 
-def plain_repair(rows: int, ridge: float = 0.1, centred: bool = False) -> GiveBack:
-    """What a row lacks as a linear function of its sparse output."""
+def residual_repair(rows: int = ROWS, ridge: float = RIDGE, centred: bool = False) -> GiveBack:
+    """What a row lacks as a linear function of its sparse output, fitted to a head's exact rows.
+
+    The rule of the pack (radial_core/adaptive/repair.py), in float32. ridge: the penalty, as a
+    share of the mean of the diagonal to which it is added. centred: an affine function.
+    """
 
     def give_back(q, k, v, lists, out, lse):
         x, residual = _at_exact_rows(q, k, v, out, rows)
-        x, residual = x.float(), residual.float()
-        mean, shift = (each.mean(dim=2, keepdim=True) for each in (x, residual))
         if not centred:
-            mean, shift = torch.zeros_like(mean), torch.zeros_like(shift)
-        x, residual = x - mean, residual - shift
-        gram = x.mT @ x
-        penalty = ridge * gram.diagonal(dim1=-2, dim2=-1).mean(dim=-1) + 1e-30
-        gram.diagonal(dim1=-2, dim2=-1).add_(penalty[..., None])
-        slope = torch.linalg.solve_ex(gram, x.mT @ residual)[0]
-        shift = (shift - mean @ slope).transpose(1, 2)
-        return (out + torch.einsum("bshd,bhde->bshe", out.float(), slope) + shift).to(out.dtype)
+            return _with_product(out, _ridge(x.float(), residual.float(), ridge))
+        mean, shift = (each.mean(dim=2, keepdim=True) for each in (x, residual))
+        slope = _ridge(x - mean, residual - shift, ridge)
+        return _with_product(out, slope, shift - mean @ slope)
 
     return give_back
 
 
-def kept_repair(rows: int, every: int) -> GiveBack:
-    kept = {}
+def kept_repair(every: int | None = None) -> GiveBack:
+    """`residual_repair`, fitted in some of the calls with the same lists and kept in the others.
+
+    every: a fit in every so many calls, from the first one on; None for only there. For lists
+    that are chosen for each layer: those that layers share would share a fit.
+    """
+    kept = WeakKeyDictionary()  # lists of the first video -> slope, calls
 
     def give_back(q, k, v, lists, out, lse):
-        found = kept.get(id(lists))
-        if found is None or found[1] % every == 0:
-            x, residual = (each.float() for each in _at_exact_rows(q, k, v, out, rows))
-            gram = x.mT @ x
-            penalty = 0.1 * gram.diagonal(dim1=-2, dim2=-1).mean(dim=-1) + 1e-30
-            gram.diagonal(dim1=-2, dim2=-1).add_(penalty[..., None])
-            slope = torch.linalg.solve_ex(gram, x.mT @ residual)[0]
-            found = [slope, 0 if found is None else found[1], lists]
-            kept[id(lists)] = found
-        found[1] += 1
-        return (out + torch.einsum("bshd,bhde->bshe", out.float(), found[0])).to(out.dtype)
+        slope, calls = kept.get(lists[0], (None, 0))
+        if calls == 0 or (every is not None and calls % every == 0):
+            x, residual = _at_exact_rows(q, k, v, out, ROWS)
+            slope = _ridge(x.float(), residual.float(), RIDGE)
+        kept[lists[0]] = slope, calls + 1
+        return _with_product(out, slope)
 
     return give_back
 
 
-def residual_repair(rows: int, rank: int | None = 16, ridge: float = 0.1) -> GiveBack:
-    """What a row lacks as an affine function of its sparse output, fitted to a head's exact rows.
+def repair_in_directions(rank: int | None, rows: int = ROWS, ridge: float = RIDGE) -> GiveBack:
+    """What a row lacks as an affine function of its sparse output, of so low a rank.
 
     As SparsePR (arXiv 2608.18484) does it: a ridge regression from the standardized outputs, of
-    which only the `rank` directions with the most of the fitted residual are used. Its weights are
-    the numbers of tokens for which the rows stand. They are equal here, as the rows are spread
-    evenly, so there are none. ridge: the penalty, as a share of the mean of the diagonal to which
-    it is added.
+    which only the `rank` directions with the most of the fitted residual are used; None for all.
+    Its weights are the numbers of tokens for which the rows stand. They are equal here, as the rows
+    are spread evenly, so there are none.
     """
 
     def give_back(q, k, v, lists, out, lse):
@@ -120,11 +120,14 @@ def residual_repair(rows: int, rank: int | None = 16, ridge: float = 0.1) -> Giv
             directions = _top_directions(x @ slope, rank)
             slope = slope @ directions @ directions.mT
         slope = slope / deviation.mT
-        shift = (shift - mean @ slope).transpose(1, 2).float()
-        repair = torch.einsum("bshd,bhde->bshe", out.float(), slope.float()) + shift
-        return (out + repair).to(out.dtype)
+        return _with_product(out, slope, shift - mean @ slope)
 
     return give_back
+
+
+def first_order_and_repair(q, k, v, lists, out, lse):
+    """GiveBack: `first_order`, and what that lacks by `residual_repair`."""
+    return residual_repair()(q, k, v, lists, first_order(q, k, v, lists, out, lse), lse)
 
 
 def exact_rows(tokens: int, rows: int, device=None) -> torch.Tensor:
@@ -171,6 +174,14 @@ def _at_exact_rows(q, k, v, out, rows: int) -> tuple[torch.Tensor, torch.Tensor]
     heads = (x.transpose(1, 2) for x in (q[:, chosen], k, v))
     at_rows = out[:, chosen].transpose(1, 2).double()
     return at_rows, scaled_dot_product_attention(*heads).double() - at_rows
+
+
+def _with_product(out, slope, shift=None) -> torch.Tensor:
+    """out + out @ slope + shift. slope (b, h, d, d), shift (b, h, 1, d)."""
+    repaired = out.float() + torch.einsum("bshd,bhde->bshe", out.float(), slope.float())
+    if shift is not None:
+        repaired += shift.transpose(1, 2).float()
+    return repaired.to(out.dtype)
 
 
 def _ridge(x: torch.Tensor, y: torch.Tensor, ridge: float) -> torch.Tensor:

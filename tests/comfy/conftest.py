@@ -54,6 +54,7 @@ NEWEST_ONLY = {  # file -> why
     "test_quality_compare.py": LAB,
     "test_quality_eight_bits.py": LAB,
     "test_quality_extend.py": LAB,
+    "test_quality_front.py": LAB,
     "test_quality_model.py": LAB,
     "test_quality_proportions.py": LAB,
     "test_training_benchmark.py": LAB,

@@ -132,7 +132,7 @@ def test_first_order_is_nearer_where_keys_and_values_are_smooth():
 def test_a_constant_residual_is_given_back_exactly():
     q, k, v = videos()
     lacks = torch.randn(2, 1, 3, 8, generator=torch.Generator().manual_seed(3))
-    for way in (rest.mean_residual(5), rest.residual_repair(5, rank=2)):
+    for way in (rest.mean_residual(5), rest.repair_in_directions(2, 5)):
         given = way(q, k, v, [], dense(q, k, v) - lacks, None)
         assert difference(given, dense(q, k, v)) < 1e-5
 
@@ -157,14 +157,14 @@ def test_an_affine_residual_is_repaired_from_some_rows(heads):
         lacks = torch.einsum("bshd,bhde->bshe", whole, change) + 1
         rank = int(torch.linalg.matrix_rank(change).max())
         for count in (20, 65):
-            repair = rest.residual_repair(count, rank, ridge=1e-9)
+            repair = rest.repair_in_directions(rank, count, ridge=1e-9)
             assert difference(repair(q, k, v, [], whole - lacks, None), whole) < 1e-4
-        repair = rest.residual_repair(20, rank - 1, ridge=1e-9)
+        repair = rest.repair_in_directions(rank - 1, 20, ridge=1e-9)
         assert difference(repair(q, k, v, [], whole - lacks, None), whole) > 1e-3
 
 
 @SHAPES
-def test_repair_is_a_ridge_regression_of_some_rank(heads):
+def test_repair_in_directions_is_a_ridge_regression_of_some_rank(heads):
     q, k, v = videos(heads, tokens=65, width=12)
     out, lse = sparse(q, k, v, lists_of(heads, blocks=13))
     rows, rank, ridge = 21, 3, 0.1
@@ -184,14 +184,59 @@ def test_repair_is_a_ridge_regression_of_some_rank(heads):
             top = torch.linalg.svd(standard @ slope).Vh[:rank]
             predicted = (all_of_it - x.mean(0)) / x.std(0) @ slope @ top.T @ top + shift
             expected[video, :, head] = all_of_it + predicted
-    given = rest.residual_repair(rows, rank, ridge)(q, k, v, [], out, lse)
+    given = rest.repair_in_directions(rank, rows, ridge)(q, k, v, [], out, lse)
     assert difference(given - out, expected - out) < 1e-4
+
+
+@pytest.mark.parametrize("centred", [False, True], ids=["linear", "affine"])
+def test_repair_is_a_ridge_regression(centred):
+    q, k, v = videos(tokens=65, width=12)
+    out, lse = sparse(q, k, v, lists_of(3, blocks=13))
+    chosen, ridge = rest.exact_rows(65, 21), 0.1
+    lacks, expected = (dense(q, k, v) - out).double(), torch.empty_like(out, dtype=torch.float64)
+    for video in range(2):
+        for head in range(3):
+            x, y = out[video, chosen, head].double(), lacks[video, chosen, head]
+            mean, shift = x.mean(0) * centred, y.mean(0) * centred
+            gram = (x - mean).T @ (x - mean)
+            gram += ridge * gram.trace() / 12 * torch.eye(12)
+            slope = torch.linalg.inv(gram) @ (x - mean).T @ (y - shift)
+            expected[video, :, head] = (out[video, :, head] - mean) @ slope + shift
+    given = rest.residual_repair(21, ridge, centred)(q, k, v, [], out, lse)
+    assert difference(given - out, expected) < 1e-4
+    assert difference(expected, lacks) < 0.95
+
+
+def test_a_kept_repair_is_fitted_again_each_few_calls_and_for_other_lists():
+    q, k, v = videos(tokens=65, width=12)
+    lists, others = lists_of(3, blocks=13), lists_of(3, blocks=13)
+    outs = [sparse(q, k, v, lists)[0], dense(q, k, v) - 1]
+    fitted = [rest.residual_repair()(q, k, v, [], out, None) for out in outs]
+    again, once = rest.kept_repair(2), rest.kept_repair()
+    for way in (again, once):
+        assert way(q, k, v, lists, outs[0], None).equal(fitted[0])
+        assert difference(way(q, k, v, lists, outs[1], None), fitted[1]) > 0.01
+    assert again(q, k, v, lists, outs[1], None).equal(fitted[1])  # the third call
+    assert not once(q, k, v, lists, outs[1], None).equal(fitted[1])
+    assert once(q, k, v, others, outs[1], None).equal(fitted[1])
+
+
+def test_both_are_the_repair_of_what_the_first_order_lacks():
+    q, k, v = videos(tokens=65)
+    lists = lists_of(3, blocks=13)
+    out, lse = sparse(q, k, v, lists)
+    first, both = (
+        way(q, k, v, lists, out, lse) for way in (rest.first_order, rest.first_order_and_repair)
+    )
+    assert both.equal(rest.residual_repair()(q, k, v, [], first, None))
+    assert difference(both, dense(q, k, v)) < difference(first, dense(q, k, v))
 
 
 def test_repair_from_all_rows_lowers_the_error_more_than_the_mean_does():
     q, k, v = videos(tokens=65)
     out, lse = sparse(q, k, v, lists_of(3, blocks=13))
-    ways = (rest.residual_repair(65, 8, 1e-9), rest.residual_repair(65, 2), rest.mean_residual(65))
+    ways = [rest.repair_in_directions(8, 65, 1e-9), rest.repair_in_directions(2, 65)]
+    ways.append(rest.mean_residual(65))
     errors = [difference(way(q, k, v, [], out, lse), dense(q, k, v)) for way in ways]
     assert errors == sorted(errors) and errors[-1] < difference(out, dense(q, k, v))
 
@@ -217,8 +262,15 @@ def test_exact_rows_are_in_all_parts_of_frames():
 
 @pytest.mark.parametrize(
     "way",
-    [rest.pooled, rest.first_order, rest.mean_residual(5), rest.residual_repair(9, 2)],
-    ids=["pooled", "first order", "mean", "repair"],
+    [
+        rest.pooled,
+        rest.first_order,
+        rest.mean_residual(5),
+        rest.repair_in_directions(2, 9),
+        rest.residual_repair(9),
+        rest.first_order_and_repair,
+    ],
+    ids=["pooled", "first order", "mean", "repair in directions", "repair", "both"],
 )
 def test_dtypes_are_kept_and_calls_repeat(way):
     q, k, v = videos()

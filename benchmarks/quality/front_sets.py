@@ -65,6 +65,7 @@ def presets() -> list[Way]:
     """The node's, and what else was tried with the repair."""
     found = [AUTHORS, *(of_preset(each) for each in node_presets().values())]
     found += [cached(repaired(adaptive(*each)), "50%") for each in ((QUARTER, 0.5), FASTER)]
+    found += [repaired(adaptive(QUARTER, 0.5))]
     found += [repaired(adaptive(0.5)), repaired(adaptive(QUARTER)), sol()]
     found += [repaired(adaptive(dense, 0.67)) for dense in (0.5, 0.45, 0.4)]
     found += [repaired(adaptive(0.5, 0.33)), repaired(of(0.5, (0.75, 1.0), 0.33))]

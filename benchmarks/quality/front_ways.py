@@ -141,5 +141,7 @@ def sol(dense: float = SOL_DENSE) -> Way:
 
 def of_preset(preset) -> Way:
     """A preset of the node: a NodePreset."""
-    last = preset.dense_last_steps * LAST
-    return repaired(adaptive(preset.dense, preset.budget, preset.early, last=last))
+    last, budgets = preset.dense_last_steps * LAST, [preset.budget]
+    if preset.early is not None:
+        budgets.insert(0, (preset.until, preset.early))
+    return repaired(of(preset.dense, *budgets, last=last))

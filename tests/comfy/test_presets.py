@@ -3,12 +3,14 @@
 Expected values come from the presets' table, so that it can change.
 """
 
+import json
+import re
 from dataclasses import replace
 from fractions import Fraction
 
 import pytest
 import torch
-from conftest import BLOCKS, pack_module, patch, sample
+from conftest import BLOCKS, PACK, pack_module, patch, sample
 
 import nodes
 
@@ -262,3 +264,25 @@ def test_both_budgets_are_told(wan, summaries, monkeypatch):
     for steps, said in ((20, "(budget 1.5, then 0.5)"), (4, "(budget 0.5)")):
         sample(patch(wan, preset="balanced"), steps=steps, cfg=1.0, **SIZE)
         assert f"adaptive lists {said}" in summaries[-1]["status"]
+
+
+def test_the_figures_are_those_of_the_lab():
+    """The speed of a run as a whole and likeness, as the tooltip and the help page have them."""
+    file = PACK / "benchmarks/results/quality-front-h200.json"
+    found = json.loads(file.read_text(encoding="utf-8"))
+    passes = found["passes_of_wan"]
+    default_s = passes["comfyui"] * passes["forwards"]
+    figures = {
+        case["preset"] or case["method"]: (
+            round(default_s / case["seconds_estimate"], 1),
+            round(case["psnr"]),
+        )
+        for case in found["cases"]
+        if case["grid"] == "16 x 16 x 32"
+    }
+    page = (PACK / "nodes/web/docs/RadialAttentionPatch.md").read_text(encoding="utf-8")
+    for name, each in PRESETS.items():
+        assert figures[name] == (each.times_as_fast, each.psnr)
+        assert re.search(rf"`{name}` \|.*\| {each.times_as_fast}x \| {each.psnr} dB \|", page)
+    paper = presets.PAPER_TIMES_AS_FAST, presets.PAPER_PSNR
+    assert figures["radial: 25% dense"] == paper

@@ -70,7 +70,7 @@ def presets() -> list[Way]:
     found += [repaired(adaptive(dense, 0.67)) for dense in (0.5, 0.45, 0.4)]
     found += [repaired(adaptive(0.5, 0.33)), repaired(of(0.5, (0.75, 1.0), 0.33))]
     found += [repaired(of(0.25, (0.5, 1.5), 0.5)), repaired(of(0.2, (0.5, 1.0), 0.33))]
-    found += [repaired(of(0.25, (0.5, early), 0.33)) for early in (1.0, 0.67)]
+    found += [repaired(of(0.25, (0.5, 0.67), 0.33))]
     found += [cached(repaired(of(0.25, (0.5, 1.0), 0.33)), "50%")]
     found += [repaired(of(0.16, (0.4, 1.5), 0.33)), repaired(adaptive(0.1))]
     found += [repaired(adaptive(0.1, 0.67, 1.5)), repaired(of(0.1, (0.25, 2.0), (0.5, 1.0), 0.5))]

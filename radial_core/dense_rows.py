@@ -1,12 +1,15 @@
-"""Queries that attend to everything, computed densely: what `Plan.bounded_table` leaves out."""
+"""Dense attention of a few queries: of those that attend to everything, which
+`Plan.bounded_table` leaves out, and of those by which adaptive/repair.py goes.
+"""
 
 from collections.abc import Sequence
 
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
-from .call import readable
+from .call import capability, readable
 
+MOST_FLASH = 256  # head_dim of torch's FlashAttention
 aten = torch.ops.aten
 
 
@@ -34,6 +37,23 @@ def fill_dense_rows(
             found, found_lse = _with_lse(query, k, v, softmax_scale)
             lse[:, :, part] = found_lse[:, :, : query.shape[2]]
         out[:, part] = found.transpose(1, 2)
+
+
+def dense_rows(
+    queries: torch.Tensor, k: torch.Tensor, v: torch.Tensor, softmax_scale: float
+) -> torch.Tensor:
+    """Dense attention of some queries, (b, rows, h, d), over all keys, (b, s, h, d); like queries.
+
+    Without gradients.
+    """
+    q, k, v = (readable(x).transpose(1, 2) for x in (queries, k, v))
+    half = q.dtype in (torch.float16, torch.bfloat16)
+    if half and q.shape[-1] <= MOST_FLASH and capability(q.device) >= (8, 0):
+        # cuDNN, which torch prefers on Hopper, takes 1.5 times as long for so few queries.
+        out = aten._scaled_dot_product_flash_attention(q, k, v, scale=softmax_scale)[0]
+    else:
+        out = scaled_dot_product_attention(q, k, v, scale=softmax_scale)
+    return out.transpose(1, 2)
 
 
 def _with_lse(q, k, v, softmax_scale: float) -> tuple[torch.Tensor, torch.Tensor]:

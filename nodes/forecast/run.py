@@ -61,7 +61,7 @@ def _forecast(
         return step_estimate(model, layout, density, schedule.dense_blocks)
 
     early = settings.adaptive_budget if settings.early is None else settings.early
-    settled, steps = first_steps(levels), []
+    settled, steps = first_steps(levels, settings.until), []
     for step in range(STEPS):
         if schedule.is_dense_step(levels, step):
             steps.append(step_estimate(model, layout, 1.0, schedule.dense_blocks))

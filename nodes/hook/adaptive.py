@@ -7,8 +7,9 @@ from typing import NamedTuple
 
 import torch
 
-from ...radial_core import Plan
+from ...radial_core import Plan, VideoLayout
 from ...radial_core.adaptive.lists import AdaptiveLists, look
+from ...radial_core.adaptive.repair import repair
 from ...radial_core.call import SIGNALS
 from ..run.run_reporter import RunReporter
 
@@ -71,6 +72,7 @@ class RunLists:
         self._first_step: int | None = None  # in which lists were looked for
         self._windows: set[tuple[int, ...] | None] = set()  # those of that step
         self._failed = False
+        self._unrepaired = False  # as the repair failed
 
     def of_call(self, of_pass: PassLists, block: int | None, number: int) -> "CallLists":
         """block: the transformer block, None if it is not known; number: which of its calls."""
@@ -86,6 +88,19 @@ class RunLists:
         except Exception as error:  # of too little memory to unpack them, if any
             self._fail(error)
             return None
+
+    def repair(self, q, k, v, out, video: slice, scale: float | None) -> None:
+        """Add to an output, in place, what its lists lack: see radial_core/adaptive/repair.py."""
+        if self._unrepaired:
+            return
+        try:
+            repair(q, k, v, out, video, scale)
+        except SIGNALS:
+            raise
+        except Exception as error:
+            self._unrepaired = True
+            message = "The output of adaptive lists is not repaired from here on in this run. %s"
+            self._reporter.say_once("repair", logging.WARNING, message, error, exc_info=True)
 
     def _find(
         self, key: Hashable, of_pass: PassLists, q, k, plan: Plan, scale: float | None
@@ -149,13 +164,21 @@ class RunLists:
 
 @dataclass
 class CallLists:
-    """The lists for one attention call. density: kept share of its blocks, once they are found."""
+    """The lists for one attention call.
+
+    density: kept share of its blocks, once they are found. own: which videos of the batch have
+    lists of their own.
+    """
 
     run: RunLists
     of_pass: PassLists
     block: tuple[int, int] | None
     density: float | None = None
-    adaptive: bool = False
+    own: Sequence[bool] = ()
+
+    @property
+    def adaptive(self) -> bool:
+        return any(self.own)
 
     def plans(self, q: torch.Tensor, k: torch.Tensor, plan: Plan, scale: float | None):
         """A plan for each video of the batch, or one for all. q, k: (b, s, h, d)."""
@@ -169,9 +192,16 @@ class CallLists:
             self.run.plan((*place, branch), of_pass, one_q, one_k, plan, scale)
             for branch, one_q, one_k in zip(branches, q, k, strict=True)
         ]
-        if not any(found):
+        self.own = [each is not None for each in found]
+        if not self.adaptive:
             return [plan]
         plans = [plan if own is None else own for own in found]
         self.density = sum(each.density for each in plans) / len(plans)
-        self.adaptive = True
         return plans
+
+    def repair(self, q, k, v, out: torch.Tensor, layout: VideoLayout, scale: float | None) -> None:
+        """Of the videos with lists of their own, in place. q, k, v, out: (b, s, h, d)."""
+        video = slice(layout.prefix, layout.prefix + layout.video_tokens)
+        for i, own in enumerate(self.own):
+            if own:
+                self.run.repair(*(x[i : i + 1] for x in (q, k, v, out)), video, scale)

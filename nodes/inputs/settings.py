@@ -42,7 +42,7 @@ class Settings:
     preset: the name of the node's preset; None where its inputs decide. dense: the share of the
     steps that are dense, where dense_steps doesn't say how many; long_dense_steps: at most so many
     in long videos, None for no limit. early: the budget of adaptive lists that are found before the
-    video is settled; None for the same.
+    share `until` of the steps, and found again then; None for the same.
     """
 
     dense_steps: int | None
@@ -57,6 +57,7 @@ class Settings:
     dense: float = QUARTER
     long_dense_steps: int | None = LONG_DENSE_STEPS
     early: float | None = None
+    until: float = QUARTER
 
     @property
     def adaptive_budget(self) -> float | None:

@@ -59,6 +59,7 @@ def oracle(
     side = 1 if model.model.model_config.unet_config.get("patch_size") == [1, 1, 1] else side
     core, reference = pack_module("radial_core"), pack_module("radial_core.reference")
     look = pack_module("radial_core.adaptive.lists").look
+    repair = pack_module("radial_core.adaptive.repair").repair
     pattern, looks, now, looked = core.RadialPattern(0.2, 1, 64), Looks(), {}, {}
 
     def wrapper(executor, x, t, c_concat, c_crossattn, control, options, **conditions):
@@ -102,7 +103,10 @@ def oracle(
                 looked[key] = now["step"]
                 looks.steps.add(now["step"])
             lists = looks.found.get(key, plan)
-            out[i, unmasked] = reference.reference_attention(*one, lists)[0].to(v.dtype)
+            found = reference.reference_attention(*one, lists).to(v.dtype)
+            if lists is not plan:
+                repair(*one, found, slice(layout.prefix, layout.prefix + layout.video_tokens))
+            out[i, unmasked] = found[0]
         now["call"] += 1
         looks.calls += 1
         return out.flatten(2)

@@ -118,6 +118,32 @@ def test_lists_that_cannot_be_unpacked_leave_the_run_radial(model, sample, adapt
     assert record.why_radial == "OutOfMemoryError" and not record.failures
 
 
+@pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
+def test_a_repair_that_fails_leaves_the_lists(model, sample, adaptive, monkeypatch, caplog, error):
+    repair, calls = adaptive.repair, []
+
+    def fails(*given):
+        calls.append(given)
+        if len(calls) == 3:
+            raise error
+        repair(*given)
+
+    ours = patch(model, **SETTINGS)
+    whole = sample(ours)
+    monkeypatch.setattr(adaptive, "repair", lambda *given: None)
+    lists_alone = sample(ours)
+    monkeypatch.setattr(adaptive, "repair", fails)
+    some = sample(ours)
+    assert len(calls) == 3  # in the rest of the run it isn't tried again
+    for other in (whole, lists_alone):
+        assert 1e-4 < difference(some, other) < 0.5
+    said = [each for each in caplog.records if each.levelno >= logging.WARNING]
+    assert len(said) == 1 and str(error) in said[0].getMessage()
+    assert not records(ours)[-1].failures and records(ours)[-1].why_radial is None
+    monkeypatch.setattr(adaptive, "repair", repair)
+    assert torch.equal(sample(ours), whole)
+
+
 @pytest.mark.parametrize("on_device, on_host, found", [(0, 2**30, LOOKS), (2, 0, 3), (0, 1, 2)])
 def test_limits(model, sample, adaptive, looks, monkeypatch, caplog, on_device, on_host, found):
     """on_device, on_host: the lists that may be there. One more may be in host memory."""

@@ -22,7 +22,7 @@ from triton.backends.compiler import GPUTarget  # noqa: E402
 
 torch.version.cuda = torch.version.cuda or "12.8"  # as where the kernels run
 
-from radial_core.kernels import block_mass_launch, unpack_launch  # noqa: E402
+from radial_core.kernels import block_mass_launch, repair_launch, unpack_launch  # noqa: E402
 
 TOOLS = Path(triton.__file__).parent / "backends/nvidia/bin"
 CAPABILITIES = (80, 90, 120)
@@ -31,13 +31,14 @@ TOKENS, HEADS = 75_600, 40
 
 
 def launched() -> dict:
-    """The kernels of a look and of unpacking its lists, by name."""
+    """The kernels of a look, of unpacking its lists and of the repair, by name."""
     made = {}
 
     def compile_only(key, kernel, grid, arguments, **options):
         made[kernel.__name__] = kernel.warmup(*arguments, grid=grid, **options)
 
-    block_mass_launch.launch = unpack_launch.launch = compile_only
+    for module in (block_mass_launch, unpack_launch, repair_launch):
+        module.launch = compile_only
     blocks = -(-TOKENS // 128)
     k = torch.empty(TOKENS, HEADS, 128, dtype=torch.bfloat16, device="meta")
     hopper = current["target"].arch == 90
@@ -46,6 +47,8 @@ def launched() -> dict:
     bits = torch.empty(HEADS, blocks, blocks // 8 + 1, dtype=torch.uint8, device="meta")
     indptr = torch.empty(HEADS, blocks + 1, dtype=torch.int32, device="meta")
     unpack_launch.run(bits, indptr, 1000)
+    matrices = torch.empty(1, HEADS, 128, 128, dtype=torch.bfloat16, device="meta")
+    repair_launch.run(k[None], matrices)
     return made
 
 

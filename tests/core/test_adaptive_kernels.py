@@ -8,13 +8,13 @@ import torch
 from compiling import output_of
 
 from radial_core import failures
-from radial_core.adaptive import bits, mass, proven
+from radial_core.adaptive import bits, mass, proven, repair
 from radial_core.adaptive.bits import packed, unpacked_indices
 from radial_core.adaptive.mass import block_mass, by_torch
 from radial_core.call import Call
 
 pytest.importorskip("triton")
-from radial_core.kernels import block_mass_launch, unpack_launch  # noqa: E402
+from radial_core.kernels import block_mass_launch, repair_launch, unpack_launch  # noqa: E402
 from radial_core.kernels.portable_launch import Tiles  # noqa: E402
 
 CPU, HALF = torch.device("cpu"), torch.float16  # the interpreter gets bfloat16 wrong
@@ -111,6 +111,30 @@ def test_the_unpacking_kernel_finds_every_bit(shape):
     assert torch.equal(found, kept.nonzero()[:, -1].int())
 
 
+def outputs(batch, tokens, heads, head_dim):
+    """An output and the matrices for it, small enough for one tolerance."""
+    out = torch.randn(batch, tokens, heads, head_dim) / 4
+    return out.to(HALF), (torch.randn(batch, heads, head_dim, head_dim) / head_dim).to(HALF)
+
+
+@pytest.mark.parametrize("shape", [(2, 300, 3, 64), (1, 128, 2, 80), (1, 5, 1, 128)], ids=str)
+def test_the_repair_kernel_equals_torch(shape):
+    out, matrices = outputs(*shape)
+    before, part = out.clone(), out[:, 1:]
+    repair_launch.run(part, matrices)
+    true = before.double() + torch.einsum("bshd,bhde->bshe", before.double(), matrices.double())
+    assert torch.equal(out[:, :1], before[:, :1])
+    assert (part - true[:, 1:]).norm() < 2 * torch.finfo(HALF).eps * true.norm()
+
+
+def test_the_repair_kernel_takes_heads_first():
+    out, matrices = outputs(1, 150, 3, 64)
+    moved = out.transpose(1, 2).contiguous().transpose(1, 2)
+    repair_launch.run(out, matrices)
+    repair_launch.run(moved, matrices)
+    assert torch.equal(moved, out)
+
+
 @pytest.fixture
 def on_cpu(monkeypatch):
     """Our kernels take calls here, in the interpreter."""
@@ -128,7 +152,20 @@ def bits_call():
     return (lambda: unpacked_indices(packed(kept), indptr, 5)), torch.arange(5, dtype=torch.int32)
 
 
-KERNELS = {mass: mass_call, bits: bits_call}
+def repair_call():
+    out, matrices = outputs(1, 150, 2, 64)
+    expected = out.clone()
+    repair._by_torch(expected, matrices)
+
+    def run():
+        repaired = out.clone()
+        repair.add_product(repaired, matrices)
+        return repaired
+
+    return run, expected
+
+
+KERNELS = {mass: mass_call, bits: bits_call, repair: repair_call}
 
 
 @pytest.mark.parametrize("module", KERNELS, ids=lambda m: m.KERNEL)
@@ -190,4 +227,4 @@ def test_they_compile_for_every_gpu_and_keep_all_in_registers():
     for kernel in found:
         assert kernel["scratch"] == 0, kernel
         assert kernel["shared"] <= (115_000 if kernel["architecture"] == 90 else 67_000), kernel
-        assert (kernel["products"] > 0) == (kernel["kernel"] == "log_sums"), kernel
+        assert (kernel["products"] > 0) == (kernel["kernel"] in ("log_sums", "repair")), kernel

@@ -6,7 +6,7 @@ from test_backends import DEVICE, HALVES, dense_error, relative_rms
 from test_parts_of_qkv import HEAD_DIM, NEEDED, parts
 
 from radial_core import RadialPattern, VideoLayout, make_plan
-from radial_core.adaptive import bits, mass, proven
+from radial_core.adaptive import bits, mass, proven, repair
 from radial_core.adaptive.bits import packed
 from radial_core.adaptive.choice import Rows, most_attended, rows_of
 from radial_core.adaptive.lists import look
@@ -89,12 +89,33 @@ def test_the_unpacking_kernel_never_waits(blocks):
     assert torch.equal(indices, kept.nonzero()[:, -1].int())
 
 
-def test_both_kernels_prove_themselves():
+@on_halves
+@pytest.mark.parametrize("head_dim", [64, 80, 96, 128])
+def test_the_repair_never_waits_and_equals_that_on_the_cpu(head_dim, dtype):
+    q, k, v = (x[None] for x in draw(12_345, 2, head_dim, dtype))
+    out, video = v.flip(1).contiguous(), slice(7, 12_000)
+    expected = [x.cpu().float() for x in (q, k, v, out)]
+    repair.repair(*expected, video)
+    before = out.clone()
+    repair.repair(q, k, v, out, video)  # compiles
+    assert repair.KERNEL in [name for name, _ in proven._verdicts]
+    assert all(proven._verdicts.values())
+    out.copy_(before)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        repair.repair(q, k, v, out, video)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert relative_rms(out.cpu().float(), expected[3]) < 4 * torch.finfo(dtype).eps
+
+
+def test_the_kernels_prove_themselves():
     """In the dtypes and sizes that calls have."""
     for dtype in HALVES.values():
         for head_dim in (64, 80, 96, 128):
             for block_size in (64, 128):
                 assert mass._fault(Call(DEVICE, dtype, head_dim, block_size)) is None
+            assert repair._fault(Call(DEVICE, dtype, head_dim, 64)) is None
     assert bits._fault(Call(DEVICE, torch.float16, 64, 64)) is None
 
 

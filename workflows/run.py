@@ -20,7 +20,8 @@ from urllib.parse import urlsplit
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # Python's isolated mode leaves it out
 
 from headless import environment as env  # noqa: E402
-from headless.graph import load_graph, names, set_inputs  # noqa: E402
+from headless.graph import NODE, load_graph, names, set_inputs  # noqa: E402
+from headless.presets import CUSTOM, made_custom  # noqa: E402
 from headless.small import stand_in_size  # noqa: E402
 
 
@@ -29,9 +30,16 @@ def main():
     graph = load_graph(arguments.workflow)
     settings = dict(arguments.set)
     small = {} if arguments.server or arguments.comfyui else stand_in_size(graph, settings)
-    graph = set_inputs(graph, {**small, **settings})
+    custom = made_custom(graph, settings)
+    presets = {f"{node}.preset": CUSTOM for node in custom}
+    graph = set_inputs(graph, {**small, **settings, **presets})
     make_folder(arguments.output)
     use_python_of(arguments)
+    for node, inputs in custom.items():
+        print(
+            f"Node {node}: its preset is custom, because you set {', '.join(inputs)}. "
+            "All its inputs count now."
+        )
     from headless.server import ServerDied
     from headless.signals import end_on_signals
 
@@ -216,7 +224,7 @@ def run_on_users_comfyui(arguments, graph: dict):
 def run(url: str, graph: dict, output: Path, check=lambda: None):
     import asyncio
 
-    from headless.client import NODE, GraphFailed, run_graph
+    from headless.client import GraphFailed, run_graph
 
     try:
         result = asyncio.run(run_graph(url, graph, output, check))

@@ -50,20 +50,20 @@ NODES = {
         (400, 140),
         {"width": 320, "height": 192, "length": 129},
     ),
-    "patch": ("RadialAttentionPatch", (460, 30), (360, 350), {}),
+    "patch": ("RadialAttentionPatch", (460, 30), (360, 400), {}),
     "sampler": (
         "KSampler",
-        (460, 450),
+        (460, 530),
         (360, 290),
         {"control_after_generate": "fixed", "steps": 20, "cfg": 1, "scheduler": "simple"},
     ),
     "preview": (
         "RadialMaskPreview",
         (1370, 30),
-        (430, 780),
+        (520, 960),
         {"model_type": "HunyuanVideo", "width": 1280, "height": 720, "length": 129},
     ),
-    "report": ("RadialAttentionReport", (880, 30), (430, 700), {}),
+    "report": ("RadialAttentionReport", (880, 30), (430, 740), {}),
 }
 LINKS = {
     ("patch", "model"): ("loader", "MODEL"),

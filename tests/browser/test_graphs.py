@@ -7,6 +7,7 @@ from conftest import ROOT
 from frontend import READY, screenshot
 from person import (
     NOWHERE,
+    choose,
     complaints,
     eventually,
     graph_on,
@@ -25,6 +26,7 @@ def test_a_reload_restores_the_graph(either_page, mode, small_wan):
     page = either_page
     open_file(page, small_wan)
     patch = only(page, "RadialAttentionPatch")
+    choose(page, patch, "preset", "custom")
     type_number(page, patch, "decay", 0.35)
     type_number(page, patch, "dense_steps", 3)
     page.mouse.click(*NOWHERE)  # out of the field

@@ -13,7 +13,7 @@ FILES = sorted((ROOT / "workflows").glob("*.json"))
 MODEL_FILE = (".safetensors", ".sft", ".gguf", ".ckpt", ".pt", ".pth")
 PATCH = "RadialAttentionPatch"
 STATUS = (  # a long one, to test the node's size
-    "radial 71 %: 36 of 50 steps, 29.4 % of the map kept, 8 bit (triton_int8); "
+    "balanced: radial 71 %: 36 of 50 steps, 29.4 % of the map kept, 8 bit (triton_int8); "
     "dense: first 12 steps and last step, first block, calls with another mask; adaptive lists "
     "(budget 0.67) keep 81 % of the attention, radial ones would keep 84 % (looked 120 times, "
     "2.1 s, 140 MB)"

@@ -253,6 +253,7 @@ def test_a_graph_that_measures_and_then_samples_with_the_result(server, tmp_path
     outputs = {"decay": ["23", 0], "sink_frames": ["23", 1], "dense_blocks": ["23", 2]}
     outputs |= {"lists": ["23", 5], "budget": ["23", 6]}
     graph["4"]["inputs"] |= {**outputs, "dense_steps": 0, "dense_last_steps": 0}
+    graph["4"]["inputs"]["preset"] = "custom"
     del graph["10"], graph["11"], graph["12"]
     graph["24"] = node("PreviewAny", source=["9", 0])
     result = asyncio.run(run_graph(server.url, graph, tmp_path, server.check))

@@ -23,7 +23,8 @@ sys.path.append(str(PACK / "tests"))
 
 from package import copy_package  # noqa: E402
 
-SMALL = {"width": 128, "height": 128, "length": 65, "steps": 4, "dense_steps": 1}
+SMALL = {"width": 128, "height": 128, "length": 65, "steps": 4}
+SMALL |= {"preset": "custom", "dense_steps": 1}
 FOLDERS = [
     "radial-attention",  # comfy node install, and ComfyUI-Manager from the registry
     "comfyui-radial-attention",  # git clone

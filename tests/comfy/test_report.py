@@ -198,7 +198,7 @@ def test_the_patch_node_knows_its_id(wan, summaries):
 def test_a_report_that_is_added_later_finds_the_run(server, tmp_path, monkeypatch):
     """In a server: by then the sampler's output is in ComfyUI's cache."""
     small = {"width": 128, "height": 128, "length": 33, "steps": 3, "block_size": 64}
-    graph = set_inputs(load_graph("wan21_t2v"), small)
+    graph = set_inputs(load_graph("wan21_t2v"), {**small, "preset": "custom"})
     sampler = next(k for k, node in graph.items() if node["class_type"] == "KSampler")
     for video in ("10", "11", "12"):  # the nodes that decode and save it
         del graph[video]

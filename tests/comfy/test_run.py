@@ -58,6 +58,7 @@ def test_without_a_comfyui_on_the_machine(tmp_path):
     done = run("wan21_t2v", *QUICK, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "tiny random weights" in done.stdout
+    assert done.stdout.count("preset is custom, because you set dense_steps") == 1
     assert "Radial attention: 2 steps, 2 self-attention calls radial" in done.stdout
     assert "KSampler" in done.stderr and "2/2" in done.stderr  # the progress bar
     (line,) = (line for line in done.stdout.splitlines() if line.startswith("Output: "))
@@ -291,6 +292,7 @@ def test_the_help_names_every_workflow(tmp_path):
         (["no_such"], "No workflow named no_such. There are: dense_vs_radial, "),
         (["wan21_t2v", "--comfyui", "nowhere"], "has no main.py"),
         (["wan21_t2v", "--set", "steps"], "expected INPUT=VALUE, got 'steps'"),
+        (["wan21_t2v", "--set", "preset=faster", "--set=decay=1"], "the preset faster decides it"),
         (["wan21_t2v", "--set", "stepz=3"], "no node of the workflow has such an input"),
         (["wan21_t2v", "--server", "http://127.0.0.1:9"], "Lost the server at http://127.0.0.1:9"),
         (["wan21_t2v", "--server", "localhost:8188"], "expected http://HOST:PORT"),

@@ -12,7 +12,8 @@ from headless.graph import load_graph, set_inputs
 
 pytestmark = pytest.mark.oldest
 
-SMALL = {"width": 128, "height": 128, "length": 65, "steps": 4, "dense_steps": 1}
+SMALL = {"width": 128, "height": 128, "length": 65, "steps": 4}
+SMALL |= {"preset": "custom", "dense_steps": 1}
 TOKENS = 17 * 8 * 8
 PATIENCE = 60  # seconds
 # Inputs of the patch node that graphs saved by earlier versions don't have.

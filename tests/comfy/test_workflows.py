@@ -9,40 +9,41 @@ from itertools import combinations
 import av
 import numpy as np
 import pytest
-from conftest import PACK, newest_only
+from conftest import PACK, newest_only, pack_module
 from headless.client import run_graph
 from headless.graph import load_graph, names, set_inputs
 from headless.small import MOST, stand_in_size
 from safetensors.torch import load_file
 
+PRESETS = pack_module("nodes.inputs.presets").PRESETS
 WORKFLOWS = PACK / "workflows"
 NAMES = sorted(path.stem for path in WORKFLOWS.glob("*.json"))
 TITLE = 30  # pixels: a node's title bar is above its position
 
+# Of 8 steps, those that are radial: with the preset balanced, and with the models' own values.
+BALANCED, OWN = 6, 5
 # Steps of each sampler with radial attention, and its radial calls: steps x blocks (x passes, if
 # the two prompts differ in length). The stand-ins have 3 blocks, HunyuanVideo 4 and Mochi 2.
 RUNS = {
-    "wan21_t2v": [(8, 5 * 2)],
-    "wan21_adaptive": [(8, 5 * 2)],
-    "wan21_long": [(8, 5 * 1)],
-    "wan21_fusionx": [(8, 5 * 2)],
-    "wan22_t2v": [(2, 1 * 2), (2, 1 * 2)],
-    "wan22_i2v": [(2, 1 * 2), (2, 1 * 2)],
-    "wan22_5b": [(8, 5 * 2)],
-    "hunyuan_t2v": [(8, 5 * 4)],
-    "hunyuan_long": [(8, 5 * 2)],
-    "hunyuan15_t2v": [(8, 5 * 3 * 2)],
-    "mochi_t2v": [(8, 5 * 2 * 2)],
-    "h3_t2v": [(8, 5 * 2)],
-    "h3_i2v": [(8, 5 * 2)],
-    "h3_cached": [(8, 5 * 2)],
-    "ltx2_t2v": [(8, 5 * 2)],
-    "dense_vs_radial": [(8, 5 * 2)],
-    "settings_search": [(8, 5 * 2)],
-    "train_length_lora": [(8, 8 * 1), (8, 5 * 1)],
+    "wan21_t2v": [(8, BALANCED * 2)],
+    "wan21_long": [(8, BALANCED * 1)],
+    "wan21_fusionx": [(8, BALANCED * 2)],
+    "wan22_t2v": [(2, 1 * 2), (2, 2 * 2)],
+    "wan22_i2v": [(2, 1 * 2), (2, 2 * 2)],
+    "wan22_5b": [(8, BALANCED * 2)],
+    "hunyuan_t2v": [(8, BALANCED * 4)],
+    "hunyuan_long": [(8, BALANCED * 2)],
+    "hunyuan15_t2v": [(8, BALANCED * 3 * 2)],
+    "mochi_t2v": [(8, BALANCED * 2 * 2)],
+    "h3_t2v": [(8, BALANCED * 2)],
+    "h3_i2v": [(8, BALANCED * 2)],
+    "h3_cached": [(8, BALANCED * 2)],
+    "ltx2_t2v": [(8, BALANCED * 2)],
+    "dense_vs_radial": [(8, OWN * 2)],
+    "settings_search": [(8, OWN * 2)],
+    "train_length_lora": [(8, 8 * 1), (8, OWN * 1)],
 }
 NODES_WITH_TEXT = {
-    "wan21_adaptive": {"Radial Attention Report"},
     "wan21_long": {"Radial Attention Report"},
     "hunyuan_long": {"Radial Attention Report"},
     "h3_cached": {"Radial Attention Report"},
@@ -50,8 +51,8 @@ NODES_WITH_TEXT = {
     "settings_search": {"Radial Attention Compare", "Radial Settings Search"},
     "train_length_lora": {"Radial Trim LoRA"},
 }
-# Radial calls with adaptive lists, and their budget.
-ADAPTIVE = {"wan21_adaptive": (5 * 2, 0.67), "settings_search": (5 * 2, 1.0)}
+# Templates without a preset, and the budget of their adaptive lists.
+CUSTOM = {"dense_vs_radial": None, "settings_search": 1.0, "train_length_lora": None}
 H3 = ("h3_t2v", "h3_i2v", "h3_cached")
 # Frames and samples a second.
 WITH_SOUND = {**dict.fromkeys(H3, (24, 32000)), "ltx2_t2v": (25, 48000)}
@@ -117,9 +118,15 @@ def test_both_formats_of_every_workflow_exist():
 def test_it_runs(server, tmp_path, name):
     result, graph, log = run(server, tmp_path, name)
     assert [(s["steps"], s["radial_calls"]) for s in result.summaries] == RUNS[name]
-    adaptive = [s for s in result.summaries if s["adaptive"]]
-    found = [(s["adaptive"]["calls"], s["settings"]["budget"]) for s in adaptive]
-    assert found == ([ADAPTIVE[name]] if name in ADAPTIVE else [])
+    for summary in result.summaries:
+        preset = None if name in CUSTOM else "balanced"
+        budget = CUSTOM.get(name, PRESETS["balanced"].budget)
+        settings, adaptive = summary["settings"], summary["adaptive"]
+        assert (settings.get("preset"), settings.get("budget")) == (preset, budget)
+        if budget is None:
+            assert not adaptive
+        else:
+            assert adaptive["calls"] == summary["radial_calls"]
     assert {title for title, text in result.texts if text} == NODES_WITH_TEXT.get(name, set())
     for trouble in ("lora key not loaded", "missing", "Missing", "unexpected", "failed"):
         assert trouble not in log
@@ -142,12 +149,12 @@ def test_it_runs(server, tmp_path, name):
 
 @newest_only("no MiniMax H3")
 def test_steps_that_a_cache_skips_are_not_counted_as_radial(server, tmp_path):
-    settings = {"reuse_threshold": 3.0, "end_percent": 0.85}  # before the last step, a dense one
+    settings = {"reuse_threshold": 3.0, "end_percent": 0.85}
     result, _, log = run(server, tmp_path, "h3_cached", **settings)
     (skipped,) = re.findall(r"EasyCache - skipped (\d)/8 steps", log)
     (summary,) = result.summaries
     assert int(skipped) >= 2
-    assert (summary["steps"], summary["radial_calls"]) == (8, (5 - int(skipped)) * 2)
+    assert (summary["steps"], summary["radial_calls"]) == (8, (BALANCED - int(skipped)) * 2)
     ((_, report),) = result.texts
     assert "cache" in report
 

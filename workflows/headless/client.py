@@ -11,7 +11,8 @@ from pathlib import Path
 import aiohttp
 from tqdm import tqdm
 
-NODE = "RadialAttentionPatch"
+from .graph import NODE
+
 SUMMARY = "radial_attention.summary"
 POLL_SECONDS = 2
 _SHORT = aiohttp.ClientTimeout(total=5)

@@ -4,6 +4,7 @@ import copy
 import json
 from pathlib import Path
 
+NODE = "RadialAttentionPatch"
 FOLDER = Path(__file__).parents[1] / "api"
 TYPES = {dict: "an object", list: "a list", str: "text", bool: "true or false", type(None): "null"}
 

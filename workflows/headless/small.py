@@ -22,11 +22,11 @@ def stand_in_size(graph: dict, settings: dict) -> dict[str, int]:
         for name, n in most.items():
             holder, held = _holder(graph, node_id, name)
             value = graph[holder]["inputs"].get(held)
-            if _exceeds(value, n) and not _is_set(settings, holder, held):
+            if _exceeds(value, n) and not is_set(settings, holder, held):
                 small[f"{holder}.{held}"] = n
                 if name == "steps":
                     switches = _switches(node["inputs"], value, n)
-                    unset = (name for name in switches if not _is_set(settings, node_id, name))
+                    unset = (name for name in switches if not is_set(settings, node_id, name))
                     small |= {f"{node_id}.{name}": switches[name] for name in unset}
     return small
 
@@ -52,5 +52,6 @@ def _exceeds(value, most) -> bool:
     return value > most
 
 
-def _is_set(settings: dict, node_id: str, name: str) -> bool:
+def is_set(settings: dict, node_id: str, name: str) -> bool:
+    """Whether settings, by input or by node and input, have an input of a node."""
     return name in settings or f"{node_id}.{name}" in settings

@@ -8,25 +8,18 @@ Needs the Python of your ComfyUI:
 import argparse
 import importlib
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import record
-import torch
 from end_to_end_models import PACK, radial_node, start_comfyui
 from PIL import Image, ImageDraw
 
 DOCS, WORKFLOWS = record.ROOT / "nodes/web/docs", record.ROOT / "workflows"
-THUMBNAIL, STRIP, GAP = 512, 92, 4  # pixels: a square, with text at the bottom; between maps
+THUMBNAIL, STRIP = 512, 92  # pixels: a square, with text at the bottom
 WHITE, PALE, GREEN = (255, 255, 255), (196, 222, 203), (16, 58, 33)
-ADAPTIVE, BUDGET = "wan21_adaptive", 0.67
-# The heads in its picture, made up: how fast their attention falls with the frames, and with the
-# way in a frame, between two blocks; and how much some blocks get from everywhere.
-HEADS = ((4.0, 1.0, 0.0), (0.15, 12.0, 0.0), (0.3, 1.0, 6.0), (1.0, 5.0, 2.0))
 # For each template: title, model, width, height, length.
 TEMPLATES = {
     "wan21_t2v": ("Wan 2.1", "Wan 2.1 1.3B", 832, 480, 81),
-    "wan21_adaptive": ("Wan 2.1, adaptive lists", "Wan 2.1 1.3B", 832, 480, 81),
     "wan21_long": ("Wan 2.1, long video", "Wan 2.1 1.3B", 832, 480, 161),
     "wan21_fusionx": ("Wan 2.1 FusionX, 8 steps", "Wan 2.1 14B", 832, 480, 81),
     "wan22_t2v": ("Wan 2.2 text to video", "Wan 2.2 A14B", 832, 480, 81),
@@ -54,12 +47,9 @@ def main():
     for name, (title, *size) in TEMPLATES.items():
         video = forecast(*size)
         picture = block_map(video.rows, video.pattern, video.layout, THUMBNAIL)
-        density = video.rows.density
         if name == "dense_vs_radial":
             draw_half_dense(picture)
-        if name == ADAPTIVE:
-            picture, density = map_of_heads(video)
-        below = f"{texts.video(video)}: {texts.percent(density)} kept"
+        below = f"{texts.video(video)}: {texts.percent(video.rows.density)} kept"
         card = thumbnail(picture, title, below)
         card.save(WORKFLOWS / f"{name}.jpg", quality=85, optimize=True)
 
@@ -69,7 +59,7 @@ def the_pack(module: str):
 
 
 def forecast(model: str, width: int, height: int, length: int):
-    """The forecast with the preset."""
+    """The forecast with the model's own values."""
     entry = the_pack("nodes.families.catalog").VIDEO_MODELS[model]
     settings = the_pack("nodes.inputs.settings").Settings(None, 0, None, None, None, 128)
     latent = entry.latent(width, height, length)
@@ -97,28 +87,6 @@ def draw_half_dense(picture: Image.Image):
     near = the_pack("nodes.drawing.canvas").NEAR
     draw.rectangle((0, 0, middle - 1, THUMBNAIL), fill=near)
     draw.line((middle, 0, middle, THUMBNAIL), WHITE, 4)
-
-
-def map_of_heads(video) -> tuple[Image.Image, float]:
-    """The adaptive lists of four made-up heads, and the kept share of their blocks."""
-    choice, samples = the_pack("radial_core.adaptive.choice"), the_pack("radial_core.mask_sample")
-    plan = the_pack("radial_core.plan").make_plan(video.pattern, video.layout)
-    rows = choice.rows_of(plan, BUDGET)
-    frame = torch.arange(plan.blocks) * plan.block_size / video.layout.tokens_per_frame
-    frames_apart = (frame[:, None] - frame).abs()
-    way = ((frame % 1)[:, None] - frame % 1).abs()
-    popular = torch.rand(plan.blocks, generator=torch.Generator().manual_seed(0)) ** 4
-    by_frame, by_place, everywhere = torch.tensor(HEADS).T[..., None, None]
-    mass = popular * everywhere - frames_apart * by_frame - way * by_place
-    picture = Image.new("RGB", (THUMBNAIL, THUMBNAIL), WHITE)
-    pattern = replace(video.pattern, sink_frames=0)  # no head has to keep them
-    step, edges = (THUMBNAIL + GAP) // 2, torch.arange(plan.blocks + 1)
-    for head, kept in enumerate(choice.most_attended(mass, rows)):
-        row, key = kept.nonzero(as_tuple=True)
-        lists = samples.Sample(plan.blocks, edges, rows.lengths, [(row, key, key)], exact=True)
-        place = (head % 2 * step, head // 2 * step)
-        picture.paste(block_map(lists, pattern, video.layout, step - GAP), place)
-    return picture, rows.density
 
 
 def thumbnail(picture: Image.Image, title: str, below: str) -> Image.Image:

@@ -15,10 +15,18 @@ from stretches import Chooser, Sparse
 
 from radial_core import Plan
 from radial_core.adaptive.choice import most_attended, rows_of
+from radial_core.adaptive.repair import repair
 from radial_core.dense import dense_attention
 
+
+def shipped(q, k, v, lists, out, lse) -> torch.Tensor:
+    """GiveBack: the pack's own repair."""
+    repair(q, k, v, out, slice(0, q.shape[1]))
+    return out
+
+
 GIVE_BACK = {  # name -> what does it, and from which share of the steps on
-    REPAIR: (rest.residual_repair(), 0.0),
+    REPAIR: (shipped, 0.0),
     "residual repair, 64 rows": (rest.residual_repair(64), 0.0),
     "residual repair, 256 rows": (rest.residual_repair(256), 0.0),
     "residual repair, ridge 0.02": (rest.residual_repair(ridge=0.02), 0.0),

@@ -67,8 +67,9 @@ def mean_residual(rows: int = ROWS) -> GiveBack:
 def residual_repair(rows: int = ROWS, ridge: float = RIDGE, centred: bool = False) -> GiveBack:
     """What a row lacks as a linear function of its sparse output, fitted to a head's exact rows.
 
-    The rule of the pack (radial_core/adaptive/repair.py), in float32. ridge: the penalty, as a
-    share of the mean of the diagonal to which it is added. centred: an affine function.
+    As the pack does it (radial_core/adaptive/repair.py), but with one penalty for all channels.
+    ridge: that penalty, as a share of the mean of the diagonal to which it is added. centred: an
+    affine function.
     """
 
     def give_back(q, k, v, lists, out, lse):

@@ -11,14 +11,12 @@ attention as in masked.py
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 
-import rest
 import torch
 from masked import Attention
 from masks import SMALL_BLOCK
-from sol import NEIGHBOURS
 from torch.nn.functional import scaled_dot_product_attention
 
 from radial_core.adaptive.choice import Rows, most_attended
@@ -150,23 +148,6 @@ def looks_anew(find: Finder) -> Attention:
 def fixed(lists: Sequence[BlockLists]) -> Attention:
     """The lists of each layer, the same for all videos and steps."""
     return lambda q, k, v, layer: attend(q, k, v, [lists[layer]] * len(q))[0]
-
-
-def with_the_rest_pooled(rows: Rows) -> Attention:
-    """sol_attn's rule, see sol.py, with as many blocks in each row as the other lists have.
-
-    In each call, and for each head, a query block attends exactly to its neighbours and to the key
-    blocks with the best pooled scores, and to each other block as one mean key and value.
-    """
-    block = torch.arange(len(rows.lengths), device=rows.lengths.device)
-    rows = replace(rows, backbone=(block[:, None] - block).abs() <= NEIGHBOURS)
-    find = finder(pooled(1), rows)
-
-    def attention(q, k, v, layer):
-        lists = find(q, k)
-        return rest.pooled(q, k, v, lists, *attend(q, k, v, lists))
-
-    return attention
 
 
 def attend(q, k, v, lists: Sequence[BlockLists]) -> tuple[torch.Tensor, torch.Tensor]:

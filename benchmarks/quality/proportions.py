@@ -37,6 +37,7 @@ import masks
 import metrics
 import model as lab_model
 import per_head
+import rest
 import torch
 from ground import Ground
 from lab import in_time, parser, record, start_comfyui
@@ -93,7 +94,7 @@ class Lab:
             kept = [most_attended(mass, self.rows(way.budget)) for mass in self.mass_of_others]
             return per_head.fixed([per_head.BlockLists(each) for each in kept])
         if way.lists == SOL:
-            return per_head.with_the_rest_pooled(self.rows(way.budget))
+            return rest.with_the_rest_pooled(self.rows(way.budget))
         return per_head.looks_anew(self.finder(way))
 
     def finder(self, way: Way) -> per_head.Finder:

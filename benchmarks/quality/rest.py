@@ -11,17 +11,20 @@ lists, so they work for any approximation.
 
 import math
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from dataclasses import replace
 from weakref import WeakKeyDictionary
 
+import per_head
 import torch
+from masked import Attention
+from per_head import BlockLists
+from sol import NEIGHBOURS
 from torch.nn.functional import scaled_dot_product_attention
 
-if TYPE_CHECKING:
-    from per_head import BlockLists  # which imports this file
+from radial_core.adaptive.choice import Rows
 
 GiveBack = Callable[
-    [torch.Tensor, torch.Tensor, torch.Tensor, Sequence["BlockLists"], torch.Tensor, torch.Tensor],
+    [torch.Tensor, torch.Tensor, torch.Tensor, Sequence[BlockLists], torch.Tensor, torch.Tensor],
     torch.Tensor,
 ]
 ROWS = 128  # that are computed exactly
@@ -33,6 +36,23 @@ ITERATIONS = 8
 def pooled(q, k, v, lists, out, lse):
     """GiveBack: each dropped block is one mean key and value, as many times as it has tokens."""
     return _joined(out, lse, *_pooled_rest(q, k, v, lists))
+
+
+def with_the_rest_pooled(rows: Rows) -> Attention:
+    """sol_attn's rule, see sol.py, with as many blocks in each row as the other lists have.
+
+    In each call, and for each head, a query block attends exactly to its neighbours and to the key
+    blocks with the best pooled scores, and to each other block as one mean key and value.
+    """
+    block = torch.arange(len(rows.lengths), device=rows.lengths.device)
+    rows = replace(rows, backbone=(block[:, None] - block).abs() <= NEIGHBOURS)
+    find = per_head.finder(per_head.pooled(1), rows)
+
+    def attention(q, k, v, layer):
+        lists = find(q, k)
+        return pooled(q, k, v, lists, *per_head.attend(q, k, v, lists))
+
+    return attention
 
 
 def first_order(q, k, v, lists, out, lse):

@@ -20,6 +20,7 @@ import masks
 import model as lab_model
 import per_head
 import proportions
+import rest
 import tables_format
 import tables_lists
 from lab import record
@@ -105,7 +106,7 @@ def test_attention_over_lists_per_head_is_exact_by_torch_and_by_the_kernel():
 def test_the_pooled_rest_stands_for_all_its_tokens():
     q, k, v = video()
     k, v = alike(k, 16), alike(v, 16)
-    out = per_head.with_the_rest_pooled(ROWS)(q, k, v, 0)
+    out = rest.with_the_rest_pooled(ROWS)(q, k, v, 0)
     assert difference(out, dense(q, k, v)) < 1e-5
     lists = per_head.finder(per_head.pooled(1), ROWS)(q, k)
     assert difference(per_head.attend(q, k, v, lists)[0], out) > 0.1  # the rest matters
@@ -114,7 +115,7 @@ def test_the_pooled_rest_stands_for_all_its_tokens():
 def test_without_a_rest_sols_rule_is_dense():
     q, k, v = video()
     everything = replace(ROWS, lengths=torch.full_like(ROWS.lengths, PLAN.blocks))
-    assert difference(per_head.with_the_rest_pooled(everything)(q, k, v, 0), dense(q, k, v)) < 1e-5
+    assert difference(rest.with_the_rest_pooled(everything)(q, k, v, 0), dense(q, k, v)) < 1e-5
 
 
 def test_scores_steadied_by_distance():

@@ -1,4 +1,4 @@
-"""What do adaptive lists cost: the look, unpacking the lists, and calls with lists for each head?
+"""What do adaptive lists cost: the look, unpacking them, calls with them, and the repair after?
 
 One call of one transformer block at the sizes of real videos, head_dim 128, bfloat16, the presets'
 settings. q and k are random, but alike in runs of 32 tokens, so that heads have blocks to choose.
@@ -23,6 +23,7 @@ from attention_measure import DEVICE, DTYPE, HEAD_DIM, ON_GPU, SCALE, millisecon
 from radial_core import Plan, RadialPattern, VideoLayout, make_plan
 from radial_core.adaptive.lists import look
 from radial_core.adaptive.mass import EVERY, asked, block_mass
+from radial_core.adaptive.repair import repair
 from radial_core.attention import attend, why_not
 from radial_core.call import Call
 from radial_core.dense import dense_attention
@@ -82,8 +83,11 @@ def bench(name: str, layout: VideoLayout, heads: int, pattern: RadialPattern, qu
         "model_lists_mib": round(model_blocks * adaptive.bytes / 2**20),
     }
     plans = {"radial": plan} | {f"adaptive{key}": each.plan() for key, each in lists.items()}
+    video = slice(layout.prefix, layout.prefix + layout.video_tokens)
+    out = attend(q, k, v, plans["adaptive"])[0]
+    case["repair_ms"] = ms(lambda: repair(q, k, v, out, video))
     rows = [
-        sparse_row(precision, backend, plans, (q, k, v), ms)
+        sparse_row(precision, backend, plans, (q, k, v), ms, case["repair_ms"])
         for precision, backend in PRECISIONS.items()
         if backend == "auto"
         or why_not(backend, Call(DEVICE, DTYPE, HEAD_DIM, plan.block_size, per_head=True)) is None
@@ -92,14 +96,15 @@ def bench(name: str, layout: VideoLayout, heads: int, pattern: RadialPattern, qu
 
 
 def sparse_row(
-    precision: str, backend: str, plans: dict[str, Plan], qkv: tuple, ms: Callable
+    precision: str, backend: str, plans: dict[str, Plan], qkv: tuple, ms: Callable, repair_ms: float
 ) -> dict:
-    """The time of a call with each of the plans, and the backend that took it."""
+    """The time of a call with each of the plans, the backend that took it, and what the repair is
+    of the call with adaptive lists."""
     row = {"precision": precision}
     for name, plan in plans.items():
         row[f"{name}_backend"] = attend(*qkv, plan, backend)[2]
         row[f"{name}_ms"] = ms(lambda plan=plan: attend(*qkv, plan, backend))
-    return row
+    return row | {"repair_share": round(repair_ms / row["adaptive_ms"], 4)}
 
 
 def measured(run: Callable, most_runs: int) -> float:
@@ -130,12 +135,13 @@ def show(case: dict):
         f"{case['attended_067']:.1%} at 0.67\n"
         f"  dense {case['dense_ms']} ({case['dense']})  mass {case['mass_ms']}  "
         f"look {case['look_ms']} ms, {case['look_peak_mib']} MiB  unpack {case['unpack_ms']} ms  "
-        f"lists {case['model_lists_mib']} MiB"
+        f"lists {case['model_lists_mib']} MiB  repair {case['repair_ms']} ms"
     )
     for row in case["sparse"]:
         ways = ("radial", "adaptive", "adaptive_067")
         figures = (f"{way} {row[f'{way}_ms']} ({row[f'{way}_backend']})" for way in ways)
-        print(f"  {row['precision']}: {'  '.join(figures)}", flush=True)
+        figures = f"{'  '.join(figures)}  repair {row['repair_share']:.1%} of adaptive"
+        print(f"  {row['precision']}: {figures}", flush=True)
 
 
 def try_tiles(name: str, layout: VideoLayout, heads: int, pattern: RadialPattern):

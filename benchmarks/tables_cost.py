@@ -27,19 +27,32 @@ def report() -> str:
 
 
 def adaptive() -> str:
-    """Of every machine that was measured. A model's lists are those of one conditioning branch."""
+    """Of every machine that was measured. A model's lists are those of one conditioning branch.
+
+    The repair has a column once a file has it.
+    """
     rows = []
-    for file in sorted(RESULTS.glob("adaptive-*.json")):
-        for case in cases(file.stem):
+    files = [file.stem for file in sorted(RESULTS.glob("adaptive-*.json"))]
+    repaired = any("repair_ms" in case for file in files for case in cases(file))
+    for file in files:
+        for case in cases(file):
             for row in case["sparse"]:
                 ways = (row[f"{way}_ms"] for way in ("radial", "adaptive", "adaptive_067"))
-                name = f"{case['name']}, {file.stem.removeprefix('adaptive-').upper()}"
+                name = f"{case['name']}, {file.removeprefix('adaptive-').upper()}"
                 ms = (case["dense_ms"], *ways, case["unpack_ms"], case["look_ms"])
                 mib = (f"{case[key]:,}" for key in ("look_peak_mib", "model_lists_mib"))
-                rows.append([name, row["precision"], *map(number, ms), *mib])
+                repair = [_repair(case, row)] if repaired else []
+                rows.append([name, row["precision"], *map(number, ms), *mib, *repair])
     head = ["one call, ms", "precision", "dense", "radial", "adaptive", "budget 0.67"]
     head += ["unpacking", "look", "look, MiB", "lists of the model, MiB"]
-    return markdown(head, rows)
+    return markdown([*head, "repair (of adaptive)"] if repaired else head, rows)
+
+
+def _repair(case: dict, row: dict) -> str:
+    """Its milliseconds, and their share of the call with adaptive lists."""
+    if "repair_ms" not in case:
+        return ""
+    return f"{number(case['repair_ms'])} ({row['repair_share']:.1%})"
 
 
 def preview() -> str:

@@ -1,6 +1,6 @@
 """What a mask does to a real attention call: the attention mass it keeps, and its output's error.
 
-Also what adaptive lists do that are chosen in that very call.
+Also what adaptive lists do that are chosen in that very call, with the repair of their output.
 
 Exact for a sample of the rows: from a row's softmax over all keys follows the output of any mask.
 Keys come in chunks, whose unnormalised weights and values are summed block by block. A mask is then
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch.nn.functional import pad
 
-from .adaptive.sample import ListSample
+from .adaptive.sample import ListSample, repair_by_halves
 from .layout import VideoLayout
 from .masks.mask import kept_runs
 from .masks.radial import RadialPattern
@@ -46,11 +46,11 @@ class CallMeasurement:
     """What was measured in one call. All but the last have a number for each pattern, and after
     these for adaptive lists at each budget, if they were measured.
 
-    error: relative RMS error of the masked output against the dense one, over all rows and heads.
-    coverage: the kept share of a row's attention mass, as a mean over rows and heads. worst_head,
-    median_head: the same for the worst and the median head. by_distance: the share of the mass on
-    one frame at each distance in time, from 0 to frames - 1, as a mean over all pairs of a row and
-    a frame.
+    error: relative RMS error of the masked output against the dense one, over all rows and heads;
+    of adaptive lists that of the repaired output (adaptive/repair.py). coverage: the kept share of
+    a row's attention mass, as a mean over rows and heads. worst_head, median_head: the same for the
+    worst and the median head. by_distance: the share of the mass on one frame at each distance in
+    time, from 0 to frames - 1, as a mean over all pairs of a row and a frame.
     """
 
     error: tuple[float, ...]
@@ -111,7 +111,9 @@ def measure(
     """Measure a call. q, k, v: (s, h, d) with s = the layout's tokens, on the rows' device.
 
     Computed in float32, or float64 if the tensors are. softmax_scale: d ** -0.5 if None. scratch:
-    bytes. lists: adaptive ones to measure too, for the same queries.
+    bytes. lists: adaptive ones to measure too, for the same queries. Half of the rows are repaired
+    by a fit to the other half. With fewer than 256 rows that is a fit to fewer than in a run, and
+    the error is a little too large.
     """
     number, patterns, _ = rows.kept.shape
     patterns += 0 if lists is None else len(lists.budgets)
@@ -131,6 +133,8 @@ def measure(
         mass, out, frame_mass = _sums(q[:, head], k[:, head], v[:, head], rows, kept, step)
         # If all kept weights underflow, the output is 0, which is an error of 1.
         out /= mass.clamp(min=torch.finfo(dtype).tiny)[..., None]
+        if lists is not None:
+            repair_by_halves(out[:, -1 - len(lists.budgets) : -1], out[:, -1])
         out[:, :-1] -= out[:, -1:]
         squares += out.square().sum(dim=(0, 2))
         coverage[head] = (mass[:, :-1] / mass[:, -1:]).mean(dim=0)

@@ -11,7 +11,8 @@ UNEVEN = 1.5  # times the error of another step: worth a sentence
 SHARES = {0.75: "a quarter fewer", 0.67: "a third fewer", 0.5: "half the"}  # blocks, by budget
 AGING = (
     "These lists were chosen in the very step that they were measured in. In a run they are chosen "
-    "early, and stay: expect a larger error in later steps."
+    "early, and stay: expect a larger error in later steps. What the lists drop is estimated and "
+    "added, as in a run."
 )
 
 

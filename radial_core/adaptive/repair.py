@@ -68,9 +68,12 @@ def exact_rows(start: int, stop: int, device: torch.device) -> torch.Tensor:
 def fitted(sparse: torch.Tensor, dense: torch.Tensor) -> torch.Tensor:
     """The matrix of each head, (b, h, d, d) in the dtype of the outputs, (b, h, rows, d) each.
 
-    0 where there is none, as for outputs that are not finite. Nothing waits for the device.
+    Computed in float32, or float64 if they are that. 0 where there is none, as for outputs that are
+    not finite. Nothing waits for the device.
     """
-    found, lacks = sparse.float(), dense.float() - sparse.float()
+    dtype = torch.promote_types(sparse.dtype, torch.float32)
+    found = sparse.to(dtype)
+    lacks = dense.to(dtype) - found
     gram = found.mT @ found
     squares = gram.diagonal(dim1=-2, dim2=-1)
     squares += RIDGE * squares + torch.finfo(gram.dtype).tiny

@@ -4,11 +4,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
+from torch.nn.functional import pad
 
 from ..layout import VideoLayout
 from ..masks.mask import BlockMask, kept_runs
 from .choice import backbone, backbone_lengths, by_mass, first_of, row_lengths
 from .mass import block_mass
+from .repair import exact_rows, fitted
 
 ROWS_AT_ONCE = 256  # of the block map: bounds the memory that `sample_lists` takes on the CPU
 
@@ -70,3 +72,19 @@ def sample_lists(
             tuple(each[blocks] for each in lengths),
             tuple(int(each.sum()) / len(each) ** 2 for each in lengths),
         )
+
+
+def repair_by_halves(sparse: torch.Tensor, dense: torch.Tensor) -> None:
+    """Repair one head's outputs in place: even rows by a fit to odd ones, and odd by even ones.
+
+    Fitted to the rows that it is judged by, the repair would look too good. A row alone stays as it
+    is. sparse: (rows, budgets, d). dense: (rows, d), of the same dtype.
+    """
+    rows = len(sparse)
+    both = torch.cat((sparse, dense[:, None]), dim=1)
+    both = pad(both, (0, 0, 0, 0, 0, rows % 2))  # a row of zeros adds nothing to a fit
+    halves = both.unflatten(0, (-1, 2)).permute(1, 2, 0, 3)  # (2, budgets + 1, half the rows, d)
+    some = halves[:, :, exact_rows(0, halves.shape[2], sparse.device)]  # no more than in a run
+    matrices = fitted(some[:, :-1], some[:, -1:])
+    added = halves[:, :-1] @ matrices.flip(0)
+    sparse += added.permute(2, 0, 1, 3).flatten(0, 1)[:rows]

@@ -1,5 +1,8 @@
 """Helpers for tests with the probe."""
 
+import torch
+from conftest import pack_module
+
 import nodes
 
 
@@ -22,3 +25,19 @@ def measured(model):
 def places(model):
     """(step, block) of the measured calls of the last run."""
     return [(call.step, call.block) for call in measured(model).calls]
+
+
+def by_halves(sparse, dense):
+    """Outputs (1, rows, h, d) in float64, each half of the rows repaired by a fit to the other."""
+    repair, result = pack_module("radial_core.adaptive.repair"), sparse.clone()
+    pairs = (sparse.shape[1] + 1) // 2
+    for head in range(sparse.shape[2]):
+        for own, other in ((0, 1), (1, 0)):
+            rows = 2 * repair.exact_rows(0, pairs, sparse.device) + other
+            rows = rows[rows < sparse.shape[1]]
+            found, full = sparse[0, rows, head], dense[0, rows, head]
+            gram = found.T @ found
+            gram += repair.RIDGE * gram.diagonal().mean() * torch.eye(len(gram)).to(gram)
+            matrix = torch.linalg.solve(gram, found.T @ (full - found))
+            result[0, own::2, head] += sparse[0, own::2, head] @ matrix
+    return result

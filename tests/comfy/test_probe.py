@@ -17,7 +17,7 @@ from conftest import (
     with_override,
     with_wrapper,
 )
-from probing import measured, places, probe, run_of
+from probing import by_halves, measured, places, probe, run_of
 
 choice = pack_module("nodes.probing.choice")
 CASES = {
@@ -62,8 +62,8 @@ def recording(model, case, calls):
 
 
 def truth(case, before, after, q, k, v, pattern, budget=None):
-    """The oracle's error and coverage over the video of a pattern, or of adaptive lists in its
-    place. q, k, v: (1, s, h, d)."""
+    """The oracle's error and coverage over the video of a pattern, or of repaired adaptive
+    lists in its place. q, k, v: (1, s, h, d)."""
     core, reference = pack_module("radial_core"), pack_module("radial_core.reference")
     layout = core.VideoLayout(*case.grid, before, after)
     video = slice(before, before + math.prod(case.grid))
@@ -72,6 +72,8 @@ def truth(case, before, after, q, k, v, pattern, budget=None):
         plan = pack_module("radial_core.adaptive.lists").look(q[0], k[0], plan, budget).plan()
     everything = core.make_plan(core.RadialPattern(4.0, 1000, pattern.block_size), layout)
     ours, dense = (reference.reference_attention(q, k, v, p)[:, video] for p in (plan, everything))
+    if budget is not None:
+        ours = by_halves(ours, dense)
     block = torch.arange(layout.tokens) // pattern.block_size
     keep = plan.block_mask()[..., block[video, None], block]
     scores = torch.einsum("bqhd,bkhd->bhqk", q.double(), k.double()) * q.shape[-1] ** -0.5

@@ -19,13 +19,22 @@ pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="it measures t
 def test_a_case_becomes_a_row(monkeypatch, tmp_path, capsys):
     case = adaptive.bench("tiny", *adaptive.TINY["tiny"], quick=True)
     adaptive.show(case)
-    assert "exact: radial" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "exact: radial" in shown and "of adaptive" in shown
     seen, radial = case["attended"]
     assert case["attended_067"] < seen and radial < seen < 1
     assert [row["precision"] for row in case["sparse"]] == ["exact"]
-    case |= {"look_peak_mib": 7, "dense_ms": 12.34}  # a GPU's
-    (tmp_path / "adaptive-h900.json").write_text(json.dumps({"cases": [case]}))
+    (row,) = case["sparse"]
+    assert row["repair_share"] == pytest.approx(case["repair_ms"] / row["adaptive_ms"], abs=1e-4)
+    case |= {"look_peak_mib": 7, "dense_ms": 12.34, "repair_ms": 1.5}  # a GPU's
+    row["repair_share"] = 0.0312
+    older = {key: value for key, value in case.items() if key != "repair_ms"}
+    (tmp_path / "adaptive-h900.json").write_text(json.dumps({"cases": [case, older]}))
     for module in (tables_cost, tables_format):
         monkeypatch.setattr(module, "RESULTS", tmp_path)
-    (row,) = tables_cost.adaptive().splitlines()[2:]
-    assert row.startswith("| tiny, H900 | exact | 12.3 | ")
+    head, _, row, before = tables_cost.adaptive().splitlines()
+    assert head.endswith("| repair (of adaptive) |")
+    assert row.startswith("| tiny, H900 | exact | 12.3 | ") and row.endswith("| 1.50 (3.1%) |")
+    assert before.endswith("|  |")
+    (tmp_path / "adaptive-h900.json").write_text(json.dumps({"cases": [older]}))
+    assert "repair" not in tables_cost.adaptive()

@@ -8,7 +8,7 @@ LESS = 0.85  # of the error, at most: a change worth a sentence
 SAME = 1.03  # of the error, at most: a sink this close to unneeded can be left out
 FIRST_BLOCKS = 0.25  # of all blocks: no more than this share is proposed as dense
 UNEVEN = 1.5  # times the error of another step: worth a sentence
-SHARES = {0.75: "a quarter fewer", 0.67: "a third fewer", 0.5: "half the"}  # blocks, by budget
+SHARES = {0.67: "a third fewer", 0.5: "half the", 0.33: "a third of the"}  # blocks, by budget
 AGING = (
     "These lists were chosen in the very step that they were measured in. In a run they are chosen "
     "early, and stay: expect a larger error in later steps. What the lists drop is estimated and "

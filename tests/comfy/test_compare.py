@@ -56,7 +56,7 @@ def test_the_outputs_and_what_the_node_shows(probed):
     assert ui["text"] == (text,) and len(ui["images"]) == 1
     parsed = json.loads(data)
     assert [call["step"] for call in parsed["calls"]] == [0] * 3 + [2] * 3 + [3] * 3
-    assert parsed["budgets"] == [1.0, 0.75, 0.67, 0.5]
+    assert parsed["budgets"] == [1.0, 0.67, 0.5, 0.33]
     assert len(parsed["densities"]) == len(measurements.patterns) + 4
     assert len(parsed["calls"][0]["reading"]["error"]) == len(parsed["densities"])
 
@@ -126,14 +126,14 @@ def test_adaptive_lists_are_an_output(probed):
     """Saved graphs count the outputs, so new ones come last."""
     measurements = measured(probed)
 
-    def exact_at_half(call):
+    def exact_at_a_third(call):
         errors = (*(0.5 for _ in call.reading.error[1:]), 0.01)
         return replace(call, reading=replace(call.reading, error=errors))
 
-    made_up = replace(measurements, calls=tuple(map(exact_at_half, measurements.calls)))
+    made_up = replace(measurements, calls=tuple(map(exact_at_a_third, measurements.calls)))
     decay, _, dense, _, text, lists, budget = search(made_up)
-    assert (decay, dense, lists, budget) == (0.2, 0, "adaptive", 0.5)
-    assert "adaptive lists at budget 0.5" in text and "in the very step" in text
+    assert (decay, dense, lists, budget) == (0.2, 0, "adaptive", 0.33)
+    assert "adaptive lists at budget 0.33" in text and "in the very step" in text
     schema = nodes.NODE_CLASS_MAPPINGS["RadialSettingsSearch"].GET_SCHEMA()
     names = [each.display_name for each in schema.outputs]
     assert names == "decay sink_frames dense_blocks image text lists budget".split()
@@ -158,7 +158,7 @@ def test_the_presets_figures(probed, monkeypatch):
     assert found["closer (budget 1)"] == f"error {errors[1.0]}, speed-up of a step {speeds[1.0]}."
     between = f"error {errors[0.67]} to {errors[0.5]}, speed-up of a step {speeds[0.67]} to "
     assert found["balanced (budget 0.6)"] == f"{between}{speeds[0.5]}."
-    above = f"error above {errors[0.5]}, speed-up of a step above {speeds[0.5]}."
+    above = f"error above {errors[0.33]}, speed-up of a step above {speeds[0.33]}."
     assert found["faster (budget 0.3)"] == above
     below = f"error below {errors[1.0]}, speed-up of a step below {speeds[1.0]}."
     assert lines(closer=1.5)["closer (budget 1.5)"] == below

@@ -151,7 +151,7 @@ def test_the_budget_of_the_run_is_measured(wan):
     model = with_wrapper(probe(patch(wan, dense_steps=99)), wrapper)
     sample(model)
     result = measured(model)
-    assert result.budgets == (1.0, 0.8, 0.75, 0.67, 0.5)
+    assert result.budgets == (1.0, 0.8, 0.67, 0.5, 0.33)
     assert result.budget == result.budget_of(result.now) == 0.8
 
 
@@ -164,7 +164,7 @@ def test_without_the_patch_the_settings_are_the_preset(wan):
     assert (now.decay, now.sink_frames, now.block_size) == (0.2, 1, 128)
     assert (result.dense_blocks, result.settings_of) == (1, "Wan 2.1")
     assert result.steps == 2 and result.size.blocks == BLOCKS
-    assert result.budgets == (1.0, 0.75, 0.67, 0.5) and result.budget is None
+    assert result.budgets == (1.0, 0.67, 0.5, 0.33) and result.budget is None
 
 
 @pytest.mark.parametrize("sampler", ["euler", "heun"])

@@ -50,8 +50,8 @@ def by_halves(sparse, dense):
             rows = 2 * exact_rows(0, (len(sparse) + 1) // 2, torch.device("cpu")) + other
             rows = rows[rows < len(sparse)]
             found, full = sparse[rows, head], dense[rows, head]
-            ridge = (RIDGE * found.square().sum() / found.shape[1]).sqrt()
-            left = torch.cat((found, ridge * torch.eye(found.shape[1]).double()))
+            ridge = (RIDGE * found.square().sum(dim=0)).sqrt()  # of each channel
+            left = torch.cat((found, ridge.diag()))
             right = torch.cat((full - found, torch.zeros(found.shape[1], found.shape[1]).double()))
             result[own::2, head] += sparse[own::2, head] @ torch.linalg.lstsq(left, right).solution
     return result

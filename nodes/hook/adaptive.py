@@ -7,9 +7,9 @@ from typing import NamedTuple
 
 import torch
 
-from ...radial_core import Plan, VideoLayout
+from ...radial_core import Plan
 from ...radial_core.adaptive.lists import AdaptiveLists, look
-from ...radial_core.adaptive.repair import repair
+from ...radial_core.adaptive.repair import repair, repaired
 from ...radial_core.call import SIGNALS
 from ..run.run_reporter import RunReporter
 
@@ -199,9 +199,9 @@ class CallLists:
         self.density = sum(each.density for each in plans) / len(plans)
         return plans
 
-    def repair(self, q, k, v, out: torch.Tensor, layout: VideoLayout, scale: float | None) -> None:
+    def repair(self, q, k, v, out: torch.Tensor, plan: Plan, scale: float | None) -> None:
         """Of the videos with lists of their own, in place. q, k, v, out: (b, s, h, d)."""
-        video = slice(layout.prefix, layout.prefix + layout.video_tokens)
+        video = repaired(plan.layout, plan.block_size)
         for i, own in enumerate(self.own):
             if own:
                 self.run.repair(*(x[i : i + 1] for x in (q, k, v, out)), video, scale)

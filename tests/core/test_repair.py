@@ -4,8 +4,10 @@ import pytest
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
+from radial_core import RadialPattern, VideoLayout, make_plan
 from radial_core.adaptive import repair as module
-from radial_core.adaptive.repair import ROWS, add_product, exact_rows, fitted, repair
+from radial_core.adaptive.choice import rows_of
+from radial_core.adaptive.repair import ROWS, add_product, exact_rows, fitted, repair, repaired
 from radial_core.dense_rows import dense_rows
 
 CPU = torch.device("cpu")
@@ -48,6 +50,26 @@ def test_it_adds_what_the_formula_says(tokens, prefix, suffix, scale):
     outside[video] = False
     assert torch.equal(mine[:, outside], out[:, outside])
     assert not torch.equal(mine, out)
+
+
+@pytest.mark.parametrize("prefix", [0, 5, 64])
+@pytest.mark.parametrize("suffix", [0, 7, 64, 100])
+def test_queries_in_blocks_with_text_are_left_out(prefix, suffix):
+    """They attend to everything. Of the others none does, where a tenth of the blocks is kept."""
+    layout = VideoLayout(9, 10, 9, prefix, suffix)
+    rows = rows_of(make_plan(RadialPattern(0.2, 1, 64), layout), 0.1)
+    lacks = (rows.lengths < len(rows.lengths)).repeat_interleave(64)[: layout.tokens]
+    found = repaired(layout, 64)
+    assert lacks[found].all() and lacks.sum() == found.stop - found.start
+
+
+@pytest.mark.parametrize("layout", [(1, 5, 5, 20, 20), (2, 8, 8, 30, 40)])
+def test_there_may_be_nothing_to_repair(layout):
+    layout = VideoLayout(*layout)
+    q, k, v, out = draw(4, 1, layout.tokens, 2, 16).unbind(0)
+    mine = out.clone()
+    repair(q, k, v, mine, repaired(layout, 128))
+    assert torch.equal(mine, out)
 
 
 def test_it_leaves_dense_outputs_as_they_are():

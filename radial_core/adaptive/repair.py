@@ -83,12 +83,13 @@ def fitted(sparse: torch.Tensor, dense: torch.Tensor) -> torch.Tensor:
     0 where there is none, as for outputs that are not finite. Nothing waits for the device.
     """
     found, lacks = sparse.float(), dense.float() - sparse.float()
-    gram = found.mT @ found
-    squares = gram.diagonal(dim1=-2, dim2=-1)
-    squares += RIDGE * squares + torch.finfo(gram.dtype).tiny
-    root, failed = torch.linalg.cholesky_ex(gram)
-    half = torch.linalg.solve_triangular(root, found.mT @ lacks, upper=False)
-    matrix = torch.linalg.solve_triangular(root.mT, half, upper=True).to(sparse.dtype)
+    with torch.autocast(sparse.device.type, enabled=False):  # for which a GPU has no Cholesky
+        gram = found.mT @ found
+        squares = gram.diagonal(dim1=-2, dim2=-1)
+        squares += RIDGE * squares + torch.finfo(gram.dtype).tiny
+        root, failed = torch.linalg.cholesky_ex(gram)
+        half = torch.linalg.solve_triangular(root, found.mT @ lacks, upper=False)
+        matrix = torch.linalg.solve_triangular(root.mT, half, upper=True).to(sparse.dtype)
     good = matrix.isfinite().all(dim=(-2, -1)) & (failed == 0)
     return torch.where(good[..., None, None], matrix, 0.0)
 

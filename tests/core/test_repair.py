@@ -137,6 +137,15 @@ def test_half_precision(dtype):
     assert (mine.double() - expected).norm() < 6 * torch.finfo(dtype).eps * expected.norm()
 
 
+def test_autocast_changes_nothing():
+    q, k, v, out = draw(4, 1, 260, 2, 64).bfloat16().unbind(0)
+    plain, mine = out.clone(), out.clone()
+    repair(q, k, v, plain, slice(0, 260))
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        repair(q, k, v, mine, slice(0, 260))
+    assert torch.equal(mine, plain)
+
+
 def test_a_few_dense_rows():
     q, k, v = draw(3, 2, 90, 3, 16).unbind(0)
     rows = torch.tensor([3, 50, 89])

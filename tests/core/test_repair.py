@@ -1,10 +1,13 @@
 """The residual repair of adaptive lists: what it adds, and that nothing else moves."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
 from radial_core import RadialPattern, VideoLayout, make_plan
+from radial_core import dense_rows as rows_module
 from radial_core.adaptive import repair as module
 from radial_core.adaptive.choice import rows_of
 from radial_core.adaptive.repair import ROWS, add_product, exact_rows, fitted, repair, repaired
@@ -144,6 +147,25 @@ def test_autocast_changes_nothing():
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         repair(q, k, v, mine, slice(0, 260))
     assert torch.equal(mine, plain)
+
+
+@pytest.mark.parametrize(("head_dim", "is_built"), [(64, False), (64, True), (20, True)])
+def test_dense_rows_where_torch_has_no_flash_attention(monkeypatch, head_dim, is_built):
+    """As its builds for Windows."""
+    asked = []
+
+    class Aten(SimpleNamespace):
+        def _scaled_dot_product_flash_attention(self, q, k, v, scale):
+            asked.append(q.shape)
+            return [scaled_dot_product_attention(q, k, v, scale=scale)]
+
+    monkeypatch.setattr(rows_module, "aten", Aten())
+    monkeypatch.setattr(rows_module, "capability", lambda device: (8, 6))
+    is_available = "torch.backends.cuda.is_flash_attention_available"
+    monkeypatch.setattr(is_available, lambda: is_built)
+    q, k, v = draw(3, 1, 90, 2, head_dim).bfloat16().unbind(0)
+    torch.testing.assert_close(dense_rows(q, k, v, 0.2), dense(q, k, v, 0.2))
+    assert bool(asked) == (is_built and head_dim == 64)
 
 
 def test_a_few_dense_rows():

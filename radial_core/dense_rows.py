@@ -56,7 +56,7 @@ def dense_rows(
 
 
 def _takes_flash(q: torch.Tensor) -> bool:
-    """Whether torch's FlashAttention can: its builds for Windows are without it. q: (b, h, s, d)."""
+    """Whether torch's FlashAttention can. Its builds for Windows lack it. q: (b, h, s, d)."""
     fits = q.shape[-1] <= MOST_FLASH and q.shape[-1] % 8 == 0
     is_half = q.dtype in (torch.float16, torch.bfloat16)
     is_new = capability(q.device) >= (8, 0)

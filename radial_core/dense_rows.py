@@ -47,8 +47,7 @@ def dense_rows(
     Without gradients.
     """
     q, k, v = (readable(x).transpose(1, 2) for x in (queries, k, v))
-    half = q.dtype in (torch.float16, torch.bfloat16)
-    if half and q.shape[-1] <= MOST_FLASH and capability(q.device) >= (8, 0):
+    if _takes_flash(q):
         # cuDNN, which torch prefers on Hopper, takes 1.5 times as long for so few queries.
         out = aten._scaled_dot_product_flash_attention(q, k, v, scale=softmax_scale)[0]
     else:
@@ -56,11 +55,19 @@ def dense_rows(
     return out.transpose(1, 2)
 
 
+def _takes_flash(q: torch.Tensor) -> bool:
+    """Whether torch's FlashAttention can. Its builds for Windows lack it. q: (b, h, s, d)."""
+    fits = q.shape[-1] <= MOST_FLASH and q.shape[-1] % 8 == 0
+    is_half = q.dtype in (torch.float16, torch.bfloat16)
+    is_new = capability(q.device) >= (8, 0)
+    return fits and is_half and is_new and torch.backends.cuda.is_flash_attention_available()
+
+
 def _with_lse(q, k, v, softmax_scale: float) -> tuple[torch.Tensor, torch.Tensor]:
     """What scaled_dot_product_attention runs, which has the lse; some pad that at its end."""
     if q.device.type == "cpu":
         return aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, scale=softmax_scale)
-    if q.dtype in (torch.float16, torch.bfloat16):
+    if _takes_flash(q):
         return aten._scaled_dot_product_flash_attention(q, k, v, scale=softmax_scale)[:2]
     attend = aten._scaled_dot_product_efficient_attention
     return attend(q, k, v, None, True, scale=softmax_scale)[:2]

@@ -7,9 +7,9 @@ from typing import NamedTuple
 
 import torch
 
-from ...radial_core import Plan, VideoLayout
+from ...radial_core import Plan
 from ...radial_core.adaptive.lists import AdaptiveLists, look
-from ...radial_core.adaptive.repair import repair
+from ...radial_core.adaptive.repair import repair, repaired
 from ...radial_core.call import SIGNALS
 from ..run.run_reporter import RunReporter
 
@@ -72,7 +72,6 @@ class RunLists:
         self._first_step: int | None = None  # in which lists were looked for
         self._windows: set[tuple[int, ...] | None] = set()  # those of that step
         self._failed = False
-        self._unrepaired = False  # as the repair failed
 
     def of_call(self, of_pass: PassLists, block: int | None, number: int) -> "CallLists":
         """block: the transformer block, None if it is not known; number: which of its calls."""
@@ -91,14 +90,14 @@ class RunLists:
 
     def repair(self, q, k, v, out, video: slice, scale: float | None) -> None:
         """Add to an output, in place, what its lists lack: see radial_core/adaptive/repair.py."""
-        if self._unrepaired:
+        if self._reporter.record.not_repaired is not None:
             return
         try:
             repair(q, k, v, out, video, scale)
         except SIGNALS:
             raise
         except Exception as error:
-            self._unrepaired = True
+            self._reporter.record.not_repaired = type(error).__name__
             message = "The output of adaptive lists is not repaired from here on in this run. %s"
             self._reporter.say_once("repair", logging.WARNING, message, error, exc_info=True)
 
@@ -199,9 +198,9 @@ class CallLists:
         self.density = sum(each.density for each in plans) / len(plans)
         return plans
 
-    def repair(self, q, k, v, out: torch.Tensor, layout: VideoLayout, scale: float | None) -> None:
+    def repair(self, q, k, v, out: torch.Tensor, plan: Plan, scale: float | None) -> None:
         """Of the videos with lists of their own, in place. q, k, v, out: (b, s, h, d)."""
-        video = slice(layout.prefix, layout.prefix + layout.video_tokens)
+        video = repaired(plan.layout, plan.block_size)
         for i, own in enumerate(self.own):
             if own:
                 self.run.repair(*(x[i : i + 1] for x in (q, k, v, out)), video, scale)

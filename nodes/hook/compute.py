@@ -42,7 +42,7 @@ def compute(
             plans = [decision.plan] if lists is None else lists.plans(q, k, decision.plan, scale)
             out, name = _attend_each(q, k, v, plans, backend, scale, approximate)
             if lists is not None:
-                lists.repair(q, k, v, out, decision.plan.layout, scale)
+                lists.repair(q, k, v, out, decision.plan, scale)
         else:
             out, name = attend_fast(q, k, v, scale, approximate)
     if out is None:

@@ -76,6 +76,7 @@ class Record:
         self.dense_precisions = Counter()  # of dense self-attention, where it is known -> calls
         self.why_exact = None  # why radial calls are exact where 8 bit was wanted
         self.why_radial = None  # why lists are radial where adaptive ones were wanted
+        self.not_repaired = None  # why outputs of adaptive lists are not repaired
         self._wants_adaptive, self._looks = False, Looks()
         self.settings = {}
         self.settings_of = None  # the name of the model's own, if any of them is one
@@ -216,6 +217,7 @@ class Record:
         if self._wants_adaptive:
             adaptive = {"calls": self.adaptive_calls, **self._looks.read(wait)}
             adaptive["why_radial"] = self.why_radial
+            adaptive["not_repaired"] = self.not_repaired
         seconds = _sum(s for (_, ran), s in self._seconds.items() if ran == PASS)
         return {
             "latent": list(self.latent or ()),

@@ -49,7 +49,7 @@ def _notes(run: dict) -> list[str]:
 
 
 def lists(run: dict) -> list[str]:
-    """What adaptive lists keep, and why lists are radial where adaptive ones were wanted."""
+    """What adaptive lists keep, and why some are radial, or their outputs not repaired."""
     found, radial, said = run["adaptive"], run["totals"]["radial_calls"], []
     if found is None or not radial:
         return []
@@ -62,6 +62,8 @@ def lists(run: dict) -> list[str]:
     if found["why_radial"]:
         which = "other lists are radial" if found["calls"] else "lists are radial"
         said.append(f"{which}: {found['why_radial']}")
+    if found["not_repaired"]:
+        said.append(f"not all outputs of adaptive lists are repaired: {found['not_repaired']}")
     return said
 
 

@@ -19,6 +19,7 @@ import torch
 from ..backends import triton
 from ..call import Call
 from ..dense_rows import dense_rows
+from ..layout import VideoLayout
 from ..plan import PLANS_KEPT
 from .proven import by_kernel
 
@@ -41,13 +42,24 @@ def repair(
 ) -> None:
     """Add to the output of sparse attention an estimate of what it lacks, in place.
 
-    q, k, v, out: (b, s, h, d). video: the tokens of the video; text has its dense output already.
+    q, k, v, out: (b, s, h, d). video: the tokens whose outputs lack something, see `repaired`.
     softmax_scale: d ** -0.5 if None. Without gradients.
     """
+    if video.start >= video.stop:
+        return
     rows = exact_rows(video.start, video.stop, out.device)
     scale = q.shape[-1] ** -0.5 if softmax_scale is None else softmax_scale
     dense = dense_rows(q[:, rows], k, v, scale)
     add_product(out[:, video], fitted(out[:, rows].transpose(1, 2), dense.transpose(1, 2)))
+
+
+def repaired(layout: VideoLayout, block_size: int) -> slice:
+    """The tokens whose outputs may lack something: those in blocks that have no text.
+
+    In a block with text all queries keep everything, those of the video too.
+    """
+    begin, end = (block * block_size for block in layout.blocks_without_text(block_size))
+    return slice(begin, min(end, layout.tokens))
 
 
 @lru_cache(maxsize=PLANS_KEPT)
@@ -74,12 +86,13 @@ def fitted(sparse: torch.Tensor, dense: torch.Tensor) -> torch.Tensor:
     dtype = torch.promote_types(sparse.dtype, torch.float32)
     found = sparse.to(dtype)
     lacks = dense.to(dtype) - found
-    gram = found.mT @ found
-    squares = gram.diagonal(dim1=-2, dim2=-1)
-    squares += RIDGE * squares + torch.finfo(gram.dtype).tiny
-    root, failed = torch.linalg.cholesky_ex(gram)
-    half = torch.linalg.solve_triangular(root, found.mT @ lacks, upper=False)
-    matrix = torch.linalg.solve_triangular(root.mT, half, upper=True).to(sparse.dtype)
+    with torch.autocast(sparse.device.type, enabled=False):  # for which a GPU has no Cholesky
+        gram = found.mT @ found
+        squares = gram.diagonal(dim1=-2, dim2=-1)
+        squares += RIDGE * squares + torch.finfo(gram.dtype).tiny
+        root, failed = torch.linalg.cholesky_ex(gram)
+        half = torch.linalg.solve_triangular(root, found.mT @ lacks, upper=False)
+        matrix = torch.linalg.solve_triangular(root.mT, half, upper=True).to(sparse.dtype)
     good = matrix.isfinite().all(dim=(-2, -1)) & (failed == 0)
     return torch.where(good[..., None, None], matrix, 0.0)
 

@@ -59,7 +59,7 @@ def oracle(
     side = 1 if model.model.model_config.unet_config.get("patch_size") == [1, 1, 1] else side
     core, reference = pack_module("radial_core"), pack_module("radial_core.reference")
     look = pack_module("radial_core.adaptive.lists").look
-    repair = pack_module("radial_core.adaptive.repair").repair
+    repair = pack_module("radial_core.adaptive.repair")
     pattern, looks, now, looked = core.RadialPattern(0.2, 1, 64), Looks(), {}, {}
 
     def wrapper(executor, x, t, c_concat, c_crossattn, control, options, **conditions):
@@ -105,7 +105,7 @@ def oracle(
             lists = looks.found.get(key, plan)
             found = reference.reference_attention(*one, lists).to(v.dtype)
             if lists is not plan:
-                repair(*one, found, slice(layout.prefix, layout.prefix + layout.video_tokens))
+                repair.repair(*one, found, repair.repaired(layout, pattern.block_size))
             out[i, unmasked] = found[0]
         now["call"] += 1
         looks.calls += 1

@@ -135,6 +135,10 @@ def test_a_repair_that_fails_leaves_the_lists(model, sample, adaptive, monkeypat
     monkeypatch.setattr(adaptive, "repair", fails)
     some = sample(ours)
     assert len(calls) == 3  # in the rest of the run it isn't tried again
+    calls.clear()
+    assert torch.equal(sample(ours), some) and len(calls) == 3  # the next one tries
+    found = [each.read()["adaptive"]["not_repaired"] for each in records(ours)]
+    assert found == [None, None, *2 * [type(error).__name__]]
     for other in (whole, lists_alone):
         assert 1e-4 < difference(some, other) < 0.5
     said = [each for each in caplog.records if each.levelno >= logging.WARNING]

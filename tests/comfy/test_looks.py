@@ -134,6 +134,7 @@ FOUND = {
     "attended_by_radial": 0.79,
     "bytes": 70_000_000,
     "why_radial": None,
+    "not_repaired": None,
 }
 
 
@@ -164,6 +165,10 @@ def run_with(*steps, **found):
         (
             {"calls": 0, "looks": 0, "why_radial": "no dense step comes before the sparse ones"},
             "; lists are radial: no dense step comes before the sparse ones",
+        ),
+        (
+            {"not_repaired": "OutOfMemoryError"},
+            "; not all outputs of adaptive lists are repaired: OutOfMemoryError",
         ),
     ],
 )

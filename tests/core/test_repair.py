@@ -1,11 +1,16 @@
 """The residual repair of adaptive lists: what it adds, and that nothing else moves."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
+from radial_core import RadialPattern, VideoLayout, make_plan
+from radial_core import dense_rows as rows_module
 from radial_core.adaptive import repair as module
-from radial_core.adaptive.repair import ROWS, add_product, exact_rows, fitted, repair
+from radial_core.adaptive.choice import rows_of
+from radial_core.adaptive.repair import ROWS, add_product, exact_rows, fitted, repair, repaired
 from radial_core.dense_rows import dense_rows
 
 CPU = torch.device("cpu")
@@ -48,6 +53,26 @@ def test_it_adds_what_the_formula_says(tokens, prefix, suffix, scale):
     outside[video] = False
     assert torch.equal(mine[:, outside], out[:, outside])
     assert not torch.equal(mine, out)
+
+
+@pytest.mark.parametrize("prefix", [0, 5, 64])
+@pytest.mark.parametrize("suffix", [0, 7, 64, 100])
+def test_queries_in_blocks_with_text_are_left_out(prefix, suffix):
+    """They attend to everything. Of the others none does, where a tenth of the blocks is kept."""
+    layout = VideoLayout(9, 10, 9, prefix, suffix)
+    rows = rows_of(make_plan(RadialPattern(0.2, 1, 64), layout), 0.1)
+    lacks = (rows.lengths < len(rows.lengths)).repeat_interleave(64)[: layout.tokens]
+    found = repaired(layout, 64)
+    assert lacks[found].all() and lacks.sum() == found.stop - found.start
+
+
+@pytest.mark.parametrize("layout", [(1, 5, 5, 20, 20), (2, 8, 8, 30, 40)])
+def test_there_may_be_nothing_to_repair(layout):
+    layout = VideoLayout(*layout)
+    q, k, v, out = draw(4, 1, layout.tokens, 2, 16).unbind(0)
+    mine = out.clone()
+    repair(q, k, v, mine, repaired(layout, 128))
+    assert torch.equal(mine, out)
 
 
 def test_it_leaves_dense_outputs_as_they_are():
@@ -113,6 +138,34 @@ def test_half_precision(dtype):
     repair(q, k, v, mine, slice(0, 260))
     assert mine.dtype == dtype
     assert (mine.double() - expected).norm() < 6 * torch.finfo(dtype).eps * expected.norm()
+
+
+def test_autocast_changes_nothing():
+    q, k, v, out = draw(4, 1, 260, 2, 64).bfloat16().unbind(0)
+    plain, mine = out.clone(), out.clone()
+    repair(q, k, v, plain, slice(0, 260))
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        repair(q, k, v, mine, slice(0, 260))
+    assert torch.equal(mine, plain)
+
+
+@pytest.mark.parametrize(("head_dim", "is_built"), [(64, False), (64, True), (20, True)])
+def test_dense_rows_where_torch_has_no_flash_attention(monkeypatch, head_dim, is_built):
+    """As its builds for Windows."""
+    asked = []
+
+    class Aten(SimpleNamespace):
+        def _scaled_dot_product_flash_attention(self, q, k, v, scale):
+            asked.append(q.shape)
+            return [scaled_dot_product_attention(q, k, v, scale=scale)]
+
+    monkeypatch.setattr(rows_module, "aten", Aten())
+    monkeypatch.setattr(rows_module, "capability", lambda device: (8, 6))
+    is_available = "torch.backends.cuda.is_flash_attention_available"
+    monkeypatch.setattr(is_available, lambda: is_built)
+    q, k, v = draw(3, 1, 90, 2, head_dim).bfloat16().unbind(0)
+    torch.testing.assert_close(dense_rows(q, k, v, 0.2), dense(q, k, v, 0.2))
+    assert bool(asked) == (is_built and head_dim == 64)
 
 
 def test_a_few_dense_rows():

@@ -14,7 +14,7 @@ from .hook.attach import attach
 from .hook.dense_choice import AUTO, CHOICES
 from .hook.override import RadialOverride
 from .hook.precision import CHOICES as PRECISIONS
-from .hook.precision import EIGHT_BIT, check_backend_precision, or_of_preset, precision_of
+from .hook.precision import EIGHT_BIT, check_backend_precision, precision_of
 from .inputs.checks import (
     BLOCK_SIZE_CHOICES,
     check_choice,
@@ -26,7 +26,6 @@ from .inputs.presets import (
     CUSTOM,
     DEFAULT,
     PRESET_NAMES,
-    PRESETS,
     choose_settings,
     presets_in_words,
 )
@@ -232,8 +231,6 @@ class RadialAttentionPatch(io.ComfyNode):
         check_backend_name(backend)
         check_choice("dense_attention", dense_attention, CHOICES)
         check_choice("precision", precision, PRECISIONS)
-        if preset != CUSTOM:
-            precision = or_of_preset(precision, backend, PRESETS[preset].precision)
         check_backend_precision(precision, backend)
         head_dim = head_dim_of(model.get_model_object("diffusion_model"))
         if backend != "auto" and head_dim is not None:

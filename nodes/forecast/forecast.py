@@ -115,10 +115,9 @@ def _runs(it: Forecast) -> list[str]:
     ]
     for run in it.runs:
         name = f"{run.name}, as set" if run.name == CUSTOM else run.name
-        more = "" if run.is_exact else ", more in 8 bits"
         lines.append(
             f"{name}: {percent(run.kept)} kept, {times(run.speedup)} as fast "
-            f"({times(run.speedup_over_default)}){more}."
+            f"({times(run.speedup_over_default)})."
         )
     return lines
 

@@ -11,7 +11,7 @@ from ...radial_core.mask_sample import Sample
 from ...radial_core.noise_levels import even_levels
 from ...radial_core.plan import MOST_DENSITY
 from ..families.base import VideoModel
-from ..inputs.presets import CUSTOM, EIGHT_BIT, PRESETS, settings_of
+from ..inputs.presets import CUSTOM, PRESETS, settings_of
 from ..inputs.settings import Settings, first_steps
 
 STEPS = 50
@@ -22,15 +22,13 @@ class RunForecast:
     """name: the preset's. kept: share of the block map in the sparse steps, once lists stay.
 
     speedup: over dense attention by the fastest exact kernel. speedup_over_default: over ComfyUI's
-    default on an H100. is_exact: whether the preset leaves it so; the estimate is for exact kernels
-    in any case.
+    default on an H100.
     """
 
     name: str
     kept: float
     speedup: float
     speedup_over_default: float
-    is_exact: bool
 
 
 def run_forecasts(
@@ -68,8 +66,7 @@ def _forecast(
         else:
             steps.append(step_with(settings.adaptive_budget if step >= settled else early))
     kept = kept_share(rows, layout, pattern.block_size, settings.adaptive_budget)
-    is_exact = name == CUSTOM or PRESETS[name].precision != EIGHT_BIT
-    return RunForecast(name, kept, *run_speedups(steps), is_exact)
+    return RunForecast(name, kept, *run_speedups(steps))
 
 
 def kept_share(rows: Sample, layout: VideoLayout, block_size: int, budget: float | None) -> float:

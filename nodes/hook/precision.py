@@ -35,14 +35,6 @@ def check_backend_precision(precision: str, backend: str) -> None:
     )
 
 
-def or_of_preset(precision: str, backend: str, of_preset: str | None) -> str:
-    """What the node asks for: the preset's precision, if it has one, where its inputs ask for none.
-
-    A backend that is named asks for its own.
-    """
-    return of_preset or AUTO if AUTO == precision == backend else precision
-
-
 def of_sparse_calls(precision: str, backend: str) -> str:
     """What is asked for in sparse calls: a backend that is named says it for `auto`."""
     return precision_of(backend) if precision == AUTO != backend else precision

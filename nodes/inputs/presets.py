@@ -1,16 +1,15 @@
 """The presets of Radial Attention Patch: how near to dense attention, and how fast.
 
-A preset decides how many steps are dense and how many blocks the others keep. Decay, sink frames
+A preset decides how many steps are dense and how many blocks the others keep, in adaptive lists.
+In the quality lab these are nearer than radial ones at any speed. Decay, sink frames
 and dense blocks are the model's own values for the length of the video (nodes/families/).
 """
 
 from dataclasses import dataclass
 
-from ...radial_core.backends.contract import PRECISIONS
 from .checks import check_choice, read_block_size
 from .settings import ADAPTIVE, LONG_DENSE_STEPS, QUARTER, Settings, read_settings
 
-_, EIGHT_BIT = PRECISIONS
 CUSTOM, CLOSER, BALANCED, FASTER = PRESET_NAMES = "custom", "closer", "balanced", "faster"
 DEFAULT = BALANCED  # of a new node. A graph that says nothing was saved before, and is custom.
 
@@ -23,9 +22,8 @@ class NodePreset:
     sampler begins in noise. long_dense_steps: at most so many in videos longer than the model was
     trained on; None for no limit. budget: of adaptive lists, as a share of the radial mask's
     blocks. early: that of lists that are found before the share `until` of the steps, until they
-    are found again then; None for the same. precision: of the sparse calls where the node leaves it
-    open; None to leave it so. about: for a person to read. times_as_fast: as ComfyUI's default.
-    psnr: likeness to the dense video, dB. Both are from
+    are found again then; None for the same. about: for a person to read. times_as_fast: as
+    ComfyUI's default. psnr: likeness to the dense video, dB. Both are from
     benchmarks/results/quality-front-h200.json.
     """
 
@@ -35,11 +33,9 @@ class NodePreset:
     about: str
     times_as_fast: float
     psnr: int
-    lists: str = ADAPTIVE
     early: float | None = None
     until: float = QUARTER
     long_dense_steps: int | None = LONG_DENSE_STEPS
-    precision: str | None = None
 
 
 PRESETS = {
@@ -97,7 +93,7 @@ def settings_of(preset: str, block_size: int) -> Settings:
         sink_frames=None,
         decay=None,
         block_size=block_size,
-        lists=chosen.lists,
+        lists=ADAPTIVE,
         budget=chosen.budget,
         preset=preset,
         dense=chosen.dense,

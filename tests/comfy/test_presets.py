@@ -77,7 +77,7 @@ def budgets_of(preset, first, steps, last_sparse) -> list[float]:
 
     Early lists are for two steps at least.
     """
-    if preset.lists != "adaptive" or first > last_sparse:
+    if first > last_sparse:
         return []
     settled = int(Fraction(str(preset.until)) * steps)
     if preset.early is None:
@@ -96,18 +96,16 @@ def test_what_a_run_gets(wan, looks, name, steps, sampler):
     sparse_blocks = BLOCKS - 1  # Wan's first is dense
     budgets = budgets_of(preset, first, steps, last - 1)
     assert looks == [budget for budget in budgets for _ in range(sparse_blocks)]
-    if preset.lists == "adaptive":
-        assert found["adaptive"]["looks"] == len(looks)
-        assert found["adaptive"]["why_radial"] is None
-        assert found["totals"]["adaptive_calls"] == found["totals"]["radial_calls"] > 0
+    assert found["adaptive"]["looks"] == len(looks)
+    assert found["adaptive"]["why_radial"] is None
+    assert found["totals"]["adaptive_calls"] == found["totals"]["radial_calls"] > 0
     settings = found["settings"]
     of_model = ("sink_frames", 1), ("decay", 0.2), ("dense_blocks", 1)
-    of_preset = ("preset", name), ("lists", preset.lists), ("dense_steps", first)
+    of_preset = ("preset", name), ("lists", "adaptive"), ("dense_steps", first)
     of_preset += (("dense_last_steps", preset.dense_last_steps),)
     assert settings.items() >= {*of_model, *of_preset, ("block_size", 64)}
-    if preset.lists == "adaptive":
-        assert settings["budget"] == preset.budget
-        assert settings.get("early_budget") == (preset.early if len(budgets) > 1 else None)
+    assert settings["budget"] == preset.budget
+    assert settings.get("early_budget") == (preset.early if len(budgets) > 1 else None)
 
 
 @each_preset
@@ -188,24 +186,7 @@ def test_the_other_inputs_are_used(wan, summaries):
         assert summaries[-1]["settings"]["block_size"] == size
     override = override_of(patch(wan, preset="balanced", dense_attention="comfyui", backend="sdpa"))
     assert (override.dense_choice, override.backend) == ("comfyui", "sdpa")
-
-
-@pytest.mark.parametrize(
-    "of_preset, given, expected",
-    [
-        ("8 bit", {}, ("8 bit", "8 bit")),
-        ("8 bit", {"precision": "exact"}, ("exact", "exact")),
-        ("8 bit", {"backend": "sdpa"}, ("auto", "exact")),  # a backend that is named decides
-        ("exact", {}, ("exact", "exact")),
-        ("exact", {"precision": "8 bit"}, ("8 bit", "8 bit")),
-        (None, {}, ("auto", "auto")),
-        (None, {"precision": "8 bit"}, ("8 bit", "8 bit")),
-    ],
-)
-def test_its_precision_is_for_inputs_that_are_auto(wan, monkeypatch, of_preset, given, expected):
-    monkeypatch.setitem(PRESETS, "faster", replace(SOME, precision=of_preset))
-    override = override_of(patch(wan, preset="faster", **given))
-    assert (override.precision, override.sparse_precision) == expected
+    assert override_of(patch(wan, preset="faster", precision="8 bit")).precision == "8 bit"
 
 
 def test_a_backend_that_has_no_lists_for_heads_is_refused(wan, monkeypatch):

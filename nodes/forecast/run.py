@@ -12,7 +12,7 @@ from ...radial_core.noise_levels import even_levels
 from ...radial_core.plan import MOST_DENSITY
 from ..families.base import VideoModel
 from ..inputs.presets import CUSTOM, PRESETS, settings_of
-from ..inputs.settings import Settings, first_steps
+from ..inputs.settings import Settings
 
 STEPS = 50
 
@@ -58,13 +58,14 @@ def _forecast(
         density = kept_share(rows, layout, pattern.block_size, budget)
         return step_estimate(model, layout, density, schedule.dense_blocks)
 
-    early = settings.adaptive_budget if settings.early is None else settings.early
-    settled, steps = first_steps(levels, settings.until), []
+    settled, early = settings.early_lists(schedule, levels)
+    steps = []
     for step in range(STEPS):
         if schedule.is_dense_step(levels, step):
             steps.append(step_estimate(model, layout, 1.0, schedule.dense_blocks))
         else:
-            steps.append(step_with(settings.adaptive_budget if step >= settled else early))
+            is_early = early is not None and step < settled
+            steps.append(step_with(early if is_early else settings.adaptive_budget))
     kept = kept_share(rows, layout, pattern.block_size, settings.adaptive_budget)
     return RunForecast(name, kept, *run_speedups(steps))
 

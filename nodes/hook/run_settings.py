@@ -8,10 +8,8 @@ from weakref import WeakKeyDictionary
 from ...radial_core import RadialPattern, Schedule
 from ...radial_core.noise_levels import even_levels, is_whole, noise_levels, without_jump
 from ..families.registry import preset_of
-from ..inputs.settings import Settings, first_steps
+from ..inputs.settings import Settings
 from ..run.run_reporter import RunReporter
-
-LEAST_EARLY = 2  # sparse steps
 
 
 class Resolved(NamedTuple):
@@ -52,18 +50,9 @@ class RunSettings:
             pattern, schedule = self._settings.resolve(preset, frames, levels)
             name = preset.name if self._settings.automatic else None
             why_radial = self._settings.why_radial(schedule, levels)
-            settled, early = self._looks(schedule.dense_steps, levels)
+            settled, early = self._settings.early_lists(schedule, levels)
             of_model[key] = Resolved(pattern, schedule, name, levels, why_radial, settled, early)
         return of_model[key]
-
-    def _looks(self, dense_steps: int, levels: Sequence[float] | None) -> tuple[int, float | None]:
-        """`settled` and `early`. A preset's early lists are for a few steps, or not at all: to look
-        takes longer than they would save in one.
-        """
-        settled, early = first_steps(levels, self._settings.until), self._settings.early
-        if early is not None and settled - dense_steps < LEAST_EARLY:
-            return min(settled, dense_steps), None
-        return settled, early
 
     def _levels(self, base, sigmas: Sequence[float] | None) -> list[float] | None:
         """Those of a whole run if the model's schedule is not known."""

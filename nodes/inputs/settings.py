@@ -22,6 +22,7 @@ LONG_DENSE_STEPS, LONG_DENSE_BLOCKS, LONG_SINK_FRAMES, LONG_DECAY = 2, 2, 1, 1.0
 # At the trained length the first quarter of the steps is dense, unless a preset says otherwise. By
 # then the video is settled.
 QUARTER = 0.25
+LEAST_EARLY = 2  # sparse steps that have a preset's early lists, if any have
 NEAR = 0.1  # of a step: schedulers round
 ROUNDING = 1e-9  # of a share times a number of steps
 # What stands for the model's own value on the node.
@@ -102,6 +103,19 @@ class Settings:
         """
         steps = first_steps(levels, self.dense)
         return steps if self.preset is None or starts_settled(levels) else max(steps, 1)
+
+    def early_lists(
+        self, schedule: Schedule, levels: Sequence[float] | None
+    ) -> tuple[int, float | None]:
+        """The step from which on adaptive lists stay, and the budget of those found before it.
+
+        None for the same budget. A preset's early lists are for a few steps, or not at all: to look
+        takes longer than they would save in one.
+        """
+        settled = first_steps(levels, self.until)
+        if self.early is not None and settled - schedule.dense_steps < LEAST_EARLY:
+            return min(settled, schedule.dense_steps), None
+        return settled, self.early
 
     def why_radial(self, schedule: Schedule, levels: Sequence[float] | None) -> str | None:
         """Why no call of a sampler can have adaptive lists; None if some can.

@@ -22,14 +22,12 @@ from sol import NEIGHBOURS
 from torch.nn.functional import scaled_dot_product_attention
 
 from radial_core.adaptive.choice import Rows
+from radial_core.adaptive.repair import RIDGE, ROWS, exact_rows
 
 GiveBack = Callable[
     [torch.Tensor, torch.Tensor, torch.Tensor, Sequence[BlockLists], torch.Tensor, torch.Tensor],
     torch.Tensor,
 ]
-ROWS = 128  # that are computed exactly
-RIDGE = 0.1
-GOLDEN = (math.sqrt(5) - 1) / 2
 ITERATIONS = 8
 
 
@@ -151,16 +149,6 @@ def first_order_and_repair(q, k, v, lists, out, lse):
     return residual_repair()(q, k, v, lists, first_order(q, k, v, lists, out, lse), lse)
 
 
-def exact_rows(tokens: int, rows: int, device=None) -> torch.Tensor:
-    """One row in each of so many equal runs of tokens, int64 (rows,).
-
-    Not at the same place of each run: a frame may have a whole number of runs, and then all frames
-    would have their exact rows in the same columns.
-    """
-    run = torch.arange(rows, dtype=torch.float64, device=device)
-    return ((run + run * GOLDEN % 1) * (tokens / rows)).long()
-
-
 def _pooled_rest(q, k, v, lists) -> tuple[torch.Tensor, torch.Tensor]:
     """Attention to the blocks that are not kept, one key and value each, in float32.
 
@@ -191,7 +179,7 @@ def _at_exact_rows(q, k, v, out, rows: int) -> tuple[torch.Tensor, torch.Tensor]
 
     In float64 because the fit to them squares their condition number; they are few.
     """
-    chosen = exact_rows(q.shape[1], rows, q.device)
+    chosen = exact_rows(0, q.shape[1], q.device, rows)
     heads = (x.transpose(1, 2) for x in (q[:, chosen], k, v))
     at_rows = out[:, chosen].transpose(1, 2).double()
     return at_rows, scaled_dot_product_attention(*heads).double() - at_rows

@@ -62,18 +62,18 @@ def repaired(layout: VideoLayout, block_size: int) -> slice:
 
 
 @lru_cache(maxsize=PLANS_KEPT)
-def exact_rows(start: int, stop: int, device: torch.device) -> torch.Tensor:
-    """One token in each of ROWS equal runs of these, int64 (ROWS,); all, if they are fewer.
+def exact_rows(start: int, stop: int, device: torch.device, rows: int = ROWS) -> torch.Tensor:
+    """One token in each of so many equal runs of these, int64 (rows,); all, if they are fewer.
 
     Not at the same place in each run: a frame may have a whole number of runs, and then all frames
     would have them in the same columns.
     """
     tokens = stop - start
-    count = min(ROWS, tokens)
+    count = min(rows, tokens)
     with torch.inference_mode(False):
         run = torch.arange(count, dtype=torch.float64)
-        rows = ((run + run * GOLDEN % 1) * (tokens / count)).long()
-        return (start + rows).to(device)
+        chosen = ((run + run * GOLDEN % 1) * (tokens / count)).long()
+        return (start + chosen).to(device)
 
 
 def fitted(sparse: torch.Tensor, dense: torch.Tensor) -> torch.Tensor:

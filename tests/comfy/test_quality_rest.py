@@ -10,6 +10,10 @@ from conftest import difference
 import per_head
 import rest
 
+from radial_core.adaptive.repair import exact_rows
+
+CPU = torch.device("cpu")
+
 BLOCKS, BLOCK = 7, 3
 SHAPES = pytest.mark.parametrize("heads", [1, 3], ids=["one head", "three heads"])
 
@@ -168,7 +172,7 @@ def test_repair_in_directions_is_a_ridge_regression_of_some_rank(heads):
     q, k, v = videos(heads, tokens=65, width=12)
     out, lse = sparse(q, k, v, lists_of(heads, blocks=13))
     rows, rank, ridge = 21, 3, 0.1
-    chosen = rest.exact_rows(65, rows)
+    chosen = exact_rows(0, 65, CPU, rows)
     expected = torch.empty_like(out, dtype=torch.float64)
     for video in range(2):
         for head in range(heads):
@@ -192,7 +196,7 @@ def test_repair_in_directions_is_a_ridge_regression_of_some_rank(heads):
 def test_repair_is_a_ridge_regression(centred):
     q, k, v = videos(tokens=65, width=12)
     out, lse = sparse(q, k, v, lists_of(3, blocks=13))
-    chosen, ridge = rest.exact_rows(65, 21), 0.1
+    chosen, ridge = exact_rows(0, 65, CPU, 21), 0.1
     lacks, expected = (dense(q, k, v) - out).double(), torch.empty_like(out, dtype=torch.float64)
     for video in range(2):
         for head in range(3):
@@ -252,12 +256,12 @@ def test_directions_are_those_of_a_decomposition():
 
 def test_exact_rows_are_in_all_parts_of_frames():
     for rows in (64, 128):
-        found = rest.exact_rows(8192, rows)
+        found = exact_rows(0, 8192, CPU, rows)
         assert (found * rows // 8192).tolist() == list(range(rows))  # one in each run
-    eighths = (rest.exact_rows(8192, 64) % 128 // 16).bincount()  # of a run
+    eighths = (exact_rows(0, 8192, CPU, 64) % 128 // 16).bincount()  # of a run
     assert len(eighths) == 8 and eighths.min() >= 7
-    assert len(rest.exact_rows(65, 20).unique()) == 20
-    assert rest.exact_rows(65, 65).tolist() == list(range(65))
+    assert len(exact_rows(0, 65, CPU, 20).unique()) == 20
+    assert exact_rows(0, 65, CPU, 65).tolist() == list(range(65))
 
 
 @pytest.mark.parametrize(

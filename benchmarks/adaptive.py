@@ -23,7 +23,7 @@ from attention_measure import DEVICE, DTYPE, HEAD_DIM, ON_GPU, SCALE, millisecon
 from radial_core import Plan, RadialPattern, VideoLayout, make_plan
 from radial_core.adaptive.lists import look
 from radial_core.adaptive.mass import EVERY, asked, block_mass
-from radial_core.adaptive.repair import repair
+from radial_core.adaptive.repair import repair, repaired
 from radial_core.attention import attend, why_not
 from radial_core.call import Call
 from radial_core.dense import dense_attention
@@ -83,7 +83,7 @@ def bench(name: str, layout: VideoLayout, heads: int, pattern: RadialPattern, qu
         "model_lists_mib": round(model_blocks * adaptive.bytes / 2**20),
     }
     plans = {"radial": plan} | {f"adaptive{key}": each.plan() for key, each in lists.items()}
-    video = slice(layout.prefix, layout.prefix + layout.video_tokens)
+    video = repaired(layout, plan.block_size)
     out = attend(q, k, v, plans["adaptive"])[0]
     case["repair_ms"] = ms(lambda: repair(q, k, v, out, video))
     rows = [

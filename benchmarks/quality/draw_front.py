@@ -5,7 +5,8 @@ import re
 import matplotlib.pyplot as plt
 from drawing import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, RED, SKY, save, tidy
 from front_ways import REPAIR
-from tables_front import AUTHORS, GRID
+from table import pareto_front
+from tables_front import AUTHORS, GRID, speedup
 
 CACHE = ", EasyCache 50%"  # with which the presets were sampled
 STEPS = r"(\d+% dense( in the end)?|x[\d.]+( until \d+%)?)"
@@ -39,22 +40,6 @@ def kind_of(method: str) -> str | None:
     return next(fits, None)
 
 
-def speedup(case: dict, found: dict) -> float:
-    """Over ComfyUI's default attention in all steps."""
-    passes = found["passes_of_wan"]
-    return passes["comfyui"] * passes["forwards"] / case["seconds_estimate"]
-
-
-def on_front(cases: list[dict]) -> list[dict]:
-    """Those than which none is both nearer to the dense video and as fast; the fastest first."""
-    best, found = float("-inf"), []
-    for case in sorted(cases, key=lambda case: (case["seconds_estimate"], -case["psnr"])):
-        if case["psnr"] > best:
-            best = case["psnr"]
-            found.append(case)
-    return found
-
-
 def front(found: dict, name: str):
     cases = [case for case in found["cases"] if case["grid"] == GRID and kind_of(case["method"])]
     figure, axes = plt.subplots(figsize=(9.5, 6.5), layout="constrained")
@@ -65,7 +50,8 @@ def front(found: dict, name: str):
             style = {"facecolor": "none"} if "ComfyUI's:" in kind else {"facecolor": colour}
             style |= {"edgecolor": colour, "marker": marker, "s": 36, "zorder": 2}
             axes.scatter(x, y, label=kind, **style)
-    line = [(speedup(case, found), case["psnr"]) for case in on_front(cases)]
+    nearest = pareto_front(cases, "seconds_estimate")
+    line = [(speedup(case, found), case["psnr"]) for case in nearest]
     axes.plot(*zip(*line, strict=True), color=BLACK, lw=1, ls=":", zorder=1, label="the front")
     for label, case, filled in _labelled(cases):
         at = speedup(case, found), case["psnr"]

@@ -40,8 +40,13 @@ def front(rows: list[dict], methods: tuple[str, ...] | None = None) -> list[dict
     """
     rows = [row for row in rows if row["size"] == "lab" and row.get("kept_flops", 1) < 1]
     rows = [row for row in rows if _is_of(row["mask"]["method"], methods)]
+    return pareto_front(rows, "kept_flops")
+
+
+def pareto_front(rows: list[dict], cost: str) -> list[dict]:
+    """Rows than which none is nearer to the dense video at no more cost; the cheapest first."""
     best, chosen = float("-inf"), []
-    for row in sorted(rows, key=lambda row: (row["kept_flops"], -row["psnr"])):
+    for row in sorted(rows, key=lambda row: (row[cost], -row["psnr"])):
         if row["psnr"] > best:
             best = row["psnr"]
             chosen.append(row)

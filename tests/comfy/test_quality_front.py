@@ -30,6 +30,7 @@ from front_ways import AUTHORS, BY_MASS, DENSE, EARLY, LATE, adaptive, cached, o
 from front_ways import both as by_both_kernels
 from ground import Ground
 from lab import record
+from table import pareto_front
 
 from radial_core.adaptive.repair import repair
 
@@ -284,7 +285,7 @@ def test_tables_and_picture(results):
     assert short[2].endswith("| 100% | +1.50 | +1.50 |")
 
     cases = [{"seconds_estimate": x, "psnr": y} for x, y in ((1, 5), (2, 4), (3, 7), (3, 6))]
-    assert draw_front.on_front(cases) == [cases[0], cases[2]]
+    assert pareto_front(cases, "seconds_estimate") == [cases[0], cases[2]]
     draw.main("h200", results / "RESULTS.md")
     assert (results / "quality-front-h200.png").stat().st_size > 1e4
 

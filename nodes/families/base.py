@@ -110,11 +110,13 @@ class ModelClass:
 
     token_layout: (model, x, c_crossattn, conditions) -> TokenLayout. x: the latent
     (b, c, f, h, w); c_crossattn and conditions are those of BaseModel.apply_model.
-    preset: model -> Preset.
+    preset: model -> Preset. splits: whether several cards can share the tokens of its passes: what
+    runs between its blocks works on any tokens.
     """
 
     token_layout: Callable
     preset: Callable
+    splits: bool = False
 
 
 @dataclass(frozen=True)
@@ -123,13 +125,15 @@ class BlockList:
 
     name: its attribute in the model. block_class: the name of its blocks' class. main: False if
     the blocks run beside the main ones and don't count as blocks of the model. changes_in_place:
-    arguments of a block, tokens, that it adds to in place.
+    arguments of a block, tokens, that it adds to in place. split: (the block's arguments by name, a
+    TokenShare) -> those that differ where a card has only its share of the tokens.
     """
 
     name: str
     block_class: str
     main: bool = True
     changes_in_place: tuple[str, ...] = ()
+    split: Callable | None = None
 
 
 @dataclass(frozen=True)
@@ -147,6 +151,10 @@ class Family:
     are told apart by what the model announces, or counted. projections: "q", "k", "v" and "o" ->
     the layers of a block that make it in the video's self-attention, for training.
     fused_blocks: the file in nodes/fused_blocks/ with the fused forms of its blocks.
+    behind_blocks: a layer whose first argument are the tokens that leave the blocks, (b, s, c) or
+    (s, c); several cards put their shares together there. whole_output: (output of the last block,
+    a TokenShare, gather) -> the output with the whole video, where that must happen earlier.
+    gather: (x, dim, stream) -> the whole stream.
     """
 
     name: str
@@ -159,6 +167,8 @@ class Family:
     block_lists: tuple[BlockList, ...] = ()
     projections: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     fused_blocks: str | None = None
+    behind_blocks: str | None = None
+    whole_output: Callable | None = None
 
 
 def patches(latent, patch_size) -> tuple[int, ...]:

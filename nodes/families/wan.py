@@ -91,6 +91,17 @@ def _scail(model, x, c_crossattn, conditions: dict) -> TokenLayout:
     return _most(model, x, c_crossattn, conditions, reference, pose)
 
 
+def _split(call: dict, share) -> dict:
+    """x: tokens; in VACE's own blocks those of the main ones, beside their c. e: modulation by the
+    timestep, (b, 6, c) or (b, rows, 6, c), each row for a run of tokens."""
+    freqs, e = call["freqs"], call["e"]
+    share.begin(freqs.shape[1])
+    split = {name: share.tokens(call[name], 1) for name in ("x", "c") if name in call}
+    if e.ndim > 3 and e.shape[1] > 1:
+        split["e"] = share.repeated(e, 1)
+    return split | {"freqs": share.table(freqs, 1)}
+
+
 def _preset(model) -> Preset:
     if model.out_dim == 48:
         return WAN_22_5B
@@ -141,9 +152,10 @@ FAMILY = Family(
         "Wan 2.2 5B": _by_name(WAN_22_5B, 30, 3072, 14336, stride=16),
     },
     block_lists=(
-        BlockList("blocks", "WanAttentionBlock"),
-        BlockList("vace_blocks", "WanAttentionBlock", main=False),
+        BlockList("blocks", "WanAttentionBlock", split=_split),
+        BlockList("vace_blocks", "WanAttentionBlock", main=False, split=_split),
     ),
     projections={name: (f"self_attn.{name}",) for name in "qkvo"},
     fused_blocks="wan",
+    behind_blocks="head",
 )

@@ -13,7 +13,7 @@ FLOORS = (
     {"families", "inputs"},
     {"fused_blocks"},
     {"hook"},
-    {"training", "probing", "drawing", "forecast"},
+    {"training", "probing", "drawing", "forecast", "cards"},
 )
 TOP = len(FLOORS)  # the nodes themselves
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}

@@ -1,0 +1,1 @@
+"""Several cards for one video: processes that each hold the model, and split each forward pass."""

@@ -9,3 +9,4 @@ KEY = "radial_attention"  # of our wrappers and callback, and of our entry in tr
 BLOCK = f"{KEY}_block"  # in transformer_options: which block these options were passed to
 IN_PARTS = f"{KEY}_in_parts"  # in transformer_options: that block is compiled by itself
 PREVIOUS = f"{KEY}_previous"  # in options we passed to a block: the hook its own options had
+CARDS = f"{KEY}_cards"  # of Radial Multi-GPU's wrapper and callback

@@ -66,9 +66,9 @@ class ForwardWrapper:
             entry.failed(self.override.fail(error))
         is_eager = forward is not None and KEY not in conditions
         hooked = hooked_blocks(forward, base.diffusion_model) if is_eager else nullcontext()
-        fused = _fused(base.diffusion_model, x) if is_eager else nullcontext()
+        fusing = fused(base.diffusion_model, x.device) if is_eager else nullcontext()
         try:
-            with in_pass(forward, options), hooked, fused as entry.fused:
+            with in_pass(forward, options), hooked, fusing as entry.fused:
                 out = executor(x, t, c_concat, c_crossattn, control, options, **conditions)
             if forward is not None:
                 entry.blocks = len(forward.blocks)
@@ -118,9 +118,9 @@ class ForwardWrapper:
                     branches=branches(options, len(x)),
                 )
         override.reporter.pass_by(without_sparse_blocks(options))
-        preferred = override.run.preferred.get(model)
-        if preferred is None:  # to look at all parts of a model takes milliseconds
-            preferred = override.run.preferred[model] = _preferred(model)
+        of_blocks = override.run.preferred.get(model)
+        if of_blocks is None:  # to look at all parts of a model takes milliseconds
+            of_blocks = override.run.preferred[model] = preferred(model)
         options[KEY] = forward = ForwardPass(
             override=override,
             previous=previous,
@@ -132,8 +132,8 @@ class ForwardWrapper:
                 None if lists is None else lists.budget_now,
             ),
             step=entry.step,
-            preferred=preferred,
-            takes_containers=_takes_containers(model, previous, preferred),
+            preferred=of_blocks,
+            takes_containers=_takes_containers(model, previous, of_blocks),
             training=training,
             stays_exact=stays_exact,
             lists=lists,
@@ -142,7 +142,7 @@ class ForwardWrapper:
         return forward
 
 
-def _preferred(diffusion_model) -> dict:
+def preferred(diffusion_model) -> dict:
     """Block -> the attention function that the checkpoint chose for it."""
     try:
         chosen = {
@@ -155,7 +155,7 @@ def _preferred(diffusion_model) -> dict:
     return {place: function for place, function in chosen.items() if function is not None}
 
 
-def _takes_containers(diffusion_model, previous, preferred: dict) -> bool:
+def _takes_containers(diffusion_model, previous, of_blocks: dict) -> bool:
     """Whether a dense call of a pass may go to what takes q, k and v in ComfyUI's containers.
 
     ComfyUI does not say which function a call in containers is for, so it must be its own.
@@ -164,15 +164,15 @@ def _takes_containers(diffusion_model, previous, preferred: dict) -> bool:
         return asks_comfyuis_own(diffusion_model) and any(
             container_function(choose(comfyuis_own(), previous, function)) is not None
             for choose in (full, as_before)
-            for function in (None, *preferred.values())
+            for function in (None, *of_blocks.values())
         )
     except Exception:  # objects of other packs may answer anything
         return False
 
 
-def _fused(diffusion_model, x):
+def fused(diffusion_model, device: torch.device):
     """On a GPU the blocks of an eager pass are fused."""
-    if x.device.type != "cuda":
+    if device.type != "cuda":
         return nullcontext()
     blocks = features.load("fused blocks", ".fused_blocks")
     return nullcontext() if blocks is None else blocks.fused_blocks(diffusion_model)

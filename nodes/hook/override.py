@@ -67,9 +67,10 @@ class RadialOverride:
         self.precision = precision
         self.sparse_precision = of_sparse_calls(precision, backend)
         self.reporter = RunReporter(node)
-        self._begin_run()
+        self.begin_again()
 
-    def _begin_run(self):
+    def begin_again(self):
+        """Forget what was found in this run."""
         settings = RunSettings(self.settings, self.reporter)
         self.run = RunState(settings, RunLists(self.reporter))
 
@@ -281,7 +282,7 @@ class RadialOverride:
         try:
             if compiled_op is not None:
                 compiled_op.forget(self)
-            self._begin_run()
+            self.begin_again()
             runs.next_run()
         except Exception:  # the video is done, and must not be lost
             log.exception("Radial attention: what this run left behind stays")

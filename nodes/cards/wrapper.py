@@ -1,0 +1,203 @@
+"""Splits the forward passes of a MODEL among cards: what Radial Multi-GPU puts on it."""
+
+import itertools
+import logging
+import weakref
+from collections.abc import Callable
+from contextlib import contextmanager
+from functools import partial
+
+import torch
+from comfy.model_management import throw_exception_if_processing_interrupted
+
+from ..comfyui.latents import video_of
+from ..comfyui.option_keys import KEY
+from ..families.registry import unwrapped
+from ..run.stopwatch import Stopwatch
+from .cargo import NotSendable, pack, specs
+from .devices import cards_of
+from .messages import EndRun, Pass
+from .pass_call import innermost, options_of, pass_call
+from .radial import radial_pass
+from .replicas import TooLarge, update_replicas
+from .split_pass import NotSplit, SplitPass
+from .team import Lost, Team, team_of
+from .why_not import why_not_model, why_not_pass
+
+log = logging.getLogger("radial_attention")
+
+_runs = itertools.count()
+
+
+class _OneCard(Exception):
+    """A run is on one card. The text says why, for people."""
+
+
+class _Run:
+    """A sampler run. why_one: why it is on one card from now on; None if it is not."""
+
+    def __init__(self):
+        self.number = next(_runs)
+        self.team: Team | None = None
+        self.keys = weakref.WeakKeyDictionary()  # BaseModel -> that of its replicas
+        self.why_one: str | None = None
+        self.said: set[str] = set()
+        self.override = None  # Radial Attention Patch's, if it takes part
+        self.split_passes, self.seconds = 0, 0.0  # of waiting for other cards
+        self.stopwatch = Stopwatch(self._timed)
+
+    def _timed(self, _key, seconds: float) -> None:
+        self.seconds += seconds
+
+
+class SplitWrapper:
+    """Wrapper of BaseModel.apply_model (WrappersMP.APPLY_MODEL), around all others."""
+
+    def __init__(self, gpus: int):
+        """gpus: how many cards; 0 for all."""
+        self.gpus = gpus
+        self.run = _Run()
+        self.refused = weakref.WeakKeyDictionary()  # BaseModel -> why it can't be split after all
+
+    def __call__(self, executor, x, t, *given, **named):
+        base = executor.class_obj
+        options = named.get("transformer_options") or (given[3] if len(given) > 3 else None) or {}
+        call = partial(executor, x, t, *given, **named)
+        team = self._team(base, video_of(x, named), options)
+        if team is None:
+            return call()
+        try:
+            with self._innermost_split(team, base):
+                return call()
+        except NotSplit as error:
+            self.refused[base] = str(error)
+            team.give_up(str(error))
+            self._one_card(str(error))
+        except Lost as error:
+            self._one_card(f"{error}. The run goes on without the others")
+        if self.run.override is not None:
+            self.run.override.begin_again()
+        return call()
+
+    def _team(self, base, x: torch.Tensor, options: dict) -> Team | None:
+        """The cards that compute a pass, with the model on all of them; None if it is one."""
+        run = self.run
+        if run.why_one is None and base not in run.keys:
+            try:
+                run.keys[base] = self._gather_cards(base, x, options)
+            except _OneCard as why:
+                self._one_card(str(why))
+            except (Lost, TooLarge, NotSendable) as error:
+                self._one_card(str(error))
+        return run.team if run.why_one is None else None
+
+    def _gather_cards(self, base, x: torch.Tensor, options: dict) -> int:
+        """Start what must start, and give all cards the model. -> the key of its replicas."""
+        devices, why_fewer = cards_of(x.device, self.gpus)
+        if len(devices) == 1:
+            raise _OneCard(why_fewer or "ComfyUI sees no other")
+        if why_fewer is not None:
+            log.warning("Radial Multi-GPU: %s", why_fewer)
+        why = self.refused.get(base) or why_not_model(base, options, len(devices))
+        if why is not None:
+            raise _OneCard(why)
+        self.run.team = team_of(devices)
+        self.run.team.wait_until_ready(throw_exception_if_processing_interrupted)
+        return update_replicas(self.run.team, base, _bytes_of_pass(base, x) // len(devices))
+
+    def _one_card(self, why: str) -> None:
+        self.run.why_one = why
+        log.warning("Radial Multi-GPU: one GPU: %s", why)
+
+    def _say(self, what: str) -> None:
+        if what not in self.run.said:
+            self.run.said.add(what)
+            log.warning("Radial Multi-GPU: %s", what)
+
+    @contextmanager
+    def _innermost_split(self, team: Team, base):
+        """The model's innermost forward computes with the other cards."""
+        model = unwrapped(base.diffusion_model)
+        name = innermost(model)
+        setattr(model, name, partial(self._split, team, base, getattr(model, name)))
+        try:
+            yield
+        finally:
+            delattr(model, name)
+
+    def _split(self, team: Team, base, forward: Callable, *args, **kwargs):
+        """A forward pass on all cards."""
+        run, key = self.run, self.run.keys[base]
+        _, options = options_of(forward, args, kwargs)
+        radial, why = options.get(KEY), why_not_pass(options, kwargs.get("control"))
+        try:
+            call = pass_call(forward, args, kwargs, radial_pass(radial, run.number))
+            cargo, tensors = pack(call, team.devices[0])
+        except NotSendable as error:
+            why = why or f"{error} is in this process only"
+        if why is not None:
+            self._say(f"passes run on one GPU: {why}")
+            return forward(*args, **kwargs)
+        run.override = run.override if radial is None else radial.override
+        try:
+            team.connect()
+            team.begin(Pass(key, cargo, specs(tensors)))
+            for x in tensors:
+                self._timed(team, team.group.broadcast, x)
+            split = SplitPass(base.diffusion_model, team.group, partial(self._timed, team))
+            args, kwargs = call.arguments(split.options(options))
+            with split.hooked():
+                out = forward(*args, **kwargs)
+            team.finish()
+            team.answers()
+        except (Lost, NotSplit):
+            raise
+        except BaseException:  # an interrupt, or this card's own error: the others wait for it
+            team.leave()
+            raise
+        run.split_passes += 1
+        return out
+
+    def _timed(self, team: Team, function: Callable, *arguments):
+        mark = self.run.stopwatch.start(team.devices[0])
+        result = team.timed(function, *arguments)
+        self.run.stopwatch.stop(mark, None)
+        return result
+
+    def end_run(self, _patcher) -> None:
+        """Callback at the end of a sampler run (CallbacksMP.ON_CLEANUP)."""
+        run, self.run = self.run, _Run()
+        try:
+            if run.split_passes and run.team.why_lost is None:
+                others = run.team.ask(EndRun(run.number))
+            else:
+                others = []
+            run.stopwatch.collect(wait=True)
+            figures = {
+                "gpus": [str(device) for device in run.team.devices] if run.team else [],
+                "split_passes": run.split_passes,
+                "communication_seconds": run.seconds,
+                "why_one": run.why_one,
+                "others": others,
+            }
+            if run.override is not None:
+                run.override.reporter.record.gpus = figures
+            log.info("Radial Multi-GPU: %s", _summary(figures))
+        except Exception:  # the video is done, and must not be lost
+            log.exception("Radial Multi-GPU: no figures of this run")
+
+
+def _summary(figures: dict) -> str:
+    if not figures["split_passes"]:
+        return f"one GPU: {figures['why_one'] or 'no pass could be split'}"
+    number, seconds = figures["split_passes"], figures["communication_seconds"]
+    gpus = ", ".join(figures["gpus"])
+    return f"{number} passes on {gpus}, {seconds:.1f} s of communication"
+
+
+def _bytes_of_pass(base, x: torch.Tensor) -> int:
+    """What ComfyUI expects a pass to take, besides weights; 0 if it can't say."""
+    try:
+        return int(base.memory_required(list(x.shape)))
+    except Exception:
+        return 0

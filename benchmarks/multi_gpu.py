@@ -12,7 +12,8 @@ regions              seconds of this process's GPU in a pass: attention (self-at
                      video), linear (layers), communication (with the copies, and waiting for a
                      slower GPU), rest
 peak_gib             memory that each GPU has in use after the passes, by nvidia-smi, with what
-                     torch keeps for reuse; allocated_gib: torch's peak in this process
+                     torch keeps for reuse, on the other GPUs also from earlier ways;
+                     allocated_gib: torch's peak in this process
 host_gib             resident memory of each process, ComfyUI's first
 
 Weights are bfloat16 and all on the GPU. Text encoder and VAE are not included. Needs Linux, NVIDIA
@@ -136,7 +137,6 @@ def entry(name: str, way: str, gpus: int, case: Case, one: dict, several: dict, 
         "peak_gib": of["peak_gib"],
         **({"allocated_gib": of["allocated_gib"]} if "allocated_gib" in of else {}),
         "host_gib": several["host_gib"],
-        "host_gib_one": one["host_gib"],
         "runs_s": of["runs_s"],
         "ran": of["ran"],
     }

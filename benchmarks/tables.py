@@ -19,6 +19,7 @@ from pathlib import Path
 import tables_cost
 import tables_front
 import tables_lists
+import tables_multi_gpu
 import tables_precision
 import tables_quality
 import tables_speed
@@ -27,7 +28,7 @@ from tables_format import ROOT
 REGION = re.compile(r"(<!-- table: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 MODULES = (
     *(tables_speed, tables_precision, tables_cost),
-    *(tables_quality, tables_lists, tables_front),
+    *(tables_quality, tables_lists, tables_front, tables_multi_gpu),
 )
 TABLES = {table.__name__: table for module in MODULES for table in module.TABLES}
 

@@ -9,4 +9,5 @@ NODES = {  # class -> the file that defines it
     "RadialSettingsSearch": ".search",
     "RadialTrainLayers": ".train_layers",
     "RadialTrimLora": ".trim_lora",
+    "RadialMultiGPU": ".multi_gpu",
 }

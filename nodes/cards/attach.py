@@ -6,7 +6,7 @@ from ..comfyui.option_keys import CARDS
 from .wrapper import SplitWrapper
 
 
-def attach(model, gpus: int) -> None:
+def attach(model, gpus: int, node: str | None = None) -> None:
     """In place. What an earlier Radial Multi-GPU put into the MODEL is taken out.
 
     gpus: how many, 0 for all that ComfyUI sees. It goes around what other nodes put there, and

@@ -15,6 +15,12 @@ def family_names(last: str = "and") -> str:
     return listed((family.name for family in FAMILIES), last)
 
 
+def sharing_families() -> str:
+    """The families of which several cards can share a pass."""
+    sharing = (family for family in FAMILIES if any(each.split for each in family.block_lists))
+    return listed(family.name for family in sharing)
+
+
 def preset_values(setting: str) -> str:
     """What a setting is in the presets: "1 for Wan; 0 for HunyuanVideo and Mochi"."""
     groups = {}

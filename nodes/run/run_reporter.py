@@ -1,10 +1,10 @@
 """Tells the log and the page what ran radial in a sampler run, what ran dense, and why."""
 
 import logging
-import sys
 from collections import deque
 from collections.abc import Callable
 
+from ..comfyui.page import send as _send
 from . import summary_text
 from .record import CallEntry, Record
 
@@ -94,10 +94,3 @@ class RunReporter:
             log.exception("Radial attention: no summary of this run")
         finally:
             self.record = Record()
-
-
-def _send(event: str, data: dict):
-    module = sys.modules.get("server")  # ComfyUI's; not there when it is used as a library
-    server = getattr(getattr(module, "PromptServer", None), "instance", None)
-    if server is not None:
-        server.send_sync(event, data, server.client_id)

@@ -64,7 +64,7 @@ def test_the_patch_works_without_it(without, name):
     assert result["radial_calls"] == BLOCKS - 1, result
     feature = OURS.get(name)
     if feature is None:
-        assert len(result["nodes"]) == 8
+        assert len(result["nodes"]) == 9
     else:
         assert "RadialAttentionPatch" in result["nodes"]
         assert sum(f"no {feature} with this version" in line for line in result["log"]) == (

@@ -119,6 +119,7 @@ def fault(outcome, node: str, name: str, must_fail: bool = True) -> str | None:
 
 
 BEFORE_THE_SAMPLER = (
+    "RadialMultiGPU",
     "RadialAttentionPatch",
     "RadialMaskPreview",
     "RadialAttentionProbe",

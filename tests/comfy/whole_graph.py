@@ -14,7 +14,8 @@ SAMPLER, OUTPUT = "9", "30"
 # the sampler gets the model of the last one that outputs one.
 OURS = {
     "RadialTrainLayers": ("25", {"model": ["1", 0]}),
-    "RadialAttentionPatch": ("4", {"model": ["25", 0]}),
+    "RadialMultiGPU": ("28", {"model": ["25", 0]}),
+    "RadialAttentionPatch": ("4", {"model": ["28", 0]}),
     "RadialMaskPreview": ("20", {"model": ["4", 0]}),
     "RadialAttentionProbe": ("21", {"model": ["5", 0]}),
     "RadialAttentionReport": ("22", {"samples": [SAMPLER, 0], "model": ["4", 0]}),

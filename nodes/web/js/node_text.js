@@ -1,15 +1,21 @@
-// Text on our nodes: on the report nodes after they ran, on the patch node after a sampler ran.
+// Text on our nodes: on the report nodes after they ran, on the patch node after a sampler ran, on
+// Radial Multi-GPU after both.
 import { api } from "../../../scripts/api.js"
 import { app } from "../../../scripts/app.js"
 
 const NAME = "radial attention says"
-const SUMMARY = "radial_attention.summary" // see nodes/run/run_reporter.py
+// What a node says of a run of its model, by the event that tells it.
+const RUNS = {
+  "radial_attention.summary": "RadialAttentionPatch", // see nodes/run/run_reporter.py
+  "radial_attention.cards": "RadialMultiGPU" // see nodes/comfyui/page.py
+}
 const TEXT_NODES = [
   "RadialMaskPreview",
   "RadialAttentionReport",
   "RadialAttentionCompare",
   "RadialSettingsSearch",
-  "RadialTrimLora"
+  "RadialTrimLora",
+  "RadialMultiGPU"
 ]
 const OURS = ["RadialAttentionPatch", ...TEXT_NODES]
 const LINE = 16 // pixels
@@ -74,10 +80,12 @@ function nodeOf(id) {
 app.registerExtension({
   name: "RadialAttention.NodeText",
   setup() {
-    api.addEventListener(SUMMARY, ({ detail }) => {
-      const node = detail?.node && nodeOf(detail.node)
-      if (node?.type === "RadialAttentionPatch") setText(node, detail.status)
-    })
+    for (const [event, type] of Object.entries(RUNS)) {
+      api.addEventListener(event, ({ detail }) => {
+        const node = detail?.node && nodeOf(detail.node)
+        if (node?.type === type) setText(node, detail.status)
+      })
+    }
   },
   // Graphs saved by earlier versions have a number here; HTML nodes accept strings only.
   loadedGraphNode(node) {

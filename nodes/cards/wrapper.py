@@ -16,6 +16,7 @@ from ..families.registry import unwrapped
 from ..run.stopwatch import Stopwatch
 from .cargo import NotSendable, pack, specs
 from .devices import cards_of
+from .figures import figures, summary
 from .messages import EndRun, Pass
 from .pass_call import innermost, options_of, pass_call
 from .radial import radial_pass
@@ -173,26 +174,13 @@ class SplitWrapper:
             else:
                 others = []
             run.stopwatch.collect(wait=True)
-            figures = {
-                "gpus": [str(device) for device in run.team.devices] if run.team else [],
-                "split_passes": run.split_passes,
-                "communication_seconds": run.seconds,
-                "why_one": run.why_one,
-                "others": others,
-            }
+            devices = run.team.devices if run.split_passes else []
+            found = figures(devices, run.split_passes, run.seconds, run.why_one, others)
             if run.override is not None:
-                run.override.reporter.record.gpus = figures
-            log.info("Radial Multi-GPU: %s", _summary(figures))
+                run.override.reporter.record.gpus = found
+            log.info("Radial Multi-GPU: %s", summary(found))
         except Exception:  # the video is done, and must not be lost
             log.exception("Radial Multi-GPU: no figures of this run")
-
-
-def _summary(figures: dict) -> str:
-    if not figures["split_passes"]:
-        return f"one GPU: {figures['why_one'] or 'no pass could be split'}"
-    number, seconds = figures["split_passes"], figures["communication_seconds"]
-    gpus = ", ".join(figures["gpus"])
-    return f"{number} passes on {gpus}, {seconds:.1f} s of communication"
 
 
 def _bytes_of_pass(base, x: torch.Tensor) -> int:

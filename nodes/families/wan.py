@@ -129,7 +129,7 @@ _MODULE = "comfy.ldm.wan"
 FAMILY = Family(
     name="Wan",
     classes={
-        f"{_MODULE}.model.WanModel": ModelClass(_in_context, _preset),
+        f"{_MODULE}.model.WanModel": ModelClass(_in_context, _preset, True),
         f"{_MODULE}.model.VaceWanModel": ModelClass(_vace, lambda model: WAN_21),
         f"{_MODULE}.model.CameraWanModel": ModelClass(_most, _preset),
         f"{_MODULE}.model.WanModel_S2V": ModelClass(_s2v, lambda model: WAN_22),

@@ -76,6 +76,7 @@ class Record:
         self.dense_precisions = Counter()  # of dense self-attention, where it is known -> calls
         self.why_exact = None  # why radial calls are exact where 8 bit was wanted
         self.why_radial = None  # why lists are radial where adaptive ones were wanted
+        self.gpus = None  # what Radial Multi-GPU says of the run: see cards/figures.py
         self.not_repaired = None  # why outputs of adaptive lists are not repaired
         self._wants_adaptive, self._looks = False, Looks()
         self.settings = {}
@@ -245,6 +246,7 @@ class Record:
                 "model_calls": self.model_calls,
                 "radial_calls": self.radial_calls,
                 "adaptive_calls": self.adaptive_calls,
+                "gpus": self.gpus,
                 "dense_calls": {why: n for why, n in dense.items() if why.reason not in NOT_OURS},
                 "other_calls": {why: n for why, n in dense.items() if why.reason in NOT_OURS},
                 "seconds": seconds,

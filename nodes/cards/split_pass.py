@@ -43,7 +43,12 @@ class SplitPass:
         self._previous: Callable | None = None  # on the attention hook
 
     def options(self, options: dict) -> dict:
-        """transformer_options of the pass with the exchange on the attention hook."""
+        """transformer_options of the pass with the exchange on the attention hook.
+
+        Raises NotSplit if other nodes' patches get the tokens too.
+        """
+        if patches := [name for name, each in (options.get("patches") or {}).items() if each]:
+            raise NotSplit(f"patches expect all tokens: {', '.join(patches)}")
         self._previous = options.get(SLOT)
         return {**options, SLOT: self._attention}
 
@@ -74,7 +79,10 @@ class SplitPass:
         def begin(_block, args: tuple, kwargs: dict):
             call = _by_name(signature.bind(block, *args, **kwargs))
             self._calls = 0
-            return (), call | each.split(call, self.share)
+            try:
+                return (), call | each.split(call, self.share)
+            except ValueError as error:
+                raise NotSplit(f"{type(block).__name__}: {error}") from error
 
         def end(_block, _args, _output):
             calls, self._calls = self._calls, None

@@ -100,6 +100,7 @@ class SplitPass:
         return self.family.whole_output(output, self.share, self._gather)
 
     def _gather(self, x: torch.Tensor, dim: int, stream: int) -> torch.Tensor:
+        x = x.narrow(dim, 0, self.share.own_count(stream))
         whole = self.timed(gather, self.group, x, dim, self.share.lengths[stream])
         if whole is None:
             raise Done
@@ -132,8 +133,10 @@ class SplitPass:
             raise NotSplit(f"attention over {tokens} tokens, expected {self.share.count}")
         if skip_reshape and not q.shape[1] == k.shape[1] == v.shape[1]:
             raise NotSplit("keys have other heads than queries")
+        if heads < self.group.size:
+            raise NotSplit(f"{heads} heads for {self.group.size} cards")
         layout = skip_reshape, skip_output_reshape
-        here = self.group, self.share.lengths, self.timed, compute
+        here = self.group, self.share, self.timed, compute
         return attend(*here, q, k, v, heads, *layout, kwargs)
 
 

@@ -3,6 +3,7 @@
 import copy
 import inspect
 import threading
+from collections import Counter
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
@@ -16,7 +17,7 @@ current_pass = pack_module("nodes.hook.current_pass")
 hooked_blocks = pack_module("nodes.hook.block_hooks").hooked_blocks
 split_pass = pack_module("nodes.cards.split_pass")
 
-SECONDS = 30  # that a card waits for the others
+SECONDS = 20  # that a card waits for the others
 
 
 @dataclass(frozen=True)
@@ -52,8 +53,8 @@ def on_cards(cards: int, of_card: Callable) -> list:
                 outcomes[card.rank] = of_card(card)
         except Exception as error:
             outcomes[card.rank] = error
-            if not isinstance(error, split_pass.Done):
-                barrier.abort()
+            if not isinstance(error, split_pass.Done | split_pass.NotSplit):
+                barrier.abort()  # the others need not wait
 
     all_cards = (Card(rank, cards, barrier, sent) for rank in range(cards))
     threads = [threading.Thread(target=run, args=(card,)) for card in all_cards]
@@ -79,15 +80,18 @@ class Comparison:
     cards: tuple[int, ...]
     nets: list
     differences: list[float] = field(default_factory=list)
-    sparse_calls: list[list[int]] = field(default_factory=list)  # on each card, of each pass
+    sparse_blocks: list[set] = field(default_factory=list)  # of each card in each pass
 
     def compare(self, whole, call: dict) -> None:
         for cards in self.cards:
-            outcomes = on_cards(cards, lambda card: self.on_card(card, call))
-            first, *others = outcomes
-            for error in (*others, first):
-                if isinstance(error, Exception) and not isinstance(error, split_pass.Done):
-                    raise error
+            first, *others = on_cards(cards, lambda card: self.on_card(card, call))
+            if isinstance(first, split_pass.NotSplit):  # then so on all cards: none waits for it
+                assert {type(each) for each in others} == {split_pass.NotSplit}
+                raise first
+            errors = [each for each in (first, *others) if isinstance(each, Exception)]
+            errors = [each for each in errors if not isinstance(each, split_pass.Done)]
+            if errors:  # of the card that failed, before those that waited for it
+                raise min(errors, key=lambda each: isinstance(each, threading.BrokenBarrierError))
             assert all(isinstance(other, split_pass.Done) for other in others)
             for own, other in zip(_tensors(first), _tensors(whole), strict=True):
                 self.differences.append(difference(own, other))
@@ -100,7 +104,7 @@ class Comparison:
         radial = options.get(KEY)
         hooked = in_pass = nullcontext()
         if radial is not None:  # a thread and a model of their own: so a pass of their own
-            radial = replace(radial, blocks=set(), sparse_blocks=set(), sparse_calls=_zero(radial))
+            radial = replace(radial, blocks=set(), sparse_blocks=set(), sparse_calls=Counter())
             options[KEY] = radial
             in_pass = current_pass.in_pass(radial, options)
             hooked = hooked_blocks(radial, net)
@@ -109,11 +113,7 @@ class Comparison:
                 return getattr(net, forward_name(net))(**call | {"transformer_options": options})
             finally:
                 if radial is not None:
-                    self.sparse_calls.append(sum(radial.sparse_calls.values()))
-
-
-def _zero(radial):
-    return type(radial.sparse_calls)()
+                    self.sparse_blocks.append(radial.sparse_blocks)
 
 
 def _tensors(output) -> list:

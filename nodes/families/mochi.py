@@ -32,9 +32,8 @@ def _split(call: dict, share) -> dict:
     x, y = call["x"], call["y"][:, : call["crop_y"]]
     if not share.lengths:
         share.begin(x.shape[1], y.shape[1])
-    y = share.tokens(y, 1, TEXT)
     tables = {name: share.table(call[name], 0, VIDEO) for name in ("rope_cos", "rope_sin")}
-    return {"x": share.tokens(x, 1, VIDEO), "y": y, "crop_y": y.shape[1], **tables}
+    return {"x": share.tokens(x, 1, VIDEO), "y": share.tokens(y, 1, TEXT), **tables}
 
 
 def _weights(width: int, feed_forward: int) -> int:

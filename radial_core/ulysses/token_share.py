@@ -1,5 +1,6 @@
 """The share of a sequence's tokens that one of several cards has."""
 
+import math
 from collections.abc import Iterable
 
 import torch
@@ -107,14 +108,16 @@ class TokenShare:
         """This card's rows of a table of one stream whose rows each stand for a run of tokens.
 
         Runs are as long as in ComfyUI's `repeat_e`: if the tokens can't be divided evenly, they are
-        longer by one, and the last is cut off.
+        longer by one, and the last is cut off. The share can begin and end within a run, so its
+        rows stand for shorter runs, of equal length: often of one token.
         """
 
         def cut():
             tokens, rows = self.lengths[0], x.shape[dim]
             run = tokens // rows + (tokens % rows > 0)
             part = self.of_stream(0)
-            index = torch.arange(part.start, part.stop, device=x.device) // run
+            shorter = math.gcd(part.stop - part.start, part.start, run)
+            index = torch.arange(part.start, part.stop, shorter, device=x.device) // run
             return x.index_select(dim, index)
 
         return self._kept(x, (dim, "repeated"), cut)

@@ -14,7 +14,7 @@ from conftest import pack_module, patch
 from split_cards import compared
 from zoo import hunyuan_video as hunyuan
 from zoo import minimax_h3, mochi, wan21, wan22
-from zoo.case import clip_vision
+from zoo.case import clip_vision, normal
 from zoo.wan import text, video, wan
 
 NotSplit = pack_module("nodes.cards.split_pass").NotSplit
@@ -50,13 +50,13 @@ def h3(heads: int = HEADS):
     return minimax_h3.load(minimax_h3.network(**minimax_h3.SMALL | {"num_attention_heads": heads}))
 
 
-def ti2v_5b() -> zoo.Inputs:
-    """The first frame is given. The runs of tokens of a timestep begin in one share and end in the
-    next."""
+def ti2v_5b(**values) -> zoo.Inputs:
+    """The first frame is given. Its tokens have another timestep, in runs that go on from one
+    card's share to the next. values: further entries of both prompts."""
     mask = torch.ones(1, 1, 7, 10, 14)
     mask[:, :, 0] = 0
     latent = odd_video(48) | {"noise_mask": mask}
-    return zoo.Inputs(text(), text(seed=2), latent, cfg=3.0)
+    return zoo.Inputs(text(**values), text(seed=2, **values), latent, cfg=3.0)
 
 
 @dataclass(frozen=True)
@@ -72,6 +72,12 @@ class Split:
     oldest: bool = False
 
 
+def uneven_5b() -> zoo.Inputs:
+    """20 tokens of another latent come after the 7 frames, so the last run is shorter."""
+    return ti2v_5b(context_latents=[normal(1, 48, 1, 7, 9)])
+
+
+WAN_5B = wan_of(in_dim=48, out_dim=48)
 VACE = wan_of(VaceWanModel, num_layers=4, vace_layers=2, vace_in_dim=96)
 WAN_CASES = [
     Split("t2v, a pass a prompt", wan_of(), wan21.prompts_of_two_lengths, odd_video()),
@@ -92,7 +98,9 @@ WAN_CASES = [
     ),
     Split("scail", wan_of(SCAILWanModel), partial(wan21.scail, 1.0)),
     Split("scail 2", scail2_of, wan21.scail2, needs="comfy_extras.nodes_scail"),
-    Split("2.2 ti2v 5b", wan_of(in_dim=48, out_dim=48), ti2v_5b, oldest=True),
+    Split("2.2 ti2v 5b, shares of whole and half frames", WAN_5B, wan22.ti2v_5b),
+    Split("2.2 ti2v 5b", WAN_5B, ti2v_5b, oldest=True),
+    Split("2.2 ti2v 5b, uneven runs", WAN_5B, uneven_5b, needs="comfy_extras.nodes_bernini"),
     Split(
         "every kind of reference",
         wan_of(in_dim_ref_conv=16),

@@ -24,6 +24,8 @@ LIVE_ON = {
     "TORCH_NCCL_ENABLE_MONITORING": "0",
     "TORCH_NCCL_PROPAGATE_ERROR": "0",
     "TORCH_NCCL_RETHROW_CUDA_ERRORS": "0",
+    # It would wait four times as long as this, a minute, before it frees the stream.
+    "TORCH_NCCL_WAIT_TIMEOUT_DUMP_MILSEC": "0",
 }
 UNUSED_TAG = 2**20  # of Gloo's messages
 
@@ -51,10 +53,10 @@ class CardGroup:
     GroupFailed when it is over. On a GPU the stream goes on, with wrong numbers: `check` tells.
     """
 
-    def __init__(self, backend, rank: int, size: int):
+    def __init__(self, backend, rank: int, size: int, device: torch.device):
         self.rank, self.size = rank, size
-        self._backend, self._aborted = backend, False
-        self._aborting = threading.Lock()
+        self._backend, self._device = backend, device
+        self._aborted, self._aborting = False, threading.Lock()
 
     def all_to_all(
         self, out: torch.Tensor, x: torch.Tensor, out_sizes: list[int], sizes: list[int]
@@ -78,13 +80,11 @@ class CardGroup:
 
         On a GPU, collectives up to which it has been synchronized are known.
         """
-        if self._aborted:
-            raise GroupFailed("the group of cards was aborted")
-        if isinstance(self._backend, ProcessGroupGloo):
-            return  # there, `wait` raised
-        error = self._backend.get_error()
-        if error.name != "SUCCESS":
-            raise GroupFailed(f"the cards could not exchange: {error.name}")
+        if self._device.type == "cpu":
+            with self.told():
+                return  # there, `wait` raised
+        nothing, none = torch.empty(0, device=self._device), [0] * self.size
+        self.all_to_all(nothing, nothing, none, none).wait()  # needs no other card
 
     def abort(self) -> None:
         """End the group. Whoever waits in a collective, in any thread or stream, is freed.
@@ -96,7 +96,7 @@ class CardGroup:
             if self._aborted:
                 return
             self._aborted = True
-            if isinstance(self._backend, ProcessGroupGloo):
+            if self._device.type == "cpu":
                 self._close_connections()
             else:
                 with suppress(Exception):
@@ -146,7 +146,7 @@ def connect(
         backend = _in_time(lambda: make(store, rank, size, device, limit), seconds)
     except RuntimeError as error:
         raise GroupFailed(f"card {rank} of {size} could not connect: {error}") from error
-    return CardGroup(backend, rank, size)
+    return CardGroup(backend, rank, size, device)
 
 
 def _gloo(store, rank: int, size: int, _device, limit: timedelta) -> ProcessGroupGloo:

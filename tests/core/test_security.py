@@ -25,9 +25,10 @@ KERNELS = {"cudnn", "flash_attn", "flashinfer", "sageattention", "spas_sage_attn
 # Standard modules that only compute, and don't open sockets, start programs or unpickle.
 HARMLESS = set(
     "abc array base64 bisect collections collections.abc concurrent.futures contextlib copy "
-    "dataclasses dis enum functools hashlib heapq importlib importlib.metadata importlib.util "
-    "inspect io itertools json logging math operator os pathlib random re reprlib shutil "
-    "statistics string sys textwrap threading time traceback types typing weakref zlib".split()
+    "dataclasses datetime dis enum functools hashlib heapq importlib importlib.metadata "
+    "importlib.util inspect io itertools json logging math operator os pathlib random re reprlib "
+    "shutil statistics string sys textwrap threading time traceback types typing weakref "
+    "zlib".split()
 )
 UNPICKLES = {"cPickle", "cloudpickle", "dill", "joblib", "marshal", "pickle", "shelve"}
 RUNS_STRINGS = {"__import__", "compile", "eval", "exec"}

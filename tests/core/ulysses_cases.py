@@ -11,7 +11,8 @@ from torch import distributed
 from torch.nn.functional import scaled_dot_product_attention
 
 from radial_core.ulysses.exchange import gather, own_heads, to_heads, to_tokens
-from radial_core.ulysses.group import GroupFailed
+from radial_core.ulysses.group import GroupFailed, connect
+from radial_core.ulysses.token_share import share_sizes
 
 HEADS = (12, 24, 40, 56)
 # Tokens in each stream: they don't divide evenly, and some streams have fewer tokens than cards.
@@ -165,6 +166,7 @@ def a_card_is_lost(group, device, how: signal.Signals) -> float:
     seconds = raises(lambda: exchanged(group, torch.empty_like(x), x))
     group.abort()
     assert raises(lambda: group.broadcast(x)) < 1 and raises(group.check) < 1
+    assert torch.arange(4, device=device).sum() == 6  # the device goes on
     return seconds
 
 
@@ -183,6 +185,39 @@ def aborted(group, device) -> float:
         group.abort()
     assert raises(lambda: group.all_to_all(x, x, even, even)) < 1
     return seconds
+
+
+def again(group, device, seed: int, store_file: Path) -> float:
+    """After a group was aborted, the same processes make another."""
+    seconds = aborted(group, device)
+    group.abort()
+    group.next = connect(store_file, group.rank, group.size, device, 20)
+    everything(group.next, device, seed)
+    return seconds
+
+
+def milliseconds(group, device, tokens: int, heads: int) -> dict[str, float]:
+    """What an exchange takes on GPUs in bf16, with 128 numbers a head."""
+    own = len(share(torch.arange(tokens), group))
+    x = torch.randn(1, own, heads, 128, device=device).bfloat16()
+    (by_heads,), sizes = to_heads(group, [x], [tokens]), share_sizes(heads, group.size)
+    return {
+        "q, k and v to heads": _timed(lambda: to_heads(group, [x, x, x], [tokens])),
+        "the output to tokens": _timed(lambda: to_tokens(group, by_heads, [tokens], heads)),
+        "packing one tensor": _timed(lambda: [p.contiguous() for p in x.split(sizes, dim=2)]),
+    }
+
+
+def _timed(function, times: int = 20) -> float:
+    for _ in range(3):
+        function()
+    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    begin.record()
+    for _ in range(times):
+        function()
+    end.record()
+    torch.cuda.synchronize()
+    return begin.elapsed_time(end) / times
 
 
 def exchanged(group, out, x) -> None:

@@ -1,7 +1,7 @@
 """The share of a sequence's tokens that one of several cards has."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 import torch
 
@@ -122,7 +122,7 @@ class TokenShare:
 
         return self._kept(x, (dim, "repeated"), cut)
 
-    def segments(self, segments: Iterable[tuple], stream: int | None = None) -> list[tuple]:
+    def segments(self, segments: Sequence[tuple], stream: int | None = None) -> list[tuple]:
         """Segments (start, stop or None, rest) of a stream, or of all, as they are in the share.
 
         The rest goes along: a row of modulation, or a tensor with one for each token.

@@ -1,5 +1,8 @@
 """The pack's code does not run strings, unpickle, use the network, start programs or write files.
 
+Except for several GPUs (nodes/cards/): those have processes, which meet over the loopback
+interface.
+
 tests/comfy/test_install.py checks that it leaves its folders unchanged while it runs.
 """
 
@@ -25,9 +28,10 @@ KERNELS = {"cudnn", "flash_attn", "flashinfer", "sageattention", "spas_sage_attn
 # Standard modules that only compute, and don't open sockets, start programs or unpickle.
 HARMLESS = set(
     "abc array base64 bisect collections collections.abc concurrent.futures contextlib copy "
-    "dataclasses dis enum functools hashlib heapq importlib importlib.metadata importlib.util "
-    "inspect io itertools json logging math operator os pathlib random re reprlib shutil "
-    "statistics string sys textwrap threading time traceback types typing weakref zlib".split()
+    "dataclasses datetime dis enum functools hashlib heapq importlib importlib.metadata "
+    "importlib.util inspect io itertools json logging math operator os pathlib random re reprlib "
+    "shutil statistics string sys textwrap threading time traceback types typing weakref "
+    "zlib".split()
 )
 UNPICKLES = {"cPickle", "cloudpickle", "dill", "joblib", "marshal", "pickle", "shelve"}
 RUNS_STRINGS = {"__import__", "compile", "eval", "exec"}
@@ -54,7 +58,6 @@ CARDS = {
     "nodes/cards/start.py": {"multiprocessing.connection"},
     "nodes/cards/team.py": {"atexit", "multiprocessing.connection", "tempfile"},
     "nodes/cards/worker.py": {"multiprocessing.connection", "queue"},
-    "radial_core/ulysses/group.py": {"datetime"},
 }
 ALLOWED = {
     (TUNING, "mkdir"),

@@ -33,9 +33,6 @@ def bench(tmp_path, monkeypatch):
     return bench
 
 
-@pytest.mark.skipif(
-    not (PACK / "nodes/cards/wrapper.py").exists(), reason="the engine is not merged yet"
-)
 def test_a_dry_run_on_two_cards(bench):
     dense, radial = bench("--case", "wan")
     assert (dense["way"], radial["way"]) == ("dense_fastest", "radial")

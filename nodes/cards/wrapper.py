@@ -48,7 +48,7 @@ class _Run:
         self.keys = weakref.WeakKeyDictionary()  # BaseModel -> that of its replicas
         self.why_one: str | None = None
         self.said: dict[str, None] = {}  # an ordered set: why single passes are on one card
-        self.override = None  # Radial Attention Patch's, if it takes part
+        self.override = None  # Radial Attention Patch's, if the MODEL has it
         self.one_card_passes, self.split_passes = 0, 0
         self.seconds = {PASS: 0.0, EXCHANGE: 0.0}
         self.stopwatch = Stopwatch(self._timed)
@@ -105,6 +105,7 @@ class SplitWrapper:
         """The cards that compute a pass, with the model on all of them; None if it is one."""
         run = self.run
         if run.why_one is None and base not in run.keys:
+            run.override = override_of(base.current_patcher)
             try:
                 run.keys[base] = self._gather_cards(base, x, options)
             except _OneCard as why:
@@ -161,7 +162,6 @@ class SplitWrapper:
             self._say_once(why)
             run.one_card_passes += 1
             return forward(*args, **kwargs)
-        run.override = run.override if radial is None else radial.override
         mark = run.stopwatch.start(team.devices[0])
         try:
             team.connect()
@@ -189,7 +189,7 @@ class SplitWrapper:
         self.run.stopwatch.stop(mark, EXCHANGE)
         return result
 
-    def end_run(self, patcher) -> None:
+    def end_run(self, _patcher) -> None:
         """Callback at the end of a sampler run (CallbacksMP.ON_CLEANUP)."""
         run, self.run = self.run, _Run()
         try:
@@ -197,9 +197,8 @@ class SplitWrapper:
             found = figures(devices, run.passes(), run.end_of_others())
             if not found["passes"]:
                 return
-            override = override_of(patcher)
-            if override is not None:
-                override.reporter.record.gpus = found
+            if run.override is not None:
+                run.override.reporter.record.gpus = found
             status = gpus_text.status(found)
             log.info("Radial Multi-GPU: %s", status)
             page.send(page.CARDS, {"node": self.node, "status": status})

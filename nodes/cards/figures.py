@@ -25,11 +25,17 @@ class Passes:
     why_one: str | None = None
 
 
-def figures(devices: list[torch.device], passes: Passes, others: list[dict | None]) -> dict:
+def figures(
+    devices: list[torch.device],
+    passes: Passes,
+    others: list[dict | None],
+    why_fewer: str | None = None,
+) -> dict:
     """Plain values, for JSON.
 
     devices: that computed together; none if no pass was split. others: of each other card what its
-    Record has read, if it had any radial passes.
+    Record has read, if it had any radial passes. why_fewer: why there were fewer cards than asked
+    for.
     """
     return {
         "gpus": [str(device) for device in devices],
@@ -40,6 +46,7 @@ def figures(devices: list[torch.device], passes: Passes, others: list[dict | Non
         "communication_seconds": passes.communication_seconds,
         "why_not_split": list(passes.why_not_split),
         "why_one": passes.why_one,
+        "why_fewer": why_fewer,
         "others": [each and _of_other(each) for each in others],
     }
 

@@ -47,6 +47,7 @@ class _Run:
         self.team: Team | None = None
         self.keys = weakref.WeakKeyDictionary()  # BaseModel -> that of its replicas
         self.why_one: str | None = None
+        self.why_fewer: str | None = None  # why there are fewer cards than asked for
         self.said: dict[str, None] = {}  # an ordered set: why single passes are on one card
         self.override = None  # Radial Attention Patch's, if the MODEL has it
         self.one_card_passes, self.split_passes = 0, 0
@@ -120,6 +121,7 @@ class SplitWrapper:
         if len(devices) == 1:
             raise _OneCard(why_fewer or "no more were asked for")
         if why_fewer is not None:
+            self.run.why_fewer = why_fewer
             log.warning("Radial Multi-GPU: %s", why_fewer)
         why = self.refused.get(base) or why_not_model(base, options, len(devices))
         if why is not None:
@@ -194,7 +196,7 @@ class SplitWrapper:
         run, self.run = self.run, _Run()
         try:
             devices = run.team.devices if run.split_passes else []
-            found = figures(devices, run.passes(), run.end_of_others())
+            found = figures(devices, run.passes(), run.end_of_others(), run.why_fewer)
             if not found["passes"]:
                 return
             if run.override is not None:

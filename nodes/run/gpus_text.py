@@ -12,6 +12,8 @@ def status(found: dict) -> str:
     passes = plural(every, "pass", "passes")
     took, of_passes = found["communication_seconds"], found["split_seconds"]
     text = f"{len(found['gpus'])} GPUs"
+    if found["why_fewer"]:
+        text += f" ({found['why_fewer']})"
     text += f", {passes}" if split == every else f" in {split:,} of {passes}"
     text += f", {short(took)} of communication"
     if of_passes:

@@ -97,6 +97,13 @@ def test_a_radial_run_adds_up_both_cards(wan, told, summaries, any_density, patc
     assert summary["gpus"] == {k: v for k, v in gpus.items() if k != "attention_seconds"}
 
 
+def test_fewer_cards_than_asked_for(wan, told):
+    sample(multi(wan, 3))
+    ((_, data),) = told
+    asked = r"\(3 GPUs were asked for, ComfyUI sees 2\)"
+    assert re.fullmatch(f"2 GPUs {asked}, {STEPS} passes, {TOOK}", data["status"])
+
+
 def test_why_a_run_was_on_one(wan, told, summaries):
     model = multi(patch(wan), 1)
     text, run = report(sample(model), model)

@@ -12,7 +12,7 @@ from .drawing import report as drawing
 from .drawing.canvas import as_image
 from .hook.attach import override_of
 from .inputs.checks import check_latent, check_model
-from .run import summary_text
+from .run import gpus_text, summary_text
 from .run.record import Record
 
 VERSION = 1  # of the JSON
@@ -91,13 +91,23 @@ def report(samples: dict, model, second_model=None) -> tuple[torch.Tensor, str, 
             section = text = summary_text.sentence(found)
             run = {"problem": text}
         else:
-            section = run = found.read()
+            section = run = _read(found)
             text = summary_text.report(run)
         sections.append((title, section))
         texts.append(f"{summary_text.sentence(title)}\n{text}" if title else text)
         runs.append(run)
     picture = as_image(drawing.draw(sections))
     return picture, "\n\n".join(texts), {"version": VERSION, "runs": runs}
+
+
+def _read(record: Record) -> dict:
+    """What a record has read. With several GPUs, the seconds of self-attention on each of them."""
+    run = record.read()
+    if (gpus := run["totals"]["gpus"]) is not None:
+        each = gpus_text.attention_seconds(run)
+        run["totals"]["gpus"] = gpus | {"attention_seconds": each}
+        run["totals"]["attention_seconds_of_all"] = each and sum(each)
+    return run
 
 
 def run_of(model, samples: dict) -> Record | str:

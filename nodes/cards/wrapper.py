@@ -10,14 +10,16 @@ from functools import partial
 import torch
 from comfy.model_management import throw_exception_if_processing_interrupted
 
+from ..comfyui import page
 from ..comfyui.latents import video_of
 from ..comfyui.option_keys import KEY
 from ..families.registry import unwrapped
 from ..hook.attach import override_of
+from ..run import gpus_text
 from ..run.stopwatch import Stopwatch
 from .cargo import NotSendable, pack, specs
 from .devices import cards_of
-from .figures import figures, summary
+from .figures import Passes, figures
 from .messages import EndRun, Pass
 from .pass_call import innermost, options_of, pass_call
 from .radial import radial_pass
@@ -27,6 +29,8 @@ from .team import Lost, Team, team_of
 from .why_not import why_not_model, why_not_pass
 
 log = logging.getLogger("radial_attention")
+
+PASS, EXCHANGE = "pass", "exchange"  # what is timed: split passes, and waiting for other cards
 
 _runs = itertools.count()
 
@@ -43,21 +47,36 @@ class _Run:
         self.team: Team | None = None
         self.keys = weakref.WeakKeyDictionary()  # BaseModel -> that of its replicas
         self.why_one: str | None = None
-        self.said: set[str] = set()
+        self.why_fewer: str | None = None  # why there are fewer cards than asked for
+        self.said: dict[str, None] = {}  # an ordered set: why single passes are on one card
         self.override = None  # Radial Attention Patch's, if the MODEL has it
-        self.split_passes, self.seconds = 0, 0.0  # of waiting for other cards
+        self.one_card_passes, self.split_passes = 0, 0
+        self.seconds = {PASS: 0.0, EXCHANGE: 0.0}
         self.stopwatch = Stopwatch(self._timed)
 
-    def _timed(self, _key, seconds: float) -> None:
-        self.seconds += seconds
+    def _timed(self, key: str, seconds: float) -> None:
+        self.seconds[key] += seconds
+
+    def passes(self) -> Passes:
+        self.stopwatch.collect(wait=True)
+        number = self.one_card_passes + self.split_passes
+        seconds = self.seconds[PASS], self.seconds[EXCHANGE]
+        return Passes(number, self.split_passes, *seconds, tuple(self.said), self.why_one)
+
+    def end_of_others(self) -> list[dict | None]:
+        """What the other cards say of the run; none if they can't."""
+        try:
+            return self.team.ask(EndRun(self.number)) if self.split_passes else []
+        except Lost:
+            return []
 
 
 class SplitWrapper:
     """Wrapper of BaseModel.apply_model (WrappersMP.APPLY_MODEL), around all others."""
 
-    def __init__(self, gpus: int):
-        """gpus: how many cards; 0 for all."""
-        self.gpus = gpus
+    def __init__(self, gpus: int, node: str | None = None):
+        """gpus: how many cards; 0 for all. node: the id in the graph of the node that asks."""
+        self.gpus, self.node = gpus, node
         self.run = _Run()
         self.refused = weakref.WeakKeyDictionary()  # BaseModel -> why it can't be split after all
 
@@ -67,6 +86,7 @@ class SplitWrapper:
         call = partial(executor, x, t, *given, **named)
         team = self._team(base, video_of(x, named), options)
         if team is None:
+            self.run.one_card_passes += 1
             return call()
         try:
             with self._innermost_split(team, base):
@@ -76,7 +96,8 @@ class SplitWrapper:
             team.give_up(str(error))
             self._one_card(str(error))
         except Lost as error:
-            self._one_card(f"{error}. The run goes on without the others")
+            self._one_card(str(error), ". The run goes on without the others")
+        self.run.one_card_passes += 1
         if self.run.override is not None:
             self.run.override.begin_again()
         return call()
@@ -98,8 +119,9 @@ class SplitWrapper:
         """Start what must start, and give all cards the model. -> the key of its replicas."""
         devices, why_fewer = cards_of(x.device, self.gpus)
         if len(devices) == 1:
-            raise _OneCard(why_fewer or "ComfyUI sees no other")
+            raise _OneCard(why_fewer or "no more were asked for")
         if why_fewer is not None:
+            self.run.why_fewer = why_fewer
             log.warning("Radial Multi-GPU: %s", why_fewer)
         why = self.refused.get(base) or why_not_model(base, options, len(devices))
         if why is not None:
@@ -108,14 +130,14 @@ class SplitWrapper:
         self.run.team.wait_until_ready(throw_exception_if_processing_interrupted)
         return update_replicas(self.run.team, base, _bytes_of_pass(base, x) // len(devices))
 
-    def _one_card(self, why: str) -> None:
+    def _one_card(self, why: str, more: str = "") -> None:
         self.run.why_one = why
-        log.warning("Radial Multi-GPU: one GPU: %s", why)
+        log.warning("Radial Multi-GPU: one GPU: %s%s", why, more)
 
-    def _say(self, what: str) -> None:
-        if what not in self.run.said:
-            self.run.said.add(what)
-            log.warning("Radial Multi-GPU: %s", what)
+    def _say_once(self, why: str) -> None:
+        if why not in self.run.said:
+            self.run.said[why] = None
+            log.warning("Radial Multi-GPU: passes run on one GPU: %s", why)
 
     @contextmanager
     def _innermost_split(self, team: Team, base):
@@ -139,8 +161,10 @@ class SplitWrapper:
         except NotSendable as error:
             why = why or f"{error} is in this process only"
         if why is not None:
-            self._say(f"passes run on one GPU: {why}")
+            self._say_once(why)
+            run.one_card_passes += 1
             return forward(*args, **kwargs)
+        mark = run.stopwatch.start(team.devices[0])
         try:
             team.connect()
             team.begin(Pass(key, cargo, specs(tensors)))
@@ -157,29 +181,29 @@ class SplitWrapper:
         except BaseException:  # an interrupt, or this card's own error: the others wait for it
             team.leave()
             raise
+        run.stopwatch.stop(mark, PASS)
         run.split_passes += 1
         return out
 
     def _timed(self, team: Team, function: Callable, *arguments):
         mark = self.run.stopwatch.start(team.devices[0])
         result = team.timed(function, *arguments)
-        self.run.stopwatch.stop(mark, None)
+        self.run.stopwatch.stop(mark, EXCHANGE)
         return result
 
     def end_run(self, _patcher) -> None:
         """Callback at the end of a sampler run (CallbacksMP.ON_CLEANUP)."""
         run, self.run = self.run, _Run()
         try:
-            if run.split_passes and run.team.why_lost is None:
-                others = run.team.ask(EndRun(run.number))
-            else:
-                others = []
-            run.stopwatch.collect(wait=True)
             devices = run.team.devices if run.split_passes else []
-            found = figures(devices, run.split_passes, run.seconds, run.why_one, others)
+            found = figures(devices, run.passes(), run.end_of_others(), run.why_fewer)
+            if not found["passes"]:
+                return
             if run.override is not None:
                 run.override.reporter.record.gpus = found
-            log.info("Radial Multi-GPU: %s", summary(found))
+            status = gpus_text.status(found)
+            log.info("Radial Multi-GPU: %s", status)
+            page.send(page.CARDS, {"node": self.node, "status": status})
         except Exception:  # the video is done, and must not be lost
             log.exception("Radial Multi-GPU: no figures of this run")
 

@@ -9,7 +9,7 @@ from statistics import median_low
 
 from PIL import Image, ImageDraw
 
-from ..run import summary_text
+from ..run import amounts, gpus_text, summary_text
 from ..run.reasons import Reason
 from ..run.record import RADIAL
 from ..run.saving import MEASURED
@@ -57,7 +57,7 @@ def _draw(title: str, run: dict) -> Image.Image:
     y = _head(draw, title, run)
     y = _map(draw, y + 16, run, colours)
     if timed:
-        total = f"seconds a step: {summary_text.seconds(run['totals']['seconds'])} in all"
+        total = f"seconds a step: {amounts.seconds(run['totals']['seconds'])} in all"
         draw.text((LEFT, y + 14), total, FAINT, font(TEXT))
         y = _bars(draw, y + 60, run, colours)
     y = _axis(draw, y + 6, len(run["steps"]))
@@ -99,7 +99,7 @@ def _head(draw: ImageDraw.ImageDraw, title: str, run: dict) -> int:
     if radial:
         draw.text((LEFT, y), summary_text.kept(run), FAINT, font(TEXT))
         y += 36
-    for said in summary_text.lists(run):
+    for said in (*summary_text.lists(run), *gpus_text.notes(run)):
         lines = _wrapped(draw, said, TEXT, WIDTH - LEFT - RIGHT)
         draw.multiline_text((LEFT, y), lines, FAINT, font(TEXT), spacing=8)
         y += (lines.count("\n") + 1) * 36
@@ -187,11 +187,11 @@ def _bars(draw: ImageDraw.ImageDraw, y: int, run: dict, colours: dict) -> int:
         if whole == highest > top:
             far_right = right > WIDTH * 0.85
             beside, anchor = (left - 8, "ra") if far_right else (right + 6, "la")
-            draw.text((beside, y), summary_text.seconds(whole), FAINT, font(SMALL), anchor=anchor)
+            draw.text((beside, y), amounts.seconds(whole), FAINT, font(SMALL), anchor=anchor)
     draw.line((LEFT, end, WIDTH - RIGHT, end), EDGE)
     draw.text(
         (LEFT - 10, y),
-        summary_text.seconds(top).removesuffix(" s"),
+        amounts.seconds(top).removesuffix(" s"),
         FAINT,
         font(SMALL),
         anchor="ra",

@@ -13,7 +13,7 @@ from ..drawing import mask as drawing
 from ..families.base import VideoModel
 from ..inputs.presets import CUSTOM
 from ..inputs.settings import Settings
-from ..run.summary_text import plural
+from ..run.amounts import plural
 from .run import STEPS, RunForecast, kept_share, run_forecasts, step_estimate
 
 MAGNITUDES = ("", "k", "M", "G", "T", "P", "E", "Z", "Y")  # powers of 1000

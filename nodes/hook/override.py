@@ -187,7 +187,8 @@ class RadialOverride:
         entry.step = forward.step
         if isinstance(video, Why) and video.reason in NOT_OURS:
             return CallFacts(video)
-        entry.shape, entry.mark = (len(q), q.shape[dim]), self.reporter.record.start(q.device)
+        entry.shape = len(q), q.shape[dim], q.numel()
+        entry.mark = self.reporter.record.start(q.device)
         forward.self_attention_calls += 1
         if tokens.announced or not isinstance(video, Why):
             entry.block = forward.numbers.of_call(options, as_said=forward.training)

@@ -28,9 +28,9 @@ class CallEntry:
     """A call of the model, or an attention call in it, as the record takes it.
 
     mark: its start, if it is timed. step, block: where it is, if known. dense: why it is dense;
-    None if it is sparse. backend: the kernel; None for ComfyUI's dense attention. shape: batch and
-    tokens of self-attention over the video. density: kept share of its blocks. fused: for a pass,
-    why blocks were not fused (None: they were) -> blocks; None if nothing was to be fused.
+    None if it is sparse. backend: the kernel; None for ComfyUI's dense attention. shape: batch,
+    tokens and numbers in q of self-attention over the video. density: kept share of its blocks.
+    fused: for a pass, why blocks were not fused (None: they were) -> blocks; None if none could be.
     precision: of what computed it, "exact" or "8 bit"; None if that can't be told. blocks: for a
     pass that may be radial, how many blocks ran in it. adaptive: a sparse call had adaptive lists.
     """

@@ -71,6 +71,7 @@ class RunReporter:
             "precisions": run["precisions"],
             "dense_precisions": run["dense_precisions"],
             "adaptive": run["adaptive"],
+            "gpus": totals["gpus"],  # None without Radial Multi-GPU
             "settings": run["settings"],  # of the last pass
             "node": self.node,
             "status": summary_text.status(run),

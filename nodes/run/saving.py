@@ -11,11 +11,12 @@ def saving(
 ) -> dict | None:
     """Seconds saved, the speed-up, and how that is known; None if no radial call was timed.
 
-    call_seconds: seconds of each call, by (batch, tokens, density); density is None for dense ones.
+    call_seconds: seconds of each call, by (batch, tokens, numbers in q, density); density is None
+    for dense ones. The numbers tell calls on this GPU's share of the heads from those on all.
     seconds: of all calls of the model in the run. look_seconds: what looking for adaptive lists
     took besides the calls; None is none.
 
-    A radial call is compared with the run's own dense calls over the same tokens: measured. Without
+    A radial call is compared with the run's own dense calls of that shape: measured. Without
     such calls, dense attention is taken to cost 1 / density as much: estimated. Medians are used
     because the first calls compile their kernels.
     """

@@ -1,5 +1,7 @@
 """What a run did, in words. `run` is always what `Record.read` returns."""
 
+from .amounts import percent, plural, seconds, short, size
+from .gpus_text import attention, computed, notes
 from .reasons import Reason, Why
 from .record import RADIAL
 from .saving import MEASURED
@@ -45,7 +47,8 @@ def not_reached(run: dict) -> str | None:
 
 def _notes(run: dict) -> list[str]:
     """What else a person should know, in every text."""
-    return [*lists(run), *_why_exact(run), *_passed_by(run), *_skipped(run), *_missing(run)]
+    gpus = notes(run)
+    return [*lists(run), *gpus, *_why_exact(run), *_passed_by(run), *_skipped(run), *_missing(run)]
 
 
 def lists(run: dict) -> list[str]:
@@ -57,7 +60,7 @@ def lists(run: dict) -> list[str]:
         budgets = [f"{run['settings'][b]:g}" for b in BUDGETS if b in run["settings"]]
         text = f"adaptive lists (budget {', then '.join(budgets)})"
         if found["calls"] < radial:
-            text += f" in {_percent(found['calls'], radial)} of the radial calls"
+            text += f" in {percent(found['calls'], radial)} of the radial calls"
         said.append(f"{text}{_attended(found)} ({_looked(found)})")
     if found["why_radial"]:
         which = "other lists are radial" if found["calls"] else "lists are radial"
@@ -76,15 +79,8 @@ def _attended(found: dict) -> str:
 
 def _looked(found: dict) -> str:
     times = "once" if found["looks"] == 1 else f"{found['looks']:,} times"
-    took = "" if found["look_seconds"] is None else f", {_short(found['look_seconds'])}"
-    return f"looked {times}{took}, {_size(found['bytes'])}"
-
-
-def _size(number: int) -> str:
-    unit, name = next(
-        (each for each in ((1e9, "GB"), (1e6, "MB")) if number >= 0.9995 * each[0]), (1e3, "kB")
-    )
-    return f"{number / unit:.3g} {name}"
+    took = "" if found["look_seconds"] is None else f", {short(found['look_seconds'])}"
+    return f"looked {times}{took}, {size(found['bytes'])}"
 
 
 def _passed_by(run: dict) -> list[str]:
@@ -102,11 +98,6 @@ def _skipped(run: dict) -> list[str]:
 def _missing(run: dict) -> list[str]:
     """Features that this version of ComfyUI or torch can't have."""
     return [f"no {', no '.join(run['missing_features'])} here"] if run["missing_features"] else []
-
-
-def computed(run: dict) -> str:
-    """How the radial calls were computed: their precision, and the backend."""
-    return f"{' and '.join(run['precisions'])} ({run['backend']})"
 
 
 def _dense_precision(run: dict, text: str) -> str:
@@ -149,7 +140,7 @@ def headline(run: dict) -> str:
         return f"{_preset(run)}nothing radial in {steps}"
     sparse, entries = len(where(run, RADIAL)[0]), _computed(run)
     of_them = "all " if sparse == entries > 1 else f"{sparse:,} of " if sparse < entries else ""
-    return f"{_preset(run)}radial {_percent(radial, every)}: {of_them}{steps}"
+    return f"{_preset(run)}radial {percent(radial, every)}: {of_them}{steps}"
 
 
 def _preset(run: dict) -> str:
@@ -159,17 +150,6 @@ def _preset(run: dict) -> str:
 def _computed(run: dict) -> int:
     """The entries of steps that were not skipped. The last may be of many steps."""
     return len(run["steps"]) - len(run["totals"]["skipped_steps"])
-
-
-def plural(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number:,} {noun}s"
-
-
-def _percent(part: int, whole: int) -> str:
-    """Whole percents; 0 and 100 only for none and all."""
-    if part in (0, whole):
-        return f"{100 * part // whole} %"
-    return f"{min(max(round(100 * part / whole), 1), 99)} %"
 
 
 def kept(run: dict) -> str:
@@ -218,8 +198,8 @@ def _times(run: dict) -> list[str]:
     share = (totals["attention_seconds"] or 0) / totals["seconds"]
     times = f"Time: {seconds(totals['seconds'])} in the model, {share:.0%} of it self-attention"
     calls = {kind: totals[f"seconds_of_a_{kind}_call"] for kind in ("radial", "dense")}
-    each = [f"{_short(s)} a {kind} call" for kind, s in calls.items() if s is not None]
-    lines = [f"{times} ({', '.join(each)})." if each else f"{times}."]
+    each = [f"{short(s)} a {kind} call" for kind, s in calls.items() if s is not None]
+    lines = [f"{times} ({', '.join(each)})." if each else f"{times}.", *attention(run)]
     if saving is not None:
         skipped = totals["skipped_steps"] or totals["partly_skipped_steps"]
         lines.append(_saved(saving, "; what the step cache saved comes on top" if skipped else ""))
@@ -231,7 +211,7 @@ def _fused(run: dict) -> list[str]:
     fused, not_fused = run["fused_blocks"], run["blocks_not_fused"]
     if not fused and not not_fused:
         return []
-    line = f"Fused norms in {_percent(fused, fused + not_fused)} of the blocks' calls"
+    line = f"Fused norms in {percent(fused, fused + not_fused)} of the blocks' calls"
     reasons = list(run.get("why_not_fused", ()))  # the most frequent first
     if reasons:
         more = ["and others"] if len(reasons) > MANY else []
@@ -253,15 +233,6 @@ def _saved(saving: dict, more: str) -> str:
         f"Saved: about {seconds(saving['seconds'])}; with dense self-attention throughout it would "
         f"have taken {saving['speedup']:.3g} times as long ({of_what}{more})."
     )
-
-
-def _short(s: float) -> str:
-    return f"{1000 * s:.3g} ms" if s < 0.9995 else seconds(s)
-
-
-def seconds(s: float) -> str:
-    """Seconds for people."""
-    return f"{s:,.0f} s" if s >= 100 else f"{s:.3g} s"
 
 
 def sentence(words: str) -> str:

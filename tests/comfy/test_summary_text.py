@@ -56,6 +56,7 @@ def run_of(*steps, blocks=4, failures=(), in_part=(), **more):
             "steps": len(steps),
             **pack_module("nodes.run.skipped").skipped_steps(entries),
             "radial_calls": radial,
+            "gpus": None,
             "dense_calls": dense,
             "other_calls": {},
             "seconds": 2.0 * len(steps),

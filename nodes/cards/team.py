@@ -20,6 +20,9 @@ log = logging.getLogger("radial_attention")
 
 # Seconds without any progress after which the others are given up.
 LIMIT = 300.0
+# On a GPU a whole pass may be queued at once, and NCCL's own time limits begin then: they are not
+# what gives up the others.
+QUEUED = 24 * 3600.0
 # Seconds in which a process must have started: it imports torch and ComfyUI.
 START_LIMIT = 180.0
 
@@ -98,9 +101,11 @@ class Team:
             return
         self._groups += 1
         file = Path(self._folder.name) / f"group{self._groups}"
-        self.begin(Connect(str(file), LIMIT))
+        device = self.devices[0]
+        seconds = LIMIT if device.type == "cpu" else QUEUED
+        self.begin(Connect(str(file), seconds, LIMIT))
         try:
-            self.group = connect(file, 0, len(self.devices), self.devices[0], LIMIT)
+            self.group = connect(file, 0, len(self.devices), device, seconds, LIMIT)
         except Exception as error:
             self.give_up(f"they can't reach each other: {error}")
         self.answers()

@@ -5,13 +5,17 @@ It goes over a pipe between a process and one that it started itself, and comes 
 
 import io
 import pickle
-from importlib.util import find_spec
+import sys
 from types import FunctionType, MethodType
 from typing import NamedTuple
 
 import torch
 
+from ..comfyui.packs import is_in_comfyui
+
 PACK = __package__.rpartition(".nodes")[0]
+# Top modules that need no pack. "__main__" is another file in each process.
+EVERYWHERE = (sys.stdlib_module_names | {"torch", "numpy"}) - {"__main__"}
 
 
 class NotSendable(ValueError):
@@ -44,6 +48,15 @@ def pack(value, device: torch.device) -> tuple[bytes, list[torch.Tensor]]:
     return file.getvalue(), [x.contiguous() for x in pickler.tensors]
 
 
+def is_sendable(value) -> bool:
+    """Whether `pack` takes a value, whatever device its tensors are on."""
+    try:
+        _Pickler(io.BytesIO(), None).dump(value)
+    except Exception:
+        return False
+    return True
+
+
 def specs(tensors: list[torch.Tensor]) -> list[Spec]:
     return [Spec(tuple(x.shape), x.dtype) for x in tensors]
 
@@ -56,13 +69,14 @@ def unpack(data: bytes, tensors: list[torch.Tensor]):
 
 
 class _Pickler(pickle.Pickler):
-    def __init__(self, file, device: torch.device):
+    def __init__(self, file, device: torch.device | None):
+        """device: of the tensors that go by themselves; None for any."""
         super().__init__(file, protocol=pickle.HIGHEST_PROTOCOL)
         self.device, self.tensors, self._index = device, [], {}
 
     def persistent_id(self, x):
         """The number of a tensor that goes by itself. The same tensor goes once."""
-        if not torch.is_tensor(x) or x.device != self.device:
+        if not torch.is_tensor(x) or self.device not in (None, x.device):
             return None
         if type(x) not in (torch.Tensor, torch.nn.Parameter):
             raise NotSendable(f"a {type(x).__name__}")
@@ -79,10 +93,11 @@ class _Pickler(pickle.Pickler):
 
 
 def _exists_elsewhere(module: str) -> bool:
-    """Whether another process of ours can import a module: no other pack's."""
-    if f"{module}.".startswith(f"{PACK}."):
-        return True
-    try:
-        return module != "__main__" and find_spec(module.partition(".")[0]) is not None
-    except (ImportError, ValueError):  # a path, or a module without a spec
-        return module.partition(".")[0] == "builtins"
+    """Whether another process of ours can import a module: no other pack's.
+
+    Packs are loaded under names that are no names to import, and from folders that they may have
+    added to the path since.
+    """
+    top = module.partition(".")[0]
+    ours = f"{module}.".startswith(f"{PACK}.")
+    return ours or top in EVERYWHERE or is_in_comfyui(module)

@@ -21,7 +21,7 @@ class Leave(NamedTuple):
 
 
 class Room(NamedTuple):
-    """Make room for a replica, if need be at the cost of others. -> free bytes.
+    """Make room for a replica, if need be at the cost of others. -> free bytes, keys still there.
 
     bytes: of the replica, and what its passes take.
     """

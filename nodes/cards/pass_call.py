@@ -7,6 +7,7 @@ from inspect import Parameter, signature
 import torch
 
 from ..comfyui.option_keys import BLOCK, IN_PARTS, KEY, PREVIOUS, SLOT
+from .cargo import is_sendable
 from .radial import RadialPass
 
 OPTIONS = "transformer_options"
@@ -74,9 +75,16 @@ def options_of(forward: Callable, args: tuple, kwargs: dict) -> tuple[int | None
 
 
 def pass_call(forward: Callable, args: tuple, kwargs: dict, radial: RadialPass | None) -> PassCall:
-    """forward: a bound method that takes transformer_options."""
+    """forward: a bound method that takes transformer_options.
+
+    Of these, other nodes' objects stay, such as what EasyCache keeps from step to step: their
+    functions around the pass use them, and ComfyUI's models take no such thing but patches, with
+    which a pass isn't split.
+    """
     place, options = options_of(forward, args, kwargs)
-    kept = {name: value for name, value in options.items() if name not in STAYS}
+    kept = {
+        name: value for name, value in options.items() if name not in STAYS and is_sendable(value)
+    }
     if place is not None:
         args = (*args[:place], None, *args[place + 1 :])
     kwargs = {name: value for name, value in kwargs.items() if name != OPTIONS}

@@ -5,9 +5,11 @@ from typing import NamedTuple
 
 import comfy.model_management
 import comfy.ops
+import comfy.utils
 import torch
 
 from ..families.registry import unwrapped
+from .patched_weights import in_model_dtype, patched
 
 PREFIX = "diffusion_model."
 
@@ -17,19 +19,22 @@ class Blueprint(NamedTuple):
 
     cls: its class. config_class, config: ComfyUI's for the model, with the arguments of the class;
     its attributes apart, since it answers None for any it lacks. compute_dtype: that in which its
-    layers compute; None for that of the weights.
+    layers compute; None for that of the weights. is_forced: whether a node chose it, so that
+    quantized layers too compute in it.
     """
 
     cls: type
     config_class: type
     config: dict
     compute_dtype: torch.dtype | None
+    is_forced: bool
 
 
 def blueprint(base) -> Blueprint:
     """base: ComfyUI's BaseModel."""
     config, cls = base.model_config, type(unwrapped(base.diffusion_model))
-    return Blueprint(cls, type(config), vars(config), base.manual_cast_dtype)
+    is_forced = bool(getattr(base.current_patcher, "force_cast_weights", False))
+    return Blueprint(cls, type(config), vars(config), base.manual_cast_dtype, is_forced)
 
 
 def build(plan: Blueprint) -> torch.nn.Module:
@@ -46,6 +51,9 @@ def build(plan: Blueprint) -> torch.nn.Module:
     model.requires_grad_(False).eval()
     if comfy.model_management.force_channels_last():
         model.to(memory_format=torch.channels_last)
+    if plan.is_forced:
+        for module in model.modules():
+            module.comfy_force_cast_weights = True
     return model
 
 
@@ -54,10 +62,8 @@ def fill(model: torch.nn.Module, weights: dict[str, torch.Tensor]) -> None:
 
     Raises ValueError if anything is missing or left over.
     """
-    kept = model.state_dict().keys()
-    buffers = {name: weights.pop(name) for name in list(weights) if name not in kept}
-    for name in [name for name in buffers if name not in dict(model.named_buffers())]:
-        weights[name] = buffers.pop(name)  # of quantized layers, which have no such keys when empty
+    _prepare(model, weights)
+    buffers = {name: weights.pop(name) for name in _without_checkpoint(model) if name in weights}
     missing, unexpected = model.load_state_dict(weights, strict=False, assign=True)
     if missing or unexpected:
         raise ValueError(
@@ -67,6 +73,29 @@ def fill(model: torch.nn.Module, weights: dict[str, torch.Tensor]) -> None:
         owner, _, attribute = name.rpartition(".")
         setattr(model.get_submodule(owner), attribute, buffer)
     model.requires_grad_(False)
+
+
+def _without_checkpoint(model: torch.nn.Module) -> Iterator[str]:
+    """The names of buffers that a state dict leaves out."""
+    for place, module in model.named_modules():
+        for name in module._non_persistent_buffers_set:
+            yield f"{place}.{name}".lstrip(".")
+
+
+def _prepare(model: torch.nn.Module, weights: dict[str, torch.Tensor]) -> None:
+    """Make a model take the weights as they are."""
+    device = next(iter(weights.values())).device
+    for module in model.modules():
+        # A quantized layer puts its weights on the device that it was made for.
+        if "device" in getattr(module, "factory_kwargs", {}):
+            module.factory_kwargs["device"] = device
+    for name, x in weights.items():
+        if name.endswith(".comfy_quant"):
+            weights[name] = x.cpu()  # text, which a quantized layer reads with NumPy
+    for name, parameter in list(model.named_parameters()):
+        # Some LoRAs bring a layer more inputs.
+        if name in weights and weights[name].shape != parameter.shape:
+            comfy.utils.set_attr_param(model, name, weights[name])
 
 
 def weights_of(patcher) -> Iterator[tuple[str, torch.Tensor]]:
@@ -81,13 +110,19 @@ def weights_of(patcher) -> Iterator[tuple[str, torch.Tensor]]:
     for name, weight in model.state_dict().items():
         key = f"{PREFIX}{name}"
         if key in later and name not in done:
-            new = patcher.patch_weight_to_device(
-                key, device_to=patcher.load_device, return_weight=True
-            )
-            done.update(_pieces(name, new))
-        yield name, done.pop(name, weight)
-    kept = model.state_dict().keys()
-    yield from ((name, buffer) for name, buffer in model.named_buffers() if name not in kept)
+            done.update(_pieces(name, patched(patcher, key)))
+        yield name, done.pop(name) if name in done else _as_used(patcher, model, name, weight)
+    buffers = dict(model.named_buffers())
+    for name in _without_checkpoint(model):
+        if name in buffers:
+            yield name, _as_used(patcher, model, name, buffers[name])
+
+
+def _as_used(patcher, model: torch.nn.Module, name: str, x: torch.Tensor) -> torch.Tensor:
+    if not patcher.is_dynamic():
+        return x
+    owner, _, attribute = name.rpartition(".")
+    return in_model_dtype(model.get_submodule(owner), attribute, x)
 
 
 def _pieces(name: str, weight) -> dict[str, torch.Tensor]:

@@ -8,7 +8,7 @@ import torch
 
 from . import replica
 from .cargo import Spec, pack
-from .messages import Forget, Replica, Room, Weight
+from .messages import Replica, Room, Weight
 from .team import Lost, Team
 
 log = logging.getLogger("radial_attention")
@@ -35,8 +35,10 @@ def update_replicas(team: Team, base, passes: int) -> int:
     blueprint, _ = pack(replica.blueprint(base), torch.device("meta"))
     others = ", ".join(map(str, team.devices[1:]))
     log.info("Radial Multi-GPU: %s of weights go to each of %s", gib(size), others)
-    free = team.ask(Room(key, size + passes))
-    for device, bytes_free in zip(team.devices[1:], free, strict=True):
+    answers = team.ask(Room(key, size + passes))
+    kept = set.intersection(*(set(keys) for _, keys in answers))
+    team.replicas = {each: weights for each, weights in team.replicas.items() if each in kept}
+    for device, (bytes_free, _) in zip(team.devices[1:], answers, strict=True):
         if bytes_free < size + passes:
             needs = f"{gib(size)} of weights and about {gib(passes)} for a pass"
             raise TooLarge(f"{device} has {gib(bytes_free)} free, a replica needs {needs}")
@@ -55,24 +57,27 @@ def _key(base) -> int:
 
 def _send(team: Team, key: int, blueprint: bytes, patcher) -> None:
     team.begin(Replica(key, blueprint))
-    for name, weight in replica.weights_of(patcher):
-        x = weight.detach().to(team.devices[0]).contiguous()
-        team.tell(Weight(name, Spec(tuple(x.shape), x.dtype)))
-        team.timed(team.group.broadcast, x)
-    team.tell(Weight("", None))
-    team.finish()
+    try:
+        for name, weight in replica.weights_of(patcher):
+            x = weight.detach().to(team.devices[0]).contiguous()
+            team.tell(Weight(name, Spec(tuple(x.shape), x.dtype)))
+            team.timed(team.group.broadcast, x)
+        team.tell(Weight("", None))
+        team.finish()
+    except Lost:
+        raise
+    except BaseException as error:  # such as too little memory; the others wait for weights
+        team.give_up(f"the model's weights can't be sent: {type(error).__name__}: {error}")
+        if not isinstance(error, Exception):
+            raise
     team.answers()
 
 
 def _forget(team: weakref.ref, key: int) -> None:
-    """The model is gone in ComfyUI's process."""
+    """The model is gone in ComfyUI's process, which may be at any line of it."""
     team = team()
-    if team is None or team.why_lost is not None or team.replicas.pop(key, None) is None:
-        return
-    try:
-        team.tell(Forget(key))
-    except Lost:
-        pass
+    if team is not None and team.replicas.pop(key, None) is not None:
+        team.forget(key)
 
 
 def gib(size: float) -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from ...radial_core.ulysses.group import CardGroup, connect
-from .messages import Connect, Done, Failed, Leave
+from .messages import Connect, Done, Failed, Forget, Leave
 from .process import Process
 
 log = logging.getLogger("radial_attention")
@@ -50,6 +50,7 @@ class Team:
         self._groups, self._number = 0, 0  # of groups and of messages so far
         self._progress = time.monotonic()
         self._events: deque[torch.cuda.Event] = deque()  # what the GPU has yet to come to
+        self._forgotten: deque[int] = deque()  # keys of replicas that are of no more use
         self._sending, self._ending = threading.Lock(), threading.Lock()
         for rank, device in enumerate(devices[1:], 1):
             self._answers[Process(device, rank, len(devices))] = deque()
@@ -89,6 +90,10 @@ class Team:
             except OSError:
                 self.give_up(f"the process of {process.device} has ended")
         self.check()
+
+    def forget(self, key: int) -> None:
+        """Drop a replica, soon. It may be called while this process sends another message."""
+        self._forgotten.append(key)
 
     def connect(self) -> None:
         """Meet in a group, if there is none. Raises Lost."""
@@ -183,6 +188,8 @@ class Team:
                 for pipe in wait(list(of_pipe), timeout=0.001 if self._events else 0.1):
                     self._read(of_pipe[pipe])
                 self._see_progress()
+                while self._forgotten:
+                    self.tell(Forget(self._forgotten.popleft()))
             except Exception as error:  # such as of a pipe that `give_up` closed
                 self.give_up(f"{type(error).__name__}: {error}")
 

@@ -3,13 +3,11 @@
 import torch
 
 from ..comfyui import features
-from ..comfyui.attention_functions import attention_of
 from ..comfyui.option_keys import KEY, SLOT
-from ..comfyui.packs import is_in_comfyui, module_of, pack_name
+from ..comfyui.packs import module_of, pack_name
 from ..comfyui.state import is_training
 from ..families.registry import comfyuis_class, family_of, unknown, unwrapped
-from ..families.transformer_blocks import transformer_blocks
-from .pass_call import innermost
+from .why_changed import why_changed
 
 # Of ModelPatcher: what a node puts there changes the model in ComfyUI's process alone.
 CHANGES = {
@@ -25,6 +23,8 @@ def why_not_model(base, options: dict, cards: int) -> str | None:
     base: ComfyUI's BaseModel. options: transformer_options of a pass.
     """
     model, patcher = base.diffusion_model, base.current_patcher
+    if "multigpu_thread_device" in options:
+        return "MultiGPU CFG Split gives each conditioning a GPU of its own"
     family = family_of(model)
     if family is None:
         return str(unknown(model))
@@ -47,7 +47,7 @@ def why_not_model(base, options: dict, cards: int) -> str | None:
     heads = heads_of(model)
     if heads < cards:
         return f"the model has {heads} heads, fewer than there are GPUs"
-    return _why_changed(unwrapped(model))
+    return why_changed(unwrapped(model))
 
 
 def heads_of(model) -> int:
@@ -57,30 +57,8 @@ def heads_of(model) -> int:
     return next(iter(model.blocks)).attn.heads
 
 
-def _why_changed(model: torch.nn.Module) -> str | None:
-    """Whether another pack changed the model, or its class, in this process."""
-    if innermost(model) in vars(model):
-        return f"{pack_name(module_of(vars(model)[innermost(model)]) or '')} replaces its forward"
-    for name, module in model.named_modules():
-        cls, own = type(module), vars(module).get("forward")
-        if not (is_in_comfyui(cls.__module__) or cls.__module__.startswith("torch.")):
-            return f"{name or 'the model'} is {pack_name(cls.__module__)}'s"
-        if own is not None and getattr(own, "__func__", None) is not cls.forward:
-            return f"{pack_name(module_of(own) or '')} replaces the forward of {name}"
-        origin = module_of(cls.forward)
-        if not (is_in_comfyui(origin) or origin.startswith("torch.")):
-            return f"{pack_name(origin)} replaces the forward of {cls.__name__}"
-    for _, block in transformer_blocks(model):
-        origin = module_of(attention_of(block)) or ""
-        if not is_in_comfyui(origin):
-            return f"{pack_name(origin)} replaces ComfyUI's attention"
-    return None
-
-
-def why_not_pass(options: dict, control) -> str | None:
+def why_not_pass(model: torch.nn.Module, options: dict, control) -> str | None:
     """Why a pass of a model that can be split can't. options: its transformer_options."""
-    if "multigpu_thread_device" in options:
-        return "MultiGPU CFG Split gives each conditioning a GPU of its own"
     if control is not None:
         return "ControlNet"
     for name in ("patches", "patches_replace"):
@@ -91,4 +69,4 @@ def why_not_pass(options: dict, control) -> str | None:
     other = options.get(SLOT) if forward is None else forward.previous
     if other is not None:
         return f"{pack_name(module_of(other) or type(other).__module__)} is on the attention hook"
-    return None
+    return why_changed(unwrapped(model))  # for this pass only, as caches of steps do

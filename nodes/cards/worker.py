@@ -99,12 +99,15 @@ class Worker:
         if group is not None:
             group.abort()
 
-    def _make_room(self, key: int, size: int) -> int:
-        """Free bytes on the card, once replicas that were not used for longest have made room."""
+    def _make_room(self, key: int, size: int) -> tuple[int, list[int]]:
+        """Free bytes on the card, once replicas that were not used for longest have made room.
+
+        Also the keys of those that are left.
+        """
         self.models.pop(key, None)
         while self._free() < size and self.models:
             self.models.pop(next(iter(self.models)))
-        return self._free()
+        return self._free(), list(self.models)
 
     def _free(self) -> int:
         comfy.model_management.soft_empty_cache()

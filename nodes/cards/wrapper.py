@@ -154,7 +154,8 @@ class SplitWrapper:
         """A forward pass on all cards."""
         run, key = self.run, self.run.keys[base]
         _, options = options_of(forward, args, kwargs)
-        radial, why = options.get(KEY), why_not_pass(options, kwargs.get("control"))
+        radial = options.get(KEY)
+        why = why_not_pass(base.diffusion_model, options, kwargs.get("control"))
         try:
             call = pass_call(forward, args, kwargs, radial_pass(radial, run.number))
             cargo, tensors = pack(call, team.devices[0])

@@ -5,6 +5,7 @@ import logging
 import weakref
 
 import torch
+from comfy.model_management import throw_exception_if_processing_interrupted
 
 from . import replica
 from .cargo import Spec, pack
@@ -40,8 +41,9 @@ def update_replicas(team: Team, base, passes: int) -> int:
         if bytes_free < size + passes:
             needs = f"{gib(size)} of weights and about {gib(passes)} for a pass"
             raise TooLarge(f"{device} has {gib(bytes_free)} free, a replica needs {needs}")
-    team.connect()
-    _send(team, key, blueprint, patcher)
+    with team.together():
+        team.connect()
+        _send(team, key, blueprint, patcher)
     team.replicas[key] = patcher.patches_uuid
     weakref.finalize(base, _forget, weakref.ref(team), key).atexit = False
     return key
@@ -56,6 +58,7 @@ def _key(base) -> int:
 def _send(team: Team, key: int, blueprint: bytes, patcher) -> None:
     team.begin(Replica(key, blueprint))
     for name, weight in replica.weights_of(patcher):
+        throw_exception_if_processing_interrupted()
         x = weight.detach().to(team.devices[0]).contiguous()
         team.tell(Weight(name, Spec(tuple(x.shape), x.dtype)))
         team.timed(team.group.broadcast, x)

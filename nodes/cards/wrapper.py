@@ -8,7 +8,10 @@ from contextlib import contextmanager
 from functools import partial
 
 import torch
-from comfy.model_management import throw_exception_if_processing_interrupted
+from comfy.model_management import (
+    InterruptProcessingException,
+    throw_exception_if_processing_interrupted,
+)
 
 from ..comfyui.latents import video_of
 from ..comfyui.option_keys import KEY
@@ -72,10 +75,13 @@ class SplitWrapper:
                 return call()
         except NotSplit as error:
             self.refused[base] = str(error)
-            team.give_up(str(error))
             self._one_card(str(error))
-        except Lost as error:
-            self._one_card(f"{error}. The run goes on without the others")
+        except InterruptProcessingException:
+            raise
+        except Exception:  # Lost, or what became of it in the model
+            if team.why_lost is None:
+                raise
+            self._one_card(f"{team.why_lost}. The run goes on without the others")
         if self.run.override is not None:
             self.run.override.begin_again()
         return call()
@@ -140,7 +146,7 @@ class SplitWrapper:
             self._say(f"passes run on one GPU: {why}")
             return forward(*args, **kwargs)
         run.override = run.override if radial is None else radial.override
-        try:
+        with team.together():
             team.connect()
             team.begin(Pass(key, cargo, specs(tensors)))
             for x in tensors:
@@ -151,11 +157,6 @@ class SplitWrapper:
                 out = forward(*args, **kwargs)
             team.finish()
             team.answers()
-        except (Lost, NotSplit):
-            raise
-        except BaseException:  # an interrupt, or this card's own error: the others wait for it
-            team.leave()
-            raise
         run.split_passes += 1
         return out
 
@@ -169,10 +170,7 @@ class SplitWrapper:
         """Callback at the end of a sampler run (CallbacksMP.ON_CLEANUP)."""
         run, self.run = self.run, _Run()
         try:
-            if run.split_passes and run.team.why_lost is None:
-                others = run.team.ask(EndRun(run.number))
-            else:
-                others = []
+            others = _end_on_others(run) if run.split_passes else []
             run.stopwatch.collect(wait=True)
             devices = run.team.devices if run.split_passes else []
             found = figures(devices, run.split_passes, run.seconds, run.why_one, others)
@@ -181,6 +179,17 @@ class SplitWrapper:
             log.info("Radial Multi-GPU: %s", summary(found))
         except Exception:  # the video is done, and must not be lost
             log.exception("Radial Multi-GPU: no figures of this run")
+
+
+def _end_on_others(run: _Run) -> list[dict | None]:
+    """What the records of the other cards have of a run; nothing if they are lost."""
+    if run.team.why_lost is not None:
+        return []
+    try:
+        return run.team.ask(EndRun(run.number))
+    except Lost as error:
+        log.warning("Radial Multi-GPU: %s", error)
+        return []
 
 
 def _bytes_of_pass(base, x: torch.Tensor) -> int:

@@ -5,13 +5,16 @@ Cards meet by a file, and all they open is on the loopback interface: no port is
 """
 
 import os
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
+
+from .gloo import Gloo
 
 # NCCL's own watchdog measures from when work is queued, and a whole pass may be queued at once. So
 # it is the last resort.
@@ -30,6 +33,7 @@ class CardGroup:
     def __init__(self, backend, rank: int, size: int, store: dist.Store):
         self._backend, self.rank, self.size = backend, rank, size
         self._store = store  # lives as long as the group
+        self._is_aborted = False
 
     def all_to_all(
         self, out: torch.Tensor, x: torch.Tensor, out_sizes: list[int], sizes: list[int]
@@ -51,25 +55,38 @@ class CardGroup:
 
     def abort(self) -> None:
         """Free whoever in this process waits in the group. It is of no use after. Never raises."""
+        if self._is_aborted:
+            return
+        self._is_aborted = True
         try:
             self._backend.abort()
         except Exception:  # it has failed already
             pass
 
 
-def connect(file: Path, rank: int, size: int, device: torch.device, seconds: float) -> CardGroup:
+def connect(
+    file: Path,
+    rank: int,
+    size: int,
+    device: torch.device,
+    seconds: float,
+    poll: Callable[[], None] = lambda: None,
+) -> CardGroup:
     """Meet the other cards; all call it at once. Raises RuntimeError if some don't come.
 
     file: the same for all, in a folder that nobody else writes to, and new for each group. seconds:
-    how long to wait for each other, also in a collective on the CPU.
+    how long to wait for each other, also in a collective on the CPU. poll: called over and over
+    until all are there; what it raises ends the wait.
     """
     store = dist.FileStore(str(file), size)
     store.set_timeout(timedelta(seconds=seconds))
+    _meet(store, rank, size, seconds, poll)
     if device.type != "cuda":
         options = dist.ProcessGroupGloo._Options()
         options._timeout = timedelta(seconds=seconds)
         options._devices = [dist.ProcessGroupGloo.create_device(hostname=LOOPBACK)]
-        return CardGroup(dist.ProcessGroupGloo(store, rank, size, options), rank, size, store)
+        backend = Gloo(dist.ProcessGroupGloo(store, rank, size, options))
+        return CardGroup(backend, rank, size, store)
     with _environment(**KEEPS_PROCESS), _environment(only_if_unset=True, NCCL_SOCKET_IFNAME="lo"):
         options = dist.ProcessGroupNCCL.Options()
         options._timeout = timedelta(seconds=NCCL_SECONDS)
@@ -79,6 +96,17 @@ def connect(file: Path, rank: int, size: int, device: torch.device, seconds: flo
             group.broadcast(torch.zeros(1, device=device))  # the communicator is made here
             torch.cuda.synchronize(device)
     return group
+
+
+def _meet(store: dist.Store, rank: int, size: int, seconds: float, poll: Callable) -> None:
+    """Wait until all are there. What comes after can't be broken off, so all should be alive."""
+    store.set(f"rank {rank}", "here")
+    end = time.monotonic() + seconds
+    while not store.check([f"rank {each}" for each in range(size)]):
+        poll()
+        if time.monotonic() > end:
+            raise RuntimeError(f"not all cards came within {seconds:.0f} s")
+        time.sleep(0.002)
 
 
 def _as_bytes(x: torch.Tensor) -> torch.Tensor:

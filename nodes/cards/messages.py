@@ -8,11 +8,12 @@ from .cargo import Spec
 class Connect(NamedTuple):
     """Meet in a new group. Whoever waits in the old one is freed.
 
-    file: where the cards meet. seconds: how long a collective may take.
+    file: where the cards meet. seconds, connecting: see `group.connect`.
     """
 
     file: str
     seconds: float
+    connecting: float
 
 
 class Leave(NamedTuple):

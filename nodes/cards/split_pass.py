@@ -43,7 +43,12 @@ class SplitPass:
         self._previous: Callable | None = None  # on the attention hook
 
     def options(self, options: dict) -> dict:
-        """transformer_options of the pass with the exchange on the attention hook."""
+        """transformer_options of the pass with the exchange on the attention hook.
+
+        Raises NotSplit if other nodes' patches get the tokens too.
+        """
+        if patches := [name for name, each in (options.get("patches") or {}).items() if each]:
+            raise NotSplit(f"patches expect all tokens: {', '.join(patches)}")
         self._previous = options.get(SLOT)
         return {**options, SLOT: self._attention}
 
@@ -74,7 +79,10 @@ class SplitPass:
         def begin(_block, args: tuple, kwargs: dict):
             call = _by_name(signature.bind(block, *args, **kwargs))
             self._calls = 0
-            return (), call | each.split(call, self.share)
+            try:
+                return (), call | each.split(call, self.share)
+            except ValueError as error:
+                raise NotSplit(f"{type(block).__name__}: {error}") from error
 
         def end(_block, _args, _output):
             calls, self._calls = self._calls, None
@@ -92,6 +100,7 @@ class SplitPass:
         return self.family.whole_output(output, self.share, self._gather)
 
     def _gather(self, x: torch.Tensor, dim: int, stream: int) -> torch.Tensor:
+        x = x.narrow(dim, 0, self.share.own_count(stream))
         whole = self.timed(gather, self.group, x, dim, self.share.lengths[stream])
         if whole is None:
             raise Done
@@ -124,8 +133,10 @@ class SplitPass:
             raise NotSplit(f"attention over {tokens} tokens, expected {self.share.count}")
         if skip_reshape and not q.shape[1] == k.shape[1] == v.shape[1]:
             raise NotSplit("keys have other heads than queries")
+        if heads < self.group.size:
+            raise NotSplit(f"{heads} heads for {self.group.size} cards")
         layout = skip_reshape, skip_output_reshape
-        here = self.group, self.share.lengths, self.timed, compute
+        here = self.group, self.share, self.timed, compute
         return attend(*here, q, k, v, heads, *layout, kwargs)
 
 

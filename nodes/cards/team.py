@@ -26,9 +26,12 @@ log = logging.getLogger("radial_attention")
 
 # Seconds without any progress after which the others are given up.
 LIMIT = 300.0
+# On a GPU a whole pass may be queued at once, and NCCL's own time limits begin then: they are not
+# what gives up the others.
+QUEUED = 24 * 3600.0
 # Seconds in which a process must have started: it imports torch and ComfyUI.
 START_LIMIT = 180.0
-# Of a collective itself, as the last resort: what sees LIMIT can say more.
+# On the CPU a collective's own limit is the last resort: what sees LIMIT can say more.
 GROUP_LIMITS = 2.0
 
 
@@ -115,11 +118,11 @@ class Team:
         if self.group is not None:
             return
         self._groups += 1
-        file, seconds = self._folder / f"group{self._groups}", GROUP_LIMITS * LIMIT
-        self.begin(Connect(str(file), seconds))
-        self.group = self.timed(
-            connect, file, 0, len(self.devices), self.devices[0], seconds, self.check
-        )
+        file, device = self._folder / f"group{self._groups}", self.devices[0]
+        seconds = GROUP_LIMITS * LIMIT if device.type == "cpu" else QUEUED
+        self.begin(Connect(str(file), seconds, LIMIT))
+        own = 0, len(self.devices), device
+        self.group = self.timed(connect, file, *own, seconds, LIMIT, self.check)
         self.answers()
 
     def leave(self) -> None:

@@ -73,10 +73,10 @@ class Worker:
         """What it asks for. Raises Left, among others."""
         check = partial(self._check, number)
         match message:
-            case Connect(file, seconds):
+            case Connect(file, seconds, connecting):
                 self.leave()
-                here = self.rank, self.size, self.device
-                self.group = connect(Path(file), *here, seconds, check)
+                me = self.rank, self.size, self.device
+                self.group = connect(Path(file), *me, seconds, connecting, check)
             case Room(key, size):
                 return self._make_room(key, size)
             case Replica(key, blueprint):
@@ -113,10 +113,14 @@ class Worker:
     def _replicate(self, key: int, blueprint: replica.Blueprint) -> None:
         model, weights = replica.build(blueprint), {}
         while (weight := self._next_weight()).spec is not None:
-            x = self.group.broadcast(weight.spec.empty(self.device))
-            weights[weight.name] = x
+            weights[weight.name] = self._receive(weight.spec)
         replica.fill(model, weights)
         self.models[key] = model
+
+    def _receive(self, spec: Spec) -> torch.Tensor:
+        x = spec.empty(self.device)
+        self.group.broadcast(x)
+        return x
 
     def _next_weight(self) -> Weight:
         while not isinstance(message := self.messages.get()[1], Weight):
@@ -127,7 +131,7 @@ class Worker:
 
     def _compute(self, key: int, cargo: bytes, specs: list[Spec]) -> None:
         """This card's part of a forward pass."""
-        tensors = [self.group.broadcast(spec.empty(self.device)) for spec in specs]
+        tensors = [self._receive(spec) for spec in specs]
         call = unpack(cargo, tensors)
         model = self.models[key] = self.models.pop(key)
         call.backends.apply()

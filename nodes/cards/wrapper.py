@@ -16,6 +16,7 @@ from comfy.model_management import (
 from ..comfyui.latents import video_of
 from ..comfyui.option_keys import KEY
 from ..families.registry import unwrapped
+from ..hook.attach import override_of
 from ..run.stopwatch import Stopwatch
 from .cargo import NotSendable, pack, specs
 from .devices import cards_of
@@ -46,7 +47,7 @@ class _Run:
         self.keys = weakref.WeakKeyDictionary()  # BaseModel -> that of its replicas
         self.why_one: str | None = None
         self.said: set[str] = set()
-        self.override = None  # Radial Attention Patch's, if it takes part
+        self.override = None  # Radial Attention Patch's, if the MODEL has it
         self.split_passes, self.seconds = 0, 0.0  # of waiting for other cards
         self.stopwatch = Stopwatch(self._timed)
 
@@ -90,6 +91,7 @@ class SplitWrapper:
         """The cards that compute a pass, with the model on all of them; None if it is one."""
         run = self.run
         if run.why_one is None and base not in run.keys:
+            run.override = override_of(base.current_patcher)
             try:
                 run.keys[base] = self._gather_cards(base, x, options)
             except _OneCard as why:
@@ -145,7 +147,6 @@ class SplitWrapper:
         if why is not None:
             self._say(f"passes run on one GPU: {why}")
             return forward(*args, **kwargs)
-        run.override = run.override if radial is None else radial.override
         with team.together():
             team.connect()
             team.begin(Pass(key, cargo, specs(tensors)))

@@ -4,6 +4,8 @@ Text and video are one sequence: text [reference] video. Presets: the paper (arX
 the scripts of its released code for HunyuanVideo 1.0; those of 1.5 are taken over from it.
 """
 
+import torch
+
 from .base import (
     BlockList,
     Family,
@@ -22,6 +24,46 @@ HUNYUAN_VIDEO_15 = Preset("HunyuanVideo 1.5", 31, 0.95, dense_blocks=0, sink_fra
 def _token_layout(model, x, c_crossattn, conditions: dict) -> TokenLayout:
     grid = patches(x, model.patch_size)
     return TokenLayout(grid, before=None, double_blocks=len(model.double_blocks))
+
+
+TEXT, VIDEO = 0, 1  # streams, in the order in which they are in attention
+
+
+def _split_double(call: dict, share) -> dict:
+    """img, txt: tokens. pe: (b, 1, text and video, ...). modulation_dims: segments of a stream."""
+    img, txt = call["img"], call["txt"]
+    if not share.lengths:
+        share.begin(txt.shape[1], img.shape[1])
+    return {
+        "img": share.tokens(img, 1, VIDEO),
+        "txt": share.tokens(txt, 1, TEXT),
+        "pe": share.table(call["pe"], 2),
+        **_segments(call, share, modulation_dims_img=VIDEO, modulation_dims_txt=TEXT),
+    }
+
+
+def _split_single(call: dict, share) -> dict:
+    """x: the shares of both streams, as double blocks left them. modulation_dims: ComfyUI gives the
+    video's segments, and applies them from the first token of the text on."""
+    pe = share.table(call["pe"], 2)
+    return {"pe": pe, **_segments(call, share, modulation_dims=None)}
+
+
+def _segments(call: dict, share, **streams) -> dict:
+    """streams: argument -> the stream that its segments are of; None for the sequence of both."""
+    given = {name: stream for name, stream in streams.items() if call.get(name) is not None}
+    return {name: share.segments(call[name], stream) for name, stream in given.items()}
+
+
+def _whole_output(output, share, gather):
+    """The last block is a double one in 1.5. The text stays a share: its length is what ComfyUI
+    cuts off in front of the video."""
+    if isinstance(output, tuple):
+        img, txt = output
+        return gather(img, 1, VIDEO), txt
+    text = share.of_stream(TEXT)
+    txt, img = output.tensor_split((text.stop - text.start,), dim=1)
+    return torch.cat((txt, gather(img, 1, VIDEO)), 1)
 
 
 def _preset(model) -> Preset:
@@ -52,7 +94,11 @@ def _by_name(preset: Preset, blocks: int, width: int, **latent) -> VideoModel:
 
 FAMILY = Family(
     name="HunyuanVideo",
-    classes={"comfy.ldm.hunyuan_video.model.HunyuanVideo": ModelClass(_token_layout, _preset)},
+    classes={
+        "comfy.ldm.hunyuan_video.model.HunyuanVideo": ModelClass(
+            _token_layout, _preset, splits=True
+        )
+    },
     presets=(HUNYUAN_VIDEO, HUNYUAN_VIDEO_15),
     head_dim=_head_dim,
     size=_size,
@@ -61,11 +107,19 @@ FAMILY = Family(
         "HunyuanVideo 1.5": _by_name(HUNYUAN_VIDEO_15, 54, 2048, stride=16, patch=1, before=320),
     },
     block_lists=(
-        BlockList("double_blocks", "DoubleStreamBlock", changes_in_place=("img", "txt")),
-        BlockList("single_blocks", "SingleStreamBlock", changes_in_place=("x",)),
+        BlockList(
+            "double_blocks",
+            "DoubleStreamBlock",
+            changes_in_place=("img", "txt"),
+            split=_split_double,
+        ),
+        BlockList(
+            "single_blocks", "SingleStreamBlock", changes_in_place=("x",), split=_split_single
+        ),
     ),
     # One layer makes q, k and v. In single blocks the MLP is in the same layers.
     projections=dict.fromkeys("qkv", ("img_attn.qkv", "linear1"))
     | {"o": ("img_attn.proj", "linear2")},
     fused_blocks="hunyuan",
+    whole_output=_whole_output,
 )

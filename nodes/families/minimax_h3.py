@@ -41,6 +41,17 @@ def _token_layout(model, x, c_crossattn, conditions: dict) -> TokenLayout:
     return TokenLayout(grid, before=None, others=lengths(c_crossattn), announced=False)
 
 
+def _split(call: dict, share) -> dict:
+    """x: tokens (s, c). mod_segments: of all tokens, each with its row of modulation.
+    rope_freqs: (1, s, 1, p, 2, 2)."""
+    share.begin(call["rope_freqs"].shape[1])
+    return {
+        "x": share.tokens(call["x"], 0),
+        "mod_segments": share.segments(call["mod_segments"]),
+        "rope_freqs": share.table(call["rope_freqs"], 1),
+    }
+
+
 def _latent_frames(frames: int) -> int:
     """As ComfyUI's nodes make it: up to whole clips, and the shorter one."""
     return -(-max(0, frames - LAST) // CLIP) * CLIP_LATENT + LAST_LATENT
@@ -71,7 +82,7 @@ FAMILY = Family(
     name="MiniMax H3",
     classes={
         "comfy.ldm.minimax.model.MiniMaxH3Model": ModelClass(
-            _token_layout, lambda model: MINIMAX_H3
+            _token_layout, lambda model: MINIMAX_H3, splits=True
         )
     },
     presets=(MINIMAX_H3,),
@@ -88,7 +99,8 @@ FAMILY = Family(
             video_frames=_video_frames,
         )
     },
-    block_lists=(BlockList("blocks", "DiTBlock"),),
+    block_lists=(BlockList("blocks", "DiTBlock", split=_split),),
     fused_blocks="minimax_h3",
+    behind_blocks="final_layer",
     projections=dict.fromkeys("qkv", ("attn.qkv_proj",)) | {"o": ("attn.out_proj",)},
 )

@@ -129,13 +129,13 @@ _MODULE = "comfy.ldm.wan"
 FAMILY = Family(
     name="Wan",
     classes={
-        f"{_MODULE}.model.WanModel": ModelClass(_in_context, _preset, True),
-        f"{_MODULE}.model.VaceWanModel": ModelClass(_vace, lambda model: WAN_21),
-        f"{_MODULE}.model.CameraWanModel": ModelClass(_most, _preset),
+        f"{_MODULE}.model.WanModel": ModelClass(_in_context, _preset, splits=True),
+        f"{_MODULE}.model.VaceWanModel": ModelClass(_vace, lambda model: WAN_21, splits=True),
+        f"{_MODULE}.model.CameraWanModel": ModelClass(_most, _preset, splits=True),
         f"{_MODULE}.model.WanModel_S2V": ModelClass(_s2v, lambda model: WAN_22),
         f"{_MODULE}.model.HumoWanModel": ModelClass(_humo, lambda model: HUMO),
-        f"{_MODULE}.model.SCAILWanModel": ModelClass(_scail, lambda model: WAN_21),
-        f"{_MODULE}.model.SCAIL2WanModel": ModelClass(_scail, lambda model: WAN_21),
+        f"{_MODULE}.model.SCAILWanModel": ModelClass(_scail, lambda model: WAN_21, splits=True),
+        f"{_MODULE}.model.SCAIL2WanModel": ModelClass(_scail, lambda model: WAN_21, splits=True),
         f"{_MODULE}.model_animate.AnimateWanModel": ModelClass(_most, lambda model: WAN_22),
         f"{_MODULE}.model_wandancer.WanDancerModel": ModelClass(_most, lambda model: WAN_22),
         f"{_MODULE}.ar_model.CausalWanModel": ModelClass(_in_context, lambda model: WAN_21),

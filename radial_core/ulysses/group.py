@@ -1,125 +1,191 @@
-"""The group that cards exchange in: torch.distributed's NCCL on GPUs, its Gloo on the CPU.
+"""The cards of one computer as a torch process group: NCCL between GPUs, Gloo between CPUs.
 
-It is a process group of its own. The default one is left to whoever else in the process wants it.
-Cards meet by a file, and all they open is on the loopback interface: no port is taken from others.
+The group is made directly. torch's default group, of which a process has only one, stays free for
+others. Nothing listens beyond this computer, and no port is chosen: processes meet at a file.
 """
 
 import os
+import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 
 import torch
-import torch.distributed as dist
+from torch.distributed import FileStore, ProcessGroupGloo
 
-from .gloo import Gloo
+# torch reads these when a group of NCCL is made. With its own choices a lost card ends the process:
+# its watchdog throws, or the monitor of the watchdog aborts.
+LIVE_ON = {
+    "TORCH_NCCL_ASYNC_ERROR_HANDLING": "2",  # give up the collective, not the process
+    "TORCH_NCCL_BLOCKING_WAIT": "0",  # 1 would switch the above off
+    "TORCH_NCCL_DESYNC_DEBUG": "0",
+    "TORCH_NCCL_DUMP_ON_TIMEOUT": "0",
+    "TORCH_NCCL_ENABLE_MONITORING": "0",
+    "TORCH_NCCL_PROPAGATE_ERROR": "0",
+    "TORCH_NCCL_RETHROW_CUDA_ERRORS": "0",
+    # It would wait four times as long as this, a minute, before it frees the stream.
+    "TORCH_NCCL_WAIT_TIMEOUT_DUMP_MILSEC": "0",
+}
+UNUSED_TAG = 2**20  # of Gloo's messages
 
-# NCCL's own watchdog measures from when work is queued, and a whole pass may be queued at once. So
-# it is the last resort.
-NCCL_SECONDS = 24 * 3600
-# Read when a group is made. 0: a lost card never ends the process, as is NCCL's default.
-KEEPS_PROCESS = {"TORCH_NCCL_ASYNC_ERROR_HANDLING": "0", "TORCH_NCCL_ENABLE_MONITORING": "0"}
-LOOPBACK = "127.0.0.1"
+
+class GroupFailed(RuntimeError):
+    """A card was lost, took too long, or the group was aborted. The group is of no more use."""
+
+
+class Begun:
+    """A collective that has begun: exchange.Work."""
+
+    def __init__(self, group: "CardGroup", work):
+        self.group, self.work = group, work
+
+    def wait(self) -> None:
+        """On a GPU the current stream waits, on the CPU the caller. Raises GroupFailed."""
+        with self.group.told():
+            self.work.wait()
 
 
 class CardGroup:
-    """Satisfies `exchange.Group`. rank: this card's, from 0. size: how many there are.
+    """One card's side of the group: exchange.Group.
 
-    What a collective reads and writes must be kept until it is waited for.
+    Every collective has the time limit that `connect` was given. On the CPU `wait` raises
+    GroupFailed when it is over. On a GPU the stream goes on, with wrong numbers: `check` tells.
     """
 
-    def __init__(self, backend, rank: int, size: int, store: dist.Store):
-        self._backend, self.rank, self.size = backend, rank, size
-        self._store = store  # lives as long as the group
-        self._is_aborted = False
+    def __init__(self, backend, rank: int, size: int, device: torch.device):
+        self.rank, self.size = rank, size
+        self._backend, self._device = backend, device
+        self._aborted, self._aborting = False, threading.Lock()
 
     def all_to_all(
         self, out: torch.Tensor, x: torch.Tensor, out_sizes: list[int], sizes: list[int]
-    ) -> dist.Work:
-        """See `exchange.Group`. Bytes go, so that any dtype can."""
-        width = x.element_size()
-        out_sizes, sizes = [n * width for n in out_sizes], [n * width for n in sizes]
-        return self._backend.alltoall_base(
-            _as_bytes(out), _as_bytes(x), out_sizes, sizes, dist.AllToAllOptions()
-        )
+    ) -> Begun:
+        """See exchange.Group. Raises GroupFailed if the group has failed already."""
+        in_bytes = [[n * t.element_size() for n in s] for t, s in ((out, out_sizes), (x, sizes))]
+        with self.told():
+            return Begun(self, self._backend.alltoall_base(_bytes(out), _bytes(x), *in_bytes))
 
-    def broadcast(self, x: torch.Tensor) -> torch.Tensor:
-        """Fill a contiguous tensor with that of the first card. Returns it."""
+    def broadcast(self, x: torch.Tensor) -> None:
+        """Fill x with the first card's. x: contiguous, of the same shape and type on all cards.
+
+        Returns when x can be used, on a GPU in the current stream. Raises GroupFailed.
+        """
         if x.numel():
-            options = dist.BroadcastOptions()
-            options.rootRank = options.rootTensor = 0
-            self._backend.broadcast([_as_bytes(x)], options).wait()
-        return x
+            with self.told():
+                Begun(self, self._backend.broadcast(_bytes(x), 0)).wait()
+
+    def check(self) -> None:
+        """Raises GroupFailed if a collective failed: what was computed since then is wrong.
+
+        On a GPU, collectives up to which it has been synchronized are known.
+        """
+        if self._device.type == "cpu":
+            with self.told():
+                return  # there, `wait` raised
+        nothing, none = torch.empty(0, device=self._device), [0] * self.size
+        self.all_to_all(nothing, nothing, none, none).wait()  # needs no other card
 
     def abort(self) -> None:
-        """Free whoever in this process waits in the group. It is of no use after. Never raises."""
-        if self._is_aborted:
-            return
-        self._is_aborted = True
+        """End the group. Whoever waits in a collective, in any thread or stream, is freed.
+
+        Cards in other processes are to do so as well. It never raises, and a second time does
+        nothing. This is also the way to end a group that is no longer needed.
+        """
+        with self._aborting:
+            if self._aborted:
+                return
+            self._aborted = True
+            if self._device.type == "cpu":
+                self._close_connections()
+            else:
+                with suppress(Exception):
+                    self._backend.abort()
+
+    def _close_connections(self) -> None:
+        """Gloo can't abort. But it closes a connection on which a time limit was passed."""
+        for card in range(self.size):
+            if card != self.rank:
+                with suppress(Exception):
+                    nothing = self._backend.recv([torch.empty(1)], card, UNUSED_TAG)
+                    nothing.wait(timedelta(milliseconds=1))
+
+    @contextmanager
+    def told(self) -> Iterator[None]:
+        """torch's errors become GroupFailed."""
+        if self._aborted:
+            raise GroupFailed("the group of cards was aborted")
         try:
-            self._backend.abort()
-        except Exception:  # it has failed already
-            pass
+            yield
+        except (GroupFailed, torch.OutOfMemoryError):
+            raise
+        except RuntimeError as error:
+            if self._aborted:
+                raise GroupFailed("the group of cards was aborted") from error
+            raise GroupFailed(f"the cards could not exchange: {error}") from error
 
 
 def connect(
-    file: Path,
+    store_file: Path,
     rank: int,
     size: int,
     device: torch.device,
     seconds: float,
+    connecting: float | None = None,
     poll: Callable[[], None] = lambda: None,
 ) -> CardGroup:
-    """Meet the other cards; all call it at once. Raises RuntimeError if some don't come.
+    """Meet the other cards at a file, and connect to each.
 
-    file: the same for all, in a folder that nobody else writes to, and new for each group. seconds:
-    how long to wait for each other, also in a collective on the CPU. poll: called over and over
-    until all are there; what it raises ends the wait.
+    store_file: a new one in a folder that others can't write, the same for all cards. rank: this
+    card's, from 0 to size - 1. device: this card's; of type cuda for NCCL, cpu for Gloo. seconds:
+    the time limit for each collective. On a GPU it begins when the collective is queued, behind
+    whatever else is. connecting: that for meeting and connecting; None for the same. poll: called
+    over and over meanwhile; what it raises ends the wait.
+
+    Raises GroupFailed if the cards don't meet or can't connect in time.
     """
-    store = dist.FileStore(str(file), size)
-    store.set_timeout(timedelta(seconds=seconds))
-    _meet(store, rank, size, seconds, poll)
-    if device.type != "cuda":
-        options = dist.ProcessGroupGloo._Options()
-        options._timeout = timedelta(seconds=seconds)
-        options._devices = [dist.ProcessGroupGloo.create_device(hostname=LOOPBACK)]
-        backend = Gloo(dist.ProcessGroupGloo(store, rank, size, options))
-        return CardGroup(backend, rank, size, store)
-    with _environment(**KEEPS_PROCESS), _environment(only_if_unset=True, NCCL_SOCKET_IFNAME="lo"):
-        options = dist.ProcessGroupNCCL.Options()
-        options._timeout = timedelta(seconds=NCCL_SECONDS)
-        backend = dist.ProcessGroupNCCL(store, rank, size, options)
-        group = CardGroup(backend, rank, size, store)
-        with torch.cuda.device(device):
-            group.broadcast(torch.zeros(1, device=device))  # the communicator is made here
-            torch.cuda.synchronize(device)
-    return group
+    connecting = seconds if connecting is None else connecting
+    limit, to_meet = timedelta(seconds=seconds), timedelta(seconds=connecting)
+    try:
+        store = FileStore(str(store_file), size)
+        store.set_timeout(to_meet)
+        store.set(f"card {rank}", "")
+        cards = [f"card {card}" for card in range(size)]
+        _until(lambda: store.check(cards), connecting, poll)
+        make = _nccl if device.type == "cuda" else _gloo
+        backend = _in_time(lambda: make(store, rank, size, device, limit), connecting, poll)
+    except RuntimeError as error:
+        raise GroupFailed(f"card {rank} of {size} could not connect: {error}") from error
+    return CardGroup(backend, rank, size, device)
 
 
-def _meet(store: dist.Store, rank: int, size: int, seconds: float, poll: Callable) -> None:
-    """Wait until all are there. What comes after can't be broken off, so all should be alive."""
-    store.set(f"rank {rank}", "here")
-    end = time.monotonic() + seconds
-    while not store.check([f"rank {each}" for each in range(size)]):
-        poll()
-        if time.monotonic() > end:
-            raise RuntimeError(f"not all cards came within {seconds:.0f} s")
-        time.sleep(0.002)
+def _gloo(store, rank: int, size: int, _device, limit: timedelta) -> ProcessGroupGloo:
+    options = ProcessGroupGloo._Options()
+    options._devices = [ProcessGroupGloo.create_device(hostname="127.0.0.1")]
+    options._timeout = limit
+    return ProcessGroupGloo(store, rank, size, options)
 
 
-def _as_bytes(x: torch.Tensor) -> torch.Tensor:
-    return x.view(-1).view(torch.uint8)
+def _nccl(store, rank: int, size: int, device: torch.device, limit: timedelta):
+    from torch.distributed import ProcessGroupNCCL  # only on Linux with CUDA
+
+    options = ProcessGroupNCCL.Options()
+    options._timeout = limit
+    options.global_ranks_in_group = list(range(size))
+    options.group_name = "radial_attention"
+    loopback = {"NCCL_SOCKET_IFNAME": os.environ.get("NCCL_SOCKET_IFNAME", "lo")}
+    with _environment(LIVE_ON | loopback):
+        backend = ProcessGroupNCCL(store, rank, size, options)
+        backend.eager_connect_single_device(device)
+    return backend
 
 
 @contextmanager
-def _environment(only_if_unset: bool = False, **variables: str) -> Iterator[None]:
-    """Variables that libraries read, for a moment."""
-    before = {name: os.environ.get(name) for name in variables}
-    for name, value in variables.items():
-        if before[name] is None or not only_if_unset:
-            os.environ[name] = value
+def _environment(values: dict[str, str]) -> Iterator[None]:
+    """Environment variables for a while."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
     try:
         yield
     finally:
@@ -128,3 +194,38 @@ def _environment(only_if_unset: bool = False, **variables: str) -> Iterator[None
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
+
+
+def _until(is_so: Callable[[], bool], seconds: float, poll: Callable[[], None]) -> None:
+    """Raises RuntimeError if it is not so in time."""
+    end = time.monotonic() + seconds
+    while not is_so():
+        poll()
+        if time.monotonic() > end:
+            raise RuntimeError(f"not connected within {seconds:g} s")
+        time.sleep(0.002)
+
+
+def _in_time(make: Callable, seconds: float, poll: Callable[[], None]):
+    """What `make` returns. NCCL has no time limit of its own while it connects.
+
+    Raises RuntimeError. Then the thread stays behind, until the lost card's process ends.
+    """
+    made, errors = [], []
+
+    def run():
+        try:
+            made.append(make())
+        except Exception as error:
+            errors.append(error)
+
+    threading.Thread(target=run, name="radial-attention-connect", daemon=True).start()
+    _until(lambda: made or errors, seconds, poll)
+    if errors:
+        raise errors[0]
+    return made[0]
+
+
+def _bytes(x: torch.Tensor) -> torch.Tensor:
+    """A view of a contiguous tensor: backends know bytes, but not every type of number."""
+    return x.detach().view(-1).view(torch.uint8)

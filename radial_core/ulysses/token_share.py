@@ -1,6 +1,7 @@
 """The share of a sequence's tokens that one of several cards has."""
 
-from collections.abc import Iterable
+import math
+from collections.abc import Sequence
 
 import torch
 
@@ -24,6 +25,10 @@ class TokenShare:
     The sequence in attention is one stream of tokens, or several, one after another, such as text
     and video. Each card has a share of each stream, and its own sequence is those shares, one after
     another. Numbers and shapes are those of the whole sequence unless said.
+
+    A card has at least one token of each stream, since layers can fail without any. Where a stream
+    has fewer tokens than there are cards, the last ones hold a copy of its last token: attention
+    leaves it out (`without_copies`), and nobody reads it.
     """
 
     def __init__(self, rank: int, size: int):
@@ -48,7 +53,33 @@ class TokenShare:
 
     def of_stream(self, stream: int) -> slice:
         """The tokens of a stream that this card has."""
-        return share_of(self.lengths[stream], self.size, self.rank)
+        length = self.lengths[stream]
+        part = share_of(length, self.size, self.rank)
+        return part if part.start < part.stop else slice(length - 1, length)
+
+    def own_count(self, stream: int) -> int:
+        """How many tokens of a stream this card has that are no copies."""
+        return share_sizes(self.lengths[stream], self.size)[self.rank]
+
+    def without_copies(self, x: torch.Tensor, dim: int) -> torch.Tensor:
+        """x: of all tokens that this card has. -> of those that are no copies."""
+        own = self._own_counts()
+        if all(own):
+            return x
+        parts = x.split([max(count, 1) for count in own], dim)
+        return torch.cat([part.narrow(dim, 0, n) for part, n in zip(parts, own, strict=True)], dim)
+
+    def with_copies(self, x: torch.Tensor, dim: int) -> torch.Tensor:
+        """The way back, with zeros for the copies."""
+        own = self._own_counts()
+        if all(own):
+            return x
+        shape = [1 if i == dim else n for i, n in enumerate(x.shape)]
+        parts = zip(x.split(own, dim), own, strict=True)
+        return torch.cat([part if n else x.new_zeros(shape) for part, n in parts], dim)
+
+    def _own_counts(self) -> list[int]:
+        return [self.own_count(stream) for stream in range(len(self.lengths))]
 
     def tokens(self, x: torch.Tensor, dim: int, stream: int = 0) -> torch.Tensor:
         """This card's share of a stream. It comes back as it is if it is the share already.
@@ -77,19 +108,21 @@ class TokenShare:
         """This card's rows of a table of one stream whose rows each stand for a run of tokens.
 
         Runs are as long as in ComfyUI's `repeat_e`: if the tokens can't be divided evenly, they are
-        longer by one, and the last is cut off.
+        longer by one, and the last is cut off. The share can begin and end within a run, so its
+        rows stand for shorter runs, of equal length: often of one token.
         """
 
         def cut():
             tokens, rows = self.lengths[0], x.shape[dim]
             run = tokens // rows + (tokens % rows > 0)
             part = self.of_stream(0)
-            index = torch.arange(part.start, part.stop, device=x.device) // run
+            shorter = math.gcd(part.stop - part.start, part.start, run)
+            index = torch.arange(part.start, part.stop, shorter, device=x.device) // run
             return x.index_select(dim, index)
 
         return self._kept(x, (dim, "repeated"), cut)
 
-    def segments(self, segments: Iterable[tuple], stream: int | None = None) -> list[tuple]:
+    def segments(self, segments: Sequence[tuple], stream: int | None = None) -> list[tuple]:
         """Segments (start, stop or None, rest) of a stream, or of all, as they are in the share.
 
         The rest goes along: a row of modulation, or a tensor with one for each token.

@@ -67,6 +67,24 @@ def test_from_the_search_to_the_report(either_page, mode, small_wan):
         eventually(page, lambda node=node: picture_on(page, node) >= 256, True)
 
 
+def test_the_node_says_on_how_many_gpus(page, small_wan):
+    open_file(page, without_patch(small_wan))
+    drop(page, "Radial Multi-GPU", (520, 520))
+    node = only(page, "RadialMultiGPU")
+    connect(page, (only(page, "UNETLoader"), "MODEL"), (node, "model"))
+    connect(page, (node, "MODEL"), (only(page, "ModelSamplingSD3"), "model"))
+    assert run(page).error is None
+    eventually(page, lambda: text_on(page, node)[:14], "Runs on 1 GPU:")
+    screenshot(page, "ran-multi-gpu")
+    page.evaluate(
+        """node => app.api.dispatchCustomEvent(
+            'radial_attention.cards', {node, status: 'after a run'}
+        )""",
+        node,
+    )
+    eventually(page, lambda: text_on(page, node), "after a run")
+
+
 def without_patch(graph):
     """The graph without the patch: the loader's model is linked to the node after it."""
     (patch,) = (n for n in graph["nodes"] if n["type"] == "RadialAttentionPatch")

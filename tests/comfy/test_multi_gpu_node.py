@@ -1,12 +1,13 @@
 """Radial Multi-GPU: which cards it takes, what it refuses, and what it says."""
 
-import json
 import logging
 import urllib.request
 
 import pytest
 import torch
+from api import get, queue, wait
 from conftest import pack_module
+from whole_graph import OURS, around, whole_graph
 
 import nodes
 
@@ -160,9 +161,17 @@ def test_bad_inputs_are_one_clear_error(wan, attached, inputs, message):
     assert attached == []
 
 
+def test_a_graph_with_it_runs_and_has_the_text_in_its_history(server):
+    graph = whole_graph()
+    node_id, _ = OURS["RadialMultiGPU"]
+    prompt = queue(server, around(graph, "4"))
+    assert wait(server, prompt).kind == "done"
+    outputs = get(server, f"/history/{prompt}")[prompt]["outputs"]
+    assert outputs[node_id]["text"] == ["Runs on 1 GPU: the model is on the CPU."]
+
+
 def test_the_page_gets_the_node_with_its_help(server):
-    with urllib.request.urlopen(f"{server.url}/object_info/RadialMultiGPU") as answer:
-        info = json.load(answer)["RadialMultiGPU"]
+    info = get(server, "/object_info/RadialMultiGPU")["RadialMultiGPU"]
     assert (info["display_name"], info["output"]) == ("Radial Multi-GPU", ["MODEL"])
     # Saved graphs are forever: append, never reorder or rename.
     assert list(info["input"]["required"]) == ["model", "gpus"]

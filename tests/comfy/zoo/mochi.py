@@ -46,11 +46,12 @@ NAMED = {"Mochi": Named(lambda: AsymmDiTJoint(**CONFIG | REAL, **ON_PAPER), Empt
 VIDEO_LAYERS = r"blocks\.\d+\.(attn\.(qkv_x|proj_x)|mlp_x\.w[12])"
 
 
-def mochi():
-    config = comfy.supported_models.GenmoMochi(dict(CONFIG))
+def mochi(**sizes):
+    sizes = CONFIG | sizes
+    config = comfy.supported_models.GenmoMochi(dict(sizes))
     config.set_inference_dtype(torch.float32, None)
     model = config.get_model({})
-    model.load_model_weights(weights_of(AsymmDiTJoint(**CONFIG, **ON_PAPER)))
+    model.load_model_weights(weights_of(AsymmDiTJoint(**sizes, **ON_PAPER)))
     device = comfy.model_management.get_torch_device()
     return ModelPatcher(model, device, comfy.model_management.unet_offload_device())
 

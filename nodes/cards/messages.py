@@ -17,7 +17,7 @@ class Connect(NamedTuple):
 
 
 class Leave(NamedTuple):
-    """End what the group is doing. Gets no answer."""
+    """End all that was begun before, and leave the group. Gets no answer."""
 
 
 class Room(NamedTuple):
@@ -67,13 +67,8 @@ class EndRun(NamedTuple):
     run: int
 
 
-class Done(NamedTuple):
-    """The answer to a message."""
+class Answer(NamedTuple):
+    """What a process answers. error: why it could not obey, for people; None if it could."""
 
-    value: object
-
-
-class Failed(NamedTuple):
-    """The answer to a message that could not be obeyed. error: for people."""
-
-    error: str
+    error: str | None
+    value: object = None

@@ -33,8 +33,11 @@ class Process:
             )
         finally:
             theirs.close()
-        self.pipe.send(_setup(device, rank, size))
-        self.pipe.send(vars(args))  # after the path, since ComfyUI's own types are in it
+        try:
+            self.pipe.send(_setup(device, rank, size))
+            self.pipe.send(vars(args))  # after the path, since ComfyUI's own types are in it
+        except BrokenPipeError:
+            pass  # it has ended, which its pipe tells whoever reads it too
 
     @property
     def pid(self) -> int:
@@ -49,10 +52,12 @@ class Process:
         return f"signal {-code}" if code < 0 else f"exit code {code}"
 
     def kill(self) -> None:
-        """It is gone when this returns."""
-        self.pipe.close()
+        """It is gone when this returns. Its pipe stays open: other threads may be in it."""
         self._process.kill()
-        self._process.wait()
+        try:
+            self._process.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            log.warning("Radial Multi-GPU: process %d of %s doesn't end", self.pid, self.device)
 
 
 def _setup(device: torch.device, rank: int, size: int) -> dict:

@@ -3,12 +3,14 @@
 import itertools
 import logging
 import weakref
+from contextlib import suppress
 
 import torch
+from comfy.model_management import throw_exception_if_processing_interrupted
 
 from . import replica
 from .cargo import Spec, pack
-from .messages import Replica, Room, Weight
+from .messages import Forget, Replica, Room, Weight
 from .team import Lost, Team
 
 log = logging.getLogger("radial_attention")
@@ -42,8 +44,9 @@ def update_replicas(team: Team, base, passes: int) -> int:
         if bytes_free < size + passes:
             needs = f"{gib(size)} of weights and about {gib(passes)} for a pass"
             raise TooLarge(f"{device} has {gib(bytes_free)} free, a replica needs {needs}")
-    team.connect()
-    _send(team, key, blueprint, patcher)
+    with team.together():
+        team.connect()
+        _send(team, key, blueprint, patcher)
     team.replicas[key] = patcher.patches_uuid
     weakref.finalize(base, _forget, weakref.ref(team), key).atexit = False
     return key
@@ -57,27 +60,23 @@ def _key(base) -> int:
 
 def _send(team: Team, key: int, blueprint: bytes, patcher) -> None:
     team.begin(Replica(key, blueprint))
-    try:
-        for name, weight in replica.weights_of(patcher):
-            x = weight.detach().to(team.devices[0]).contiguous()
-            team.tell(Weight(name, Spec(tuple(x.shape), x.dtype)))
-            team.timed(team.group.broadcast, x)
-        team.tell(Weight("", None))
-        team.finish()
-    except Lost:
-        raise
-    except BaseException as error:  # such as too little memory; the others wait for weights
-        team.give_up(f"the model's weights can't be sent: {type(error).__name__}: {error}")
-        if not isinstance(error, Exception):
-            raise
+    for name, weight in replica.weights_of(patcher):
+        throw_exception_if_processing_interrupted()
+        x = weight.detach().to(team.devices[0]).contiguous()
+        team.tell(Weight(name, Spec(tuple(x.shape), x.dtype)))
+        team.timed(team.group.broadcast, x)
+    team.tell(Weight("", None))
+    team.finish()
     team.answers()
 
 
 def _forget(team: weakref.ref, key: int) -> None:
     """The model is gone in ComfyUI's process, which may be at any line of it."""
     team = team()
-    if team is not None and team.replicas.pop(key, None) is not None:
-        team.forget(key)
+    if team is None or team.replicas.pop(key, None) is None:
+        return
+    with suppress(Lost):
+        team.tell(Forget(key))
 
 
 def gib(size: float) -> str:

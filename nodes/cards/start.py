@@ -15,10 +15,30 @@ from multiprocessing.connection import Connection
 
 def main():
     pipe = Connection(int(sys.argv[1]))
-    setup = pipe.recv()
+    try:
+        setup = pipe.recv()
+        threading.Thread(target=_end_with, args=(setup["parent"],), daemon=True).start()
+        run = _prepare(setup, pipe)
+    except EOFError:  # ComfyUI ended meanwhile
+        os._exit(0)
+    except Exception as error:
+        # A plain tuple, since the pack's own classes may be what can't be imported.
+        pipe.send((0, (f"{type(error).__name__}: {error}", None)))
+        os._exit(1)
+    run(pipe, setup["device"], setup["rank"], setup["size"])
+
+
+def _end_with(parent: int):
+    """End if the process that started this one has ended, even while this one computes."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(0)
+
+
+def _prepare(setup: dict, pipe: Connection):
+    """Import what computes. -> its `run`."""
     sys.argv[1:] = []
     sys.path[:] = setup["path"]
-    threading.Thread(target=_end_with, args=(setup["parent"],), daemon=True).start()
     logging.basicConfig(
         level=max(logging.WARNING, setup["log_level"]),
         format=f"[{setup['device']}] %(message)s",
@@ -27,15 +47,7 @@ def main():
     package = types.ModuleType(setup["pack"])
     package.__path__ = [setup["root"]]
     sys.modules[setup["pack"]] = package
-    worker = importlib.import_module(".nodes.cards.worker", setup["pack"])
-    worker.run(pipe, setup["device"], setup["rank"], setup["size"])
-
-
-def _end_with(parent: int):
-    """End if the process that started this one has ended, even while this one computes."""
-    while os.getppid() == parent:
-        time.sleep(1)
-    os._exit(0)
+    return importlib.import_module(".nodes.cards.worker", setup["pack"]).run
 
 
 def _take_over(pipe: Connection):

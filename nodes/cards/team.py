@@ -2,18 +2,24 @@
 
 import atexit
 import logging
+import queue
+import shutil
 import tempfile
 import threading
 import time
+import weakref
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from multiprocessing.connection import wait
+from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 
 import torch
+from comfy.model_management import OOM_EXCEPTION
 
 from ...radial_core.ulysses.group import CardGroup, connect
-from .messages import Connect, Done, Failed, Forget, Leave
+from .messages import Connect, Leave
 from .process import Process
 
 log = logging.getLogger("radial_attention")
@@ -25,6 +31,8 @@ LIMIT = 300.0
 QUEUED = 24 * 3600.0
 # Seconds in which a process must have started: it imports torch and ComfyUI.
 START_LIMIT = 180.0
+# On the CPU a collective's own limit is the last resort: what sees LIMIT can say more.
+GROUP_LIMITS = 2.0
 
 
 class Lost(RuntimeError):
@@ -35,7 +43,8 @@ class Team:
     """The processes of the other cards, and the group that all compute in.
 
     A thread watches them. If one ends, fails or makes no progress, all are given up: they are
-    killed, which frees this process where it waits for them, and `check` raises Lost.
+    killed, which frees this process where it waits for them, and `check` raises Lost. Another
+    thread sends, so that this process never waits for one that doesn't read.
     """
 
     def __init__(self, devices: list[torch.device]):
@@ -44,21 +53,29 @@ class Team:
         self.why_lost: str | None = None
         self.group: CardGroup | None = None
         self.replicas: dict[int, object] = {}  # key -> of what weights; see replicas.py
-        self._folder = tempfile.TemporaryDirectory(prefix="radial_attention_")
-        self._answers: dict[Process, deque] = {}
+        self._said: dict[Process, tuple[int, object]] = {}  # the last answer and its number
         self._is_ready = False
         self._groups, self._number = 0, 0  # of groups and of messages so far
         self._progress = time.monotonic()
         self._events: deque[torch.cuda.Event] = deque()  # what the GPU has yet to come to
-        self._forgotten: deque[int] = deque()  # keys of replicas that are of no more use
-        self._sending, self._ending = threading.Lock(), threading.Lock()
-        for rank, device in enumerate(devices[1:], 1):
-            self._answers[Process(device, rank, len(devices))] = deque()
-        threading.Thread(target=self._watch, daemon=True).start()
+        self._waits_since: float | None = None
+        # SimpleQueue, since `tell` may be called while another call of it is collecting garbage.
+        self._to_send: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        self._ending = threading.Lock()
+        try:
+            self._folder = Path(tempfile.mkdtemp(prefix="radial_attention_"))
+            weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
+            for rank, device in enumerate(devices[1:], 1):
+                self._said[Process(device, rank, len(devices))] = (-1, None)
+        except Exception as error:
+            self.give_up(f"no process can start: {error}")
+            self.check()
+        for work in (self._watch, self._send):
+            threading.Thread(target=work, daemon=True).start()
 
     @property
     def processes(self) -> list[Process]:
-        return list(self._answers)
+        return list(self._said)
 
     def wait_until_ready(self, poll: Callable[[], None]) -> None:
         """poll: called over and over; what it raises ends the wait. Raises Lost."""
@@ -83,42 +100,38 @@ class Team:
     def tell(self, message) -> None:
         """Send all a message that belongs to the one before, or gets no answer. Raises Lost."""
         self.check()
-        for process in self.processes:
-            try:
-                with self._sending:
-                    process.pipe.send((self._number, message))
-            except OSError:
-                self.give_up(f"the process of {process.device} has ended")
-        self.check()
+        self._to_send.put(ForkingPickler.dumps((self._number, message)))
 
-    def forget(self, key: int) -> None:
-        """Drop a replica, soon. It may be called while this process sends another message."""
-        self._forgotten.append(key)
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """What all take part in: if this process falls out of it, the others do too."""
+        try:
+            yield
+        except Lost:
+            raise
+        except BaseException:  # such as an interrupt
+            self.leave()
+            raise
 
     def connect(self) -> None:
         """Meet in a group, if there is none. Raises Lost."""
         if self.group is not None:
             return
         self._groups += 1
-        file = Path(self._folder.name) / f"group{self._groups}"
-        device = self.devices[0]
-        seconds = LIMIT if device.type == "cpu" else QUEUED
+        file, device = self._folder / f"group{self._groups}", self.devices[0]
+        seconds = GROUP_LIMITS * LIMIT if device.type == "cpu" else QUEUED
         self.begin(Connect(str(file), seconds, LIMIT))
-        try:
-            self.group = connect(file, 0, len(self.devices), device, seconds, LIMIT)
-        except Exception as error:
-            self.give_up(f"they can't reach each other: {error}")
+        own = 0, len(self.devices), device
+        self.group = self.timed(connect, file, *own, seconds, LIMIT, self.check)
         self.answers()
 
     def leave(self) -> None:
-        """End what the group is doing. The processes and what they hold stay."""
-        self._number += 1  # what they say to it counts no more
+        """End what all are doing. The processes and what they hold stay."""
+        self._number += 1  # what they say to what came before counts no more
         group, self.group = self.group, None
         if group is not None:
             group.abort()
-        self._events.clear()
-        for answers in self._answers.values():
-            answers.clear()
+        self._events = deque()
         try:
             self.tell(Leave())
         except Lost:
@@ -127,15 +140,25 @@ class Team:
     def timed(self, function: Callable, *arguments):
         """Run something that waits for the other cards. Raises Lost."""
         self.check()
+        self._waits_since = time.monotonic()
         try:
             result = function(*arguments)
+        except (Lost, OOM_EXCEPTION):
+            raise
         except Exception as error:
-            # On a CPU a collective fails at once if another one has ended.
-            time.sleep(0.2)  # for the watcher, which knows more
+            self._wait_for_reason()
             self.give_up(f"{type(error).__name__}: {error}")
             raise Lost(self.why_lost) from error
+        finally:
+            self._waits_since = None
         self._mark_progress()
         return result
+
+    def _wait_for_reason(self) -> None:
+        """A collective may fail before the watcher, which knows more, sees why."""
+        end = time.monotonic() + 2
+        while self.why_lost is None and time.monotonic() < end:
+            time.sleep(0.01)
 
     def _mark_progress(self) -> None:
         """This process got on. On a GPU that counts when the GPU has come to it."""
@@ -163,22 +186,31 @@ class Team:
             if self.why_lost is not None:
                 return
             self.why_lost = why
+        self._to_send.put(None)
         for process in self.processes:
             process.kill()
-        if self.group is not None:
-            self.group.abort()
-        self._folder.cleanup()
+        if (group := self.group) is not None:  # which stays, for whoever is about to use it
+            group.abort()
 
     def _collect(self, seconds: float, poll: Callable[[], None]) -> list:
         """An answer of each process."""
         end = time.monotonic() + seconds
-        while not all(self._answers.values()):
+        while any(number != self._number for number, _ in self._said.values()):
             poll()
             self.check()
             if time.monotonic() > end:
                 self.give_up(f"no answer within {seconds:.0f} s")
             time.sleep(0.0005)
-        return [answers.popleft() for answers in self._answers.values()]
+        return [value for _, value in self._said.values()]
+
+    def _send(self) -> None:
+        """Send what `tell` was told."""
+        while (data := self._to_send.get()) is not None:
+            for process in self.processes:
+                try:
+                    process.pipe.send_bytes(data)
+                except OSError:
+                    return  # it has ended, which the watcher sees too
 
     def _watch(self) -> None:
         """Read what the processes say, and see whether there is progress."""
@@ -188,31 +220,29 @@ class Team:
                 for pipe in wait(list(of_pipe), timeout=0.001 if self._events else 0.1):
                     self._read(of_pipe[pipe])
                 self._see_progress()
-                while self._forgotten:
-                    self.tell(Forget(self._forgotten.popleft()))
-            except Exception as error:  # such as of a pipe that `give_up` closed
+            except Exception as error:
                 self.give_up(f"{type(error).__name__}: {error}")
 
     def _read(self, process: Process) -> None:
         try:
-            number, message = process.pipe.recv()
+            number, (error, value) = process.pipe.recv()
         except (EOFError, OSError):
             how = process.how_it_ended()
             self.give_up(f"the process of {process.device} has ended ({how})")
             return
         if number != self._number:
             return  # to something that was left
-        if isinstance(message, Failed):
-            self.give_up(f"{process.device}: {message.error}")
-        elif isinstance(message, Done):
-            self._answers[process].append(message.value)
+        if error is not None:
+            self.give_up(f"{process.device}: {error}")
+        self._said[process] = number, value
 
     def _see_progress(self) -> None:
-        events = self._events
+        events, since = self._events, self._waits_since  # others may replace both
         while events and events[0].query():
             self._progress = time.monotonic()
             events.popleft()
-        if events and time.monotonic() - self._progress > LIMIT:
+        waits = [self._progress] * bool(events) + [since] * (since is not None)
+        if waits and time.monotonic() - min(waits) > LIMIT:
             self.give_up(f"no progress for {LIMIT:.0f} s")
 
 
@@ -223,6 +253,8 @@ def team_of(devices: list[torch.device]) -> Team:
     """The team of these cards, which starts if there is none. Raises Lost if it can't."""
     key = tuple(devices)
     team = _teams.get(key)
+    if team is not None and team.why_lost is not None:
+        log.info("Radial Multi-GPU: new processes start, since %s", team.why_lost)
     if team is None or team.why_lost is not None:
         end_all()  # a card belongs to one team
         team = _teams[key] = Team(devices)

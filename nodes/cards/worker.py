@@ -4,6 +4,7 @@ import logging
 import os
 import queue
 import threading
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -13,22 +14,10 @@ import torch
 from ...radial_core.ulysses.group import CardGroup, connect
 from . import replica
 from .cargo import Spec, unpack
-from .messages import (
-    Connect,
-    Done,
-    EndRun,
-    Failed,
-    Forget,
-    Leave,
-    Pass,
-    Replica,
-    Room,
-    Weight,
-)
+from .messages import Answer, Connect, EndRun, Forget, Leave, Pass, Replica, Room, Weight
 from .pass_call import innermost
 from .radial import RadialRuns
-from .split_pass import Done as PassDone
-from .split_pass import SplitPass
+from .split_pass import Done, SplitPass
 
 log = logging.getLogger("radial_attention")
 
@@ -37,18 +26,18 @@ def run(pipe: Connection, device: str, rank: int, size: int) -> None:
     """Obey until ComfyUI's process ends."""
     worker = Worker(torch.device(device), rank, size)
     threading.Thread(target=_listen, args=(pipe, worker), daemon=True).start()
-    pipe.send((0, Done(None)))
+    pipe.send((0, Answer(None)))
     while True:
         number, message = worker.messages.get()
         try:
-            answer = worker.obey(message)
+            answer = Answer(None, worker.obey(number, message))
         except Exception as error:
             log.debug("Ended early", exc_info=True)
-            worker.leave()
-            pipe.send((number, Failed(f"{type(error).__name__}: {error}")))
-        else:
-            if not isinstance(message, Forget):
-                pipe.send((number, Done(answer)))
+            answer = Answer(f"{type(error).__name__}: {error}")
+        if not isinstance(message, Forget | Leave):
+            pipe.send((number, answer))
+        if answer.error is not None:
+            worker.leave()  # after the answer, which says more than a broken group
 
 
 def _listen(pipe: Connection, worker: "Worker") -> None:
@@ -59,9 +48,13 @@ def _listen(pipe: Connection, worker: "Worker") -> None:
         except (EOFError, OSError):
             os._exit(0)
         if isinstance(message, Leave):
+            worker.left = number
             worker.leave()  # whoever waits in the group is freed
-        else:
-            worker.messages.put((number, message))
+        worker.messages.put((number, message))
+
+
+class Left(Exception):
+    """What a message asked for is no longer wanted."""
 
 
 class Worker:
@@ -70,18 +63,20 @@ class Worker:
             torch.cuda.set_device(device)
         self.device, self.rank, self.size = device, rank, size
         self.messages = queue.SimpleQueue()  # (number, message)
+        self.left = 0  # what messages with lower numbers ask for is not wanted
         self.group: CardGroup | None = None
         self.models: dict[int, torch.nn.Module] = {}  # the one used last is the last
         self.runs = RadialRuns()
 
     @torch.inference_mode()
-    def obey(self, message):
-        """What it asks for."""
+    def obey(self, number: int, message):
+        """What it asks for. Raises Left, among others."""
+        check = partial(self._check, number)
         match message:
             case Connect(file, seconds, connecting):
                 self.leave()
                 me = self.rank, self.size, self.device
-                self.group = connect(Path(file), *me, seconds, connecting)
+                self.group = connect(Path(file), *me, seconds, connecting, check)
             case Room(key, size):
                 return self._make_room(key, size)
             case Replica(key, blueprint):
@@ -90,9 +85,14 @@ class Worker:
                 self.models.pop(key, None)
                 comfy.model_management.soft_empty_cache()
             case Pass(key, cargo, specs):
+                check()
                 self._compute(key, cargo, specs)
             case EndRun(run):
                 return self.runs.end(run)
+
+    def _check(self, number: int) -> None:
+        if number < self.left:
+            raise Left
 
     def leave(self) -> None:
         group, self.group = self.group, None
@@ -127,9 +127,9 @@ class Worker:
 
     def _next_weight(self) -> Weight:
         while not isinstance(message := self.messages.get()[1], Weight):
-            if not isinstance(message, Forget):
-                raise RuntimeError(f"{message} among weights")
-            self.obey(message)
+            if isinstance(message, Leave):
+                raise Left
+            self.models.pop(message.key, None)  # of a Forget
         return message
 
     def _compute(self, key: int, cargo: bytes, specs: list[Spec]) -> None:
@@ -144,6 +144,6 @@ class Worker:
             try:
                 with split.hooked():
                     getattr(model, innermost(model))(*args, **kwargs)
-            except PassDone:
+            except Done:
                 return
         raise RuntimeError("the model ended without a layer behind its blocks")

@@ -8,7 +8,10 @@ from contextlib import contextmanager
 from functools import partial
 
 import torch
-from comfy.model_management import throw_exception_if_processing_interrupted
+from comfy.model_management import (
+    InterruptProcessingException,
+    throw_exception_if_processing_interrupted,
+)
 
 from ..comfyui import page
 from ..comfyui.latents import video_of
@@ -65,9 +68,12 @@ class _Run:
 
     def end_of_others(self) -> list[dict | None]:
         """What the other cards say of the run; none if they can't."""
+        if not self.split_passes or self.team.why_lost is not None:
+            return []
         try:
-            return self.team.ask(EndRun(self.number)) if self.split_passes else []
-        except Lost:
+            return self.team.ask(EndRun(self.number))
+        except Lost as error:
+            log.warning("Radial Multi-GPU: %s", error)
             return []
 
 
@@ -93,10 +99,13 @@ class SplitWrapper:
                 return call()
         except NotSplit as error:
             self.refused[base] = str(error)
-            team.give_up(str(error))
             self._one_card(str(error))
-        except Lost as error:
-            self._one_card(str(error), ". The run goes on without the others")
+        except InterruptProcessingException:
+            raise
+        except Exception:  # Lost, or what became of it in the model
+            if team.why_lost is None:
+                raise
+            self._one_card(team.why_lost, ". The run goes on without the others")
         self.run.one_card_passes += 1
         if self.run.override is not None:
             self.run.override.begin_again()
@@ -166,7 +175,7 @@ class SplitWrapper:
             run.one_card_passes += 1
             return forward(*args, **kwargs)
         mark = run.stopwatch.start(team.devices[0])
-        try:
+        with team.together():
             team.connect()
             team.begin(Pass(key, cargo, specs(tensors)))
             for x in tensors:
@@ -177,11 +186,6 @@ class SplitWrapper:
                 out = forward(*args, **kwargs)
             team.finish()
             team.answers()
-        except (Lost, NotSplit):
-            raise
-        except BaseException:  # an interrupt, or this card's own error: the others wait for it
-            team.leave()
-            raise
         run.stopwatch.stop(mark, PASS)
         run.split_passes += 1
         return out

@@ -6,6 +6,7 @@ others. Nothing listens beyond this computer, and no port is chosen: processes m
 
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
@@ -132,13 +133,15 @@ def connect(
     device: torch.device,
     seconds: float,
     connecting: float | None = None,
+    poll: Callable[[], None] = lambda: None,
 ) -> CardGroup:
     """Meet the other cards at a file, and connect to each.
 
     store_file: a new one in a folder that others can't write, the same for all cards. rank: this
     card's, from 0 to size - 1. device: this card's; of type cuda for NCCL, cpu for Gloo. seconds:
     the time limit for each collective. On a GPU it begins when the collective is queued, behind
-    whatever else is. connecting: that for meeting and connecting; None for the same.
+    whatever else is. connecting: that for meeting and connecting; None for the same. poll: called
+    over and over meanwhile; what it raises ends the wait.
 
     Raises GroupFailed if the cards don't meet or can't connect in time.
     """
@@ -148,9 +151,10 @@ def connect(
         store = FileStore(str(store_file), size)
         store.set_timeout(to_meet)
         store.set(f"card {rank}", "")
-        store.wait([f"card {card}" for card in range(size)], to_meet)
+        cards = [f"card {card}" for card in range(size)]
+        _until(lambda: store.check(cards), connecting, poll)
         make = _nccl if device.type == "cuda" else _gloo
-        backend = _in_time(lambda: make(store, rank, size, device, limit), connecting)
+        backend = _in_time(lambda: make(store, rank, size, device, limit), connecting, poll)
     except RuntimeError as error:
         raise GroupFailed(f"card {rank} of {size} could not connect: {error}") from error
     return CardGroup(backend, rank, size, device)
@@ -192,7 +196,17 @@ def _environment(values: dict[str, str]) -> Iterator[None]:
                 os.environ[name] = value
 
 
-def _in_time(make: Callable, seconds: float):
+def _until(is_so: Callable[[], bool], seconds: float, poll: Callable[[], None]) -> None:
+    """Raises RuntimeError if it is not so in time."""
+    end = time.monotonic() + seconds
+    while not is_so():
+        poll()
+        if time.monotonic() > end:
+            raise RuntimeError(f"not connected within {seconds:g} s")
+        time.sleep(0.002)
+
+
+def _in_time(make: Callable, seconds: float, poll: Callable[[], None]):
     """What `make` returns. NCCL has no time limit of its own while it connects.
 
     Raises RuntimeError. Then the thread stays behind, until the lost card's process ends.
@@ -205,13 +219,10 @@ def _in_time(make: Callable, seconds: float):
         except Exception as error:
             errors.append(error)
 
-    thread = threading.Thread(target=run, name="radial-attention-connect", daemon=True)
-    thread.start()
-    thread.join(seconds)
+    threading.Thread(target=run, name="radial-attention-connect", daemon=True).start()
+    _until(lambda: made or errors, seconds, poll)
     if errors:
         raise errors[0]
-    if not made:
-        raise RuntimeError(f"not connected within {seconds:g} s")
     return made[0]
 
 

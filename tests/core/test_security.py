@@ -56,7 +56,9 @@ CARDS = {
     "nodes/cards/cargo.py": {"pickle"},
     "nodes/cards/process.py": {"multiprocessing", "subprocess"},
     "nodes/cards/start.py": {"multiprocessing.connection"},
-    "nodes/cards/team.py": {"atexit", "multiprocessing.connection", "tempfile"},
+    "nodes/cards/team.py": set(
+        "atexit multiprocessing.connection multiprocessing.reduction queue tempfile".split()
+    ),
     "nodes/cards/worker.py": {"multiprocessing.connection", "queue"},
 }
 ALLOWED = {

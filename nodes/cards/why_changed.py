@@ -52,8 +52,10 @@ def _is_ours(module: str) -> bool:
 def _why_shadowed(name: str, module: torch.nn.Module, cls: type) -> str | None:
     """Whether a module has a function of its own in place of one of its class."""
     for attribute, own in vars(module).items():
+        if not callable(own) or isinstance(own, type):
+            continue
         of_class = getattr(cls, attribute, None)
-        if of_class is None or not callable(own) or isinstance(own, type):
+        if of_class is None:
             continue
         # A patch that was taken back leaves a method of the class.
         if getattr(own, "__func__", None) is of_class:

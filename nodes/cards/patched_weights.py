@@ -7,13 +7,31 @@ import comfy.utils
 import torch
 
 
-def patched(patcher, key: str):
-    """A weight with its LoRAs and merges, on its card; it may be a quantized tensor.
+def is_patched_later(patcher, key: str) -> bool:
+    """Whether a layer patches a weight when it uses it.
 
-    key: of patcher.patches.
+    Others are loaded with their patches, or never get them: ComfyUI leaves out the parameters of
+    modules that have modules in them, such as a block's modulation.
     """
+    if key not in patcher.patches or key in patcher.backup:
+        return False
+    module, name = _place(patcher, key)
+    functions = getattr(module, f"{name}_function", ())
+    of_layer = any(isinstance(each, comfy.model_patcher.LowVramPatch) for each in functions)
+    return of_layer or getattr(module, f"{name}_lowvram_function", None) is not None
+
+
+def _place(patcher, key: str) -> tuple[torch.nn.Module, str]:
     place, _, name = key.rpartition(".")
-    module = comfy.utils.get_attr(patcher.model, place)
+    return comfy.utils.get_attr(patcher.model, place), name
+
+
+def patched(patcher, key: str):
+    """A weight that is patched later, with its LoRAs and merges, on its card.
+
+    It may be a quantized tensor.
+    """
+    module, name = _place(patcher, key)
     patch = getattr(module, f"{name}_lowvram_function", None)
     if not patcher.is_dynamic() or patch is None:
         device = patcher.load_device

@@ -9,7 +9,7 @@ import comfy.utils
 import torch
 
 from ..families.registry import unwrapped
-from .patched_weights import in_model_dtype, patched
+from .patched_weights import in_model_dtype, is_patched_later, patched
 
 PREFIX = "diffusion_model."
 
@@ -105,11 +105,10 @@ def weights_of(patcher) -> Iterator[tuple[str, torch.Tensor]]:
     patched here.
     """
     model = unwrapped(patcher.model.diffusion_model)
-    later = {key for key in patcher.patches if key not in patcher.backup}
     done = {}
     for name, weight in model.state_dict().items():
         key = f"{PREFIX}{name}"
-        if key in later and name not in done:
+        if name not in done and is_patched_later(patcher, key):
             done.update(_pieces(name, patched(patcher, key)))
         yield name, done.pop(name) if name in done else _as_used(patcher, model, name, weight)
     buffers = dict(model.named_buffers())

@@ -6,10 +6,13 @@ import weakref
 from contextlib import suppress
 
 import torch
-from comfy.model_management import throw_exception_if_processing_interrupted
+from comfy.model_management import (
+    InterruptProcessingException,
+    throw_exception_if_processing_interrupted,
+)
 
 from . import replica
-from .cargo import Spec, pack
+from .cargo import NotSendable, Spec, pack
 from .messages import Forget, Replica, Room, Weight
 from .team import Lost, Team
 
@@ -44,9 +47,14 @@ def update_replicas(team: Team, base, passes: int) -> int:
         if bytes_free < size + passes:
             needs = f"{gib(size)} of weights and about {gib(passes)} for a pass"
             raise TooLarge(f"{device} has {gib(bytes_free)} free, a replica needs {needs}")
-    with team.together():
-        team.connect()
-        _send(team, key, blueprint, patcher)
+    try:
+        with team.together():
+            team.connect()
+            _send(team, key, blueprint, patcher)
+    except (Lost, InterruptProcessingException):
+        raise
+    except Exception as error:  # such as too little memory for a weight with its LoRA
+        raise NotSendable(f"the model's weights: {type(error).__name__}: {error}") from error
     team.replicas[key] = patcher.patches_uuid
     weakref.finalize(base, _forget, weakref.ref(team), key).atexit = False
     return key

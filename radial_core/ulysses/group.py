@@ -227,5 +227,8 @@ def _in_time(make: Callable, seconds: float, poll: Callable[[], None]):
 
 
 def _bytes(x: torch.Tensor) -> torch.Tensor:
-    """A view of a contiguous tensor: backends know bytes, but not every type of number."""
-    return x.detach().view(-1).view(torch.uint8)
+    """A view of a contiguous tensor: backends know bytes, but not every type of number.
+
+    One number counts as contiguous whatever its strides, which bytes don't.
+    """
+    return x.detach().as_strided((x.numel(),), (1,)).view(torch.uint8)

@@ -77,12 +77,13 @@ class SplitPass:
         signature = inspect.signature(type(block).forward)
 
         def begin(_block, args: tuple, kwargs: dict):
-            call = _by_name(signature.bind(block, *args, **kwargs))
             self._calls = 0
             try:
+                call = _by_name(signature.bind(block, *args, **kwargs))
                 return (), call | each.split(call, self.share)
-            except ValueError as error:
-                raise NotSplit(f"{type(block).__name__}: {error}") from error
+            except Exception as error:  # such as another version's arguments
+                what = f"{type(block).__name__}: {type(error).__name__}: {error}"
+                raise NotSplit(what) from error
 
         def end(_block, _args, _output):
             calls, self._calls = self._calls, None

@@ -97,31 +97,44 @@ class SplitWrapper:
         try:
             with self._innermost_split(team, base):
                 return call()
-        except NotSplit as error:
-            self.refused[base] = str(error)
-            self._one_card(str(error))
         except InterruptProcessingException:
             raise
-        except Exception:  # Lost, or what became of it in the model
-            if team.why_lost is None:
-                raise
-            self._one_card(team.why_lost, ". The run goes on without the others")
+        except Exception as error:
+            failed = error
+        return self._again(team, base, call, failed)
+
+    def _again(self, team: Team, base, call: Callable, failed: Exception):
+        """A pass on one card, after it failed on several; so are the others of the run.
+
+        If that fails too, it is no fault of the split, and raises.
+        """
+        lost = team.why_lost
+        if lost is not None:
+            self._one_card(lost, ". The run goes on without the others")
         self.run.one_card_passes += 1
         if self.run.override is not None:
             self.run.override.begin_again()
-        return call()
+        out = call()
+        if lost is None:
+            self.refused[base] = why = _in_words(failed)
+            log.info("Radial Multi-GPU: a pass failed", exc_info=failed)
+            self._one_card(why)
+        return out
 
     def _team(self, base, x: torch.Tensor, options: dict) -> Team | None:
         """The cards that compute a pass, with the model on all of them; None if it is one."""
         run = self.run
         if run.why_one is None and base not in run.keys:
-            run.override = override_of(base.current_patcher)
             try:
+                run.override = override_of(base.current_patcher)
                 run.keys[base] = self._gather_cards(base, x, options)
-            except _OneCard as why:
-                self._one_card(str(why))
-            except (Lost, TooLarge, NotSendable) as error:
+            except InterruptProcessingException:
+                raise
+            except (_OneCard, Lost, TooLarge, NotSendable) as error:
                 self._one_card(str(error))
+            except Exception as error:  # whatever it is, one card can compute
+                log.info("Radial Multi-GPU: no start", exc_info=True)
+                self._one_card(_in_words(error))
         return run.team if run.why_one is None else None
 
     def _gather_cards(self, base, x: torch.Tensor, options: dict) -> int:
@@ -163,13 +176,14 @@ class SplitWrapper:
         """A forward pass on all cards."""
         run, key = self.run, self.run.keys[base]
         _, options = options_of(forward, args, kwargs)
-        radial = options.get(KEY)
         why = why_not_pass(base.diffusion_model, options, kwargs.get("control"))
-        try:
-            call = pass_call(forward, args, kwargs, radial_pass(radial, run.number))
-            cargo, tensors = pack(call, team.devices[0])
-        except NotSendable as error:
-            why = why or f"{error} is in this process only"
+        if why is None:
+            try:
+                radial = radial_pass(options.get(KEY), run.number)
+                call = pass_call(forward, args, kwargs, radial)
+                cargo, tensors = pack(call, team.devices[0])
+            except NotSendable as error:
+                why = f"{error} is in this process only"
         if why is not None:
             self._say_once(why)
             run.one_card_passes += 1
@@ -211,6 +225,10 @@ class SplitWrapper:
             page.send(page.CARDS, {"node": self.node, "status": status})
         except Exception:  # the video is done, and must not be lost
             log.exception("Radial Multi-GPU: no figures of this run")
+
+
+def _in_words(error: Exception) -> str:
+    return str(error) if isinstance(error, NotSplit) else f"{type(error).__name__}: {error}"
 
 
 def _bytes_of_pass(base, x: torch.Tensor) -> int:

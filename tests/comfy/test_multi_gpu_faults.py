@@ -5,6 +5,7 @@ The order matters: a run that loses a process begins with that of the run before
 
 import signal
 
+import comfy.model_management as management
 import pytest
 import torch
 from adaptive import SETTINGS
@@ -78,23 +79,41 @@ def check(model, expected, calls, passes=PASSES, radial=False):
     assert -(-(calls.number - before) // LAYERS) == passes
 
 
-def test_interrupt_and_own_error(model, expected, calls, caplog):
+def test_interrupt_and_own_error(model, expected, calls, caplog, monkeypatch):
     check(model, expected, calls)
     first = pids()
 
     def fail():
-        raise RuntimeError("of a node")
+        """From now on every op of this process does."""
+        monkeypatch.setattr(management, "throw_exception_if_processing_interrupted", _of_a_node)
 
     for at, fault, error in (
         (5, interrupt, InterruptProcessingException),
         (1, fail, RuntimeError),
     ):
         calls.at = {calls.number + at: fault}
-        with pytest.raises(error), never_longer(10):
+        with pytest.raises(error), never_longer(10), monkeypatch.context() as monkeypatch:
             run(on_two(model))
         check(model, expected, calls, radial=True)
     assert pids() == first and len(first) == 1
     assert not warnings(caplog)
+
+
+def _of_a_node():
+    raise RuntimeError("of a node")
+
+
+def test_a_pass_that_only_fails_on_several(model, expected, calls, caplog):
+    """Such as with a version of ComfyUI whose blocks take other arguments."""
+    first, patched = pids(), on_two(model)
+    calls.at = {calls.number + 4: _of_a_node}
+    torch.testing.assert_close(run(patched), expected[False], rtol=1e-4, atol=1e-4)
+    assert warnings(caplog) == ["Radial Multi-GPU: one GPU: RuntimeError: of a node"]
+    before = calls.number
+    torch.testing.assert_close(run(patched), expected[False], rtol=1e-4, atol=1e-4)
+    assert calls.number == before and len(warnings(caplog)) == 2  # not tried again
+    check(model, expected, calls)
+    assert pids() == first
 
 
 def test_interrupt_while_weights_go(model, expected, calls, monkeypatch):

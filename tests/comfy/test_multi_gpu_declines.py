@@ -247,8 +247,10 @@ def test_other_nodes_objects_in_the_options_stay(wan, log, a_pack):
 
 
 def test_once_the_reason_is_gone_it_is_split(wan, log):
+    """Of the same MODEL too: the next prompt may have no LoRA of its own."""
     sample(split(object_patch(wan)))
-    model = with_lora(wan)
-    log.clear()
-    assert difference(sample(split(model)), sample(model)) < 1e-5
+    model = split(with_lora(wan))
+    sample(model, positive=hooked(3))
+    assert "a LoRA has a schedule" in said(log)[-1]
+    assert difference(sample(model), sample(with_lora(wan))) < 1e-5
     assert any(line.startswith("2 GPUs, 2 passes") for line in said(log))

@@ -42,10 +42,10 @@ def _is_others(module: str) -> bool:
     """Whether code is another pack's. module: its __name__."""
     top = module.partition(".")[0]
     is_known = is_in_comfyui(module) or top in ("torch", "builtins")
-    return not (is_known or _is_ours(module))
+    return not (is_known or is_ours(module))
 
 
-def _is_ours(module: str) -> bool:
+def is_ours(module: str) -> bool:
     return f"{module}.".startswith(f"{PACK}.")
 
 
@@ -61,7 +61,7 @@ def _why_shadowed(name: str, module: torch.nn.Module, cls: type) -> str | None:
         if getattr(own, "__func__", None) is of_class:
             continue
         # Our own, for the time of a pass.
-        if _is_ours(module_of(own) or ""):
+        if is_ours(module_of(own) or ""):
             continue
         return f"{pack_name(module_of(own) or '')} replaces {attribute} of {name}"
     return None

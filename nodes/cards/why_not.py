@@ -1,5 +1,7 @@
 """Why a model, or a pass, runs on one card, though several were asked for."""
 
+from collections.abc import Callable
+
 import torch
 
 from ..comfyui import features
@@ -7,7 +9,7 @@ from ..comfyui.option_keys import KEY, SLOT
 from ..comfyui.packs import module_of, pack_name
 from ..comfyui.state import is_training
 from ..families.registry import comfyuis_class, family_of, unknown, unwrapped
-from .why_changed import why_changed
+from .why_changed import is_ours, why_changed
 
 # Of ModelPatcher: what a node puts there changes the model in ComfyUI's process alone.
 CHANGES = {
@@ -65,8 +67,17 @@ def why_not_pass(model: torch.nn.Module, options: dict, control) -> str | None:
         found = [key for key, value in (options.get(name) or {}).items() if value]
         if found:
             return f"a node patches {found[0]}"
-    forward = options.get(KEY)
-    other = options.get(SLOT) if forward is None else forward.previous
+    other = _other_on_the_hook(options)
     if other is not None:
-        return f"{pack_name(module_of(other) or type(other).__module__)} is on the attention hook"
+        origin = module_of(other) or type(other).__module__
+        name = "Radial Attention Probe" if is_ours(origin) else pack_name(origin)
+        return f"{name} is on the attention hook"
     return why_changed(unwrapped(model))  # for this pass only, as caches of steps do
+
+
+def _other_on_the_hook(options: dict) -> Callable | None:
+    """What is on the attention hook but radial attention, which the other cards have too."""
+    forward, found = options.get(KEY), options.get(SLOT)
+    if forward is not None and found is forward.override:
+        return forward.previous
+    return found

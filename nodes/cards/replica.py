@@ -118,8 +118,8 @@ def weights_of(patcher) -> Iterator[tuple[str, torch.Tensor]]:
 
 
 def _as_used(patcher, model: torch.nn.Module, name: str, x: torch.Tensor) -> torch.Tensor:
-    if not patcher.is_dynamic():
-        return x
+    if not patcher.is_dynamic() or f"{PREFIX}{name}" in patcher.backup:
+        return x  # it is on the card already
     owner, _, attribute = name.rpartition(".")
     return in_model_dtype(model.get_submodule(owner), attribute, x)
 

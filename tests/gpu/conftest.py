@@ -8,6 +8,8 @@ import torch
 TESTS = Path(__file__).parents[1]
 sys.path[:0] = [str(TESTS.parent), str(TESTS / "core")]
 
+from in_comfyui import model, pack  # noqa: E402, F401
+
 
 def pytest_collection_modifyitems(items):
     if not torch.cuda.is_available():

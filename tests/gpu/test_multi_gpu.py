@@ -6,73 +6,20 @@ RADIAL_ATTENTION_DYNAMIC=1 has ComfyUI load weights as they are used (DynamicVRA
 does on NVIDIA's GPUs.
 """
 
-import importlib
 import logging
 import os
 import signal
-import sys
 import threading
 import time
-from pathlib import Path
 
 import pytest
 import torch
+from in_comfyui import COMFYUI, differ, sample, with_lora
 
-COMFYUI = os.environ.get("RADIAL_ATTENTION_COMFYUI")
-DYNAMIC = os.environ.get("RADIAL_ATTENTION_DYNAMIC") == "1"
 pytestmark = pytest.mark.skipif(
     COMFYUI is None or torch.cuda.device_count() < 2, reason="no ComfyUI, or fewer than two GPUs"
 )
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-
-SIZES = dict(model_type="t2v", dim=1536, ffn_dim=8960, num_heads=12, num_layers=30, in_dim=16)
-SHAPES = {}  # of the weights, by name
-LATENT, STEPS = (21, 60, 104), 4
 CLOSE = 1e-2  # relative RMS after all steps, where bits differ
-
-
-@pytest.fixture(scope="module")
-def pack():
-    """The pack's modules by name, in a ComfyUI that runs as main.py starts it."""
-    sys.path.insert(0, COMFYUI)
-    if DYNAMIC:
-        import comfy_aimdo.control
-
-        comfy_aimdo.control.init()
-    import comfy.memory_management
-    import comfy.model_management
-    import comfy.model_patcher
-    import comfy.ops
-    from comfy.ldm.wan.model import WanModel
-    from end_to_end_models import PACK, radial_node
-
-    with torch.device("meta"):  # DynamicVRAM makes no weights before they are loaded
-        network = WanModel(**SIZES, operations=comfy.ops.disable_weight_init)
-        SHAPES.update({name: x.shape for name, x in network.state_dict().items()})
-    if DYNAMIC:
-        devices = comfy.model_management.get_all_torch_devices()
-        assert comfy_aimdo.control.init_devices((d.index, 2**30) for d in devices)
-        comfy.model_patcher.CoreModelPatcher = comfy.model_patcher.ModelPatcherDynamic
-        comfy.memory_management.aimdo_enabled = True
-    radial_node()
-    return lambda name: importlib.import_module(f"{PACK}.nodes.{name}")
-
-
-@pytest.fixture(scope="module")
-def model(pack):
-    import comfy.sd
-
-    generator = torch.Generator("cuda").manual_seed(0)
-    weights = {}
-    for name, shape in SHAPES.items():
-        noise = torch.randn(shape, device="cuda", generator=generator)
-        scale = shape[1:].numel() ** -0.5 if len(shape) > 1 else 0.1
-        noise = noise * scale + (len(shape) == 1 and not name.endswith("bias"))
-        weights[name] = noise.to(torch.bfloat16).cpu()
-    options = {"dtype": torch.bfloat16}
-    model = comfy.sd.load_diffusion_model_state_dict(weights, model_options=options)
-    assert model.is_dynamic() == DYNAMIC
-    return model
 
 
 @pytest.fixture
@@ -87,22 +34,6 @@ def radial(pack):
     settings = dict(dense_steps=1, dense_last_steps=1, dense_blocks=1, sink_frames=1, decay=0.2)
     settings |= dict(block_size="128", backend="auto")
     return lambda model, **more: node.execute(model, **settings | more).args[0]
-
-
-def sample(model, seed=0):
-    import comfy.sample
-
-    generator = torch.Generator().manual_seed(seed)
-    noise = torch.randn((1, 16, *LATENT), generator=generator)
-    prompt = [[torch.randn((1, 512, 4096), generator=generator), {}]]
-    empty = torch.zeros_like(noise)
-    given = (STEPS, 1.0, "euler", "simple", prompt, prompt, empty)
-    with torch.inference_mode():
-        return comfy.sample.sample(model, noise, *given, disable_pbar=True, seed=0)
-
-
-def differ(one, other):
-    return ((one - other).double().norm() / one.double().norm()).item()
 
 
 def team(pack):
@@ -147,14 +78,7 @@ def test_radial(model, multi, radial, said, more):
 
 
 def test_lora(model, multi, one, said):
-    changed = model.clone()
-    generator = torch.Generator().manual_seed(7)
-    patches = {}
-    for name in ("blocks.0.ffn.0.weight", "blocks.7.self_attn.q.weight"):
-        weight = model.model.state_dict()[f"diffusion_model.{name}"]
-        noise = torch.randn(weight.shape, generator=generator) * weight.shape[1] ** -0.5
-        patches[f"diffusion_model.{name}"] = (noise,)
-    changed.add_patches(patches, 0.7)
+    changed = with_lora(model)
     alone = sample(changed)
     two = sample(multi(changed))
     print("LoRA changes", differ(one, alone), "difference", differ(alone, two), said()[-2:])

@@ -11,6 +11,7 @@ from conftest import difference, patch
 from headless.server import standin_server
 from multi_gpu import cards_on_the_cpu, sample, split, split_passes, wide
 from step_caches import easy_cache, lazy_cache
+from test_split_families import OTHER_CASES, WAN_CASES
 from whole_graph import OUTPUT, SAMPLER, around, whole_graph
 from windows import context_windows
 from zoo.wan import video
@@ -84,6 +85,22 @@ def test_an_image(log):
     model, inputs = wide(model_type="i2v", in_dim=36), i2v()
     assert difference(sample(split(model), inputs), sample(model, inputs)) < 1e-5
     assert split_passes(log) == 2
+
+
+FAMILIES = ("vace with", "hunyuan, padded", "hunyuan 1.5 i2v", "mochi, both", "h3 references")
+
+
+@pytest.mark.parametrize("radial", [False, True], ids=["dense", "radial"])
+@pytest.mark.parametrize("name", FAMILIES)
+def test_families(log, name, radial):
+    """In real processes; their variants are in test_split_families.py, in threads."""
+    case = next(each for each in WAN_CASES + OTHER_CASES if each.name.startswith(name))
+    model, given = case.model(), {"latent": case.latent}
+    model = patch(model) if radial else model
+    one = sample(model, case.inputs(), **given)
+    log.clear()
+    assert difference(sample(split(model), case.inputs(), **given), one) < 1e-5
+    assert split_passes(log) > 0
 
 
 @pytest.mark.parametrize("cache", [easy_cache, lazy_cache])

@@ -22,6 +22,8 @@ class Process:
     """Runs start.py. It ends when this process does, however that ends: its pipe closes then."""
 
     def __init__(self, device: torch.device, rank: int, size: int):
+        if not sys.executable:  # in a program that has Python built in
+            raise OSError("sys.executable doesn't say where Python is")
         self.device, self.rank = device, rank
         self.pipe, theirs = multiprocessing.Pipe()
         try:
@@ -66,7 +68,6 @@ def _setup(device: torch.device, rank: int, size: int) -> dict:
         "path": [entry or os.getcwd() for entry in sys.path],
         "pack": PACK,
         "root": str(ROOT),
-        "parent": os.getpid(),
         "log_level": logging.getLogger().getEffectiveLevel(),
         "device": str(device),
         "rank": rank,

@@ -37,12 +37,15 @@ def update_replicas(team: Team, base, passes: int) -> int:
         return key
     team.replicas.pop(key, None)
     size = replica.weight_bytes(patcher)
-    blueprint, _ = pack(replica.blueprint(base), torch.device("meta"))
+    try:
+        blueprint, _ = pack(replica.blueprint(base), torch.device("meta"))
+    except NotSendable as error:
+        raise NotSendable(f"of the model, {error} is in this process only") from error
     others = ", ".join(map(str, team.devices[1:]))
     log.info("Radial Multi-GPU: %s of weights go to each of %s", gib(size), others)
     answers = team.ask(Room(key, size + passes))
     kept = set.intersection(*(set(keys) for _, keys in answers))
-    team.replicas = {each: weights for each, weights in team.replicas.items() if each in kept}
+    team.replicas = {each: weights for each, weights in list(team.replicas.items()) if each in kept}
     for device, (bytes_free, _) in zip(team.devices[1:], answers, strict=True):
         if bytes_free < size + passes:
             needs = f"{gib(size)} of weights and about {gib(passes)} for a pass"

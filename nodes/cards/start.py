@@ -16,8 +16,9 @@ from multiprocessing.connection import Connection
 def main():
     pipe = Connection(int(sys.argv[1]))
     try:
+        # Not ComfyUI's own number: a script may stand between, in the place of Python.
+        threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
         setup = pipe.recv()
-        threading.Thread(target=_end_with, args=(setup["parent"],), daemon=True).start()
         run = _prepare(setup, pipe)
     except EOFError:  # ComfyUI ended meanwhile
         os._exit(0)

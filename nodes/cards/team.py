@@ -256,13 +256,13 @@ def team_of(devices: list[torch.device]) -> Team:
     if team is not None and team.why_lost is not None:
         log.info("Radial Multi-GPU: new processes start, since %s", team.why_lost)
     if team is None or team.why_lost is not None:
-        end_all()  # a card belongs to one team
+        end_all("others start, for another number of GPUs")  # a card belongs to one team
         team = _teams[key] = Team(devices)
     return team
 
 
 @atexit.register
-def end_all() -> None:
+def end_all(why: str = "ComfyUI ends") -> None:
     for team in list(_teams.values()):
-        team.give_up("ComfyUI ends")
+        team.give_up(why)
     _teams.clear()

@@ -2,6 +2,7 @@
 
 import itertools
 import logging
+import traceback
 import weakref
 from collections.abc import Callable
 from contextlib import contextmanager
@@ -101,6 +102,7 @@ class SplitWrapper:
             raise
         except Exception as error:
             failed = error
+        _let_go(failed)  # the same pass may need that memory
         return self._again(team, base, call, failed)
 
     def _again(self, team: Team, base, call: Callable, failed: Exception):
@@ -115,8 +117,10 @@ class SplitWrapper:
         if self.run.override is not None:
             self.run.override.begin_again()
         out = call()
-        if lost is None:
+        if lost is None or isinstance(failed, NotSplit):
+            # Another card may have said so first, and have been lost by it.
             self.refused[base] = why = _in_words(failed)
+        if lost is None:
             log.info("Radial Multi-GPU: a pass failed", exc_info=failed)
             self._one_card(why)
         return out
@@ -124,7 +128,7 @@ class SplitWrapper:
     def _team(self, base, x: torch.Tensor, options: dict) -> Team | None:
         """The cards that compute a pass, with the model on all of them; None if it is one."""
         run = self.run
-        if run.why_one is None and base not in run.keys:
+        if run.why_one is None and not self._is_there(base):
             try:
                 run.override = override_of(base.current_patcher)
                 run.keys[base] = self._gather_cards(base, x, options)
@@ -137,6 +141,17 @@ class SplitWrapper:
                 self._one_card(_in_words(error))
         return run.team if run.why_one is None else None
 
+    def _is_there(self, base) -> bool:
+        """Whether the other cards have the model as it is now.
+
+        Another model of the run may have taken its room. And whoever samples without telling the
+        end of a run begins the next one in it, maybe with another LoRA.
+        """
+        run = self.run
+        if base not in run.keys or base.current_patcher is None:
+            return False
+        return run.team.replicas.get(run.keys[base]) == base.current_patcher.patches_uuid
+
     def _gather_cards(self, base, x: torch.Tensor, options: dict) -> int:
         """Start what must start, and give all cards the model. -> the key of its replicas."""
         devices, why_fewer = cards_of(x.device, self.gpus)
@@ -148,7 +163,8 @@ class SplitWrapper:
         why = self.refused.get(base) or why_not_model(base, options, len(devices))
         if why is not None:
             raise _OneCard(why)
-        self.run.team = team_of(devices)
+        if self.run.team is None:
+            self.run.team = team_of(devices)
         self.run.team.wait_until_ready(throw_exception_if_processing_interrupted)
         return update_replicas(self.run.team, base, _bytes_of_pass(base, x) // len(devices))
 
@@ -229,6 +245,13 @@ class SplitWrapper:
 
 def _in_words(error: Exception) -> str:
     return str(error) if isinstance(error, NotSplit) else f"{type(error).__name__}: {error}"
+
+
+def _let_go(error: BaseException | None) -> None:
+    """What the calls that an error went through still hold, such as the tensors of a pass."""
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__
 
 
 def _bytes_of_pass(base, x: torch.Tensor) -> int:

@@ -32,9 +32,7 @@ def attend(
         tensors = [x.transpose(1, 2) for x in (q, k, v)]
     else:
         tensors = [x.unflatten(2, (heads, -1)) for x in (q, k, v)]
-    mask, own = kwargs.get("mask"), own_heads(heads, group)
-    if mask is not None and mask.ndim == 4 and mask.shape[1] == heads > 1:
-        kwargs = kwargs | {"mask": mask[:, own]}
+    own = own_heads(heads, group)
     tensors = [share.without_copies(x, 1) for x in tensors]
     tensors = timed(to_heads, group, tensors, share.lengths)
     count = own.stop - own.start

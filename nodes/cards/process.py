@@ -24,7 +24,7 @@ class Process:
     def __init__(self, device: torch.device, rank: int, size: int):
         if not sys.executable:  # in a program that has Python built in
             raise OSError("sys.executable doesn't say where Python is")
-        self.device, self.rank = device, rank
+        self.device = device
         self.pipe, theirs = multiprocessing.Pipe()
         try:
             self._process = subprocess.Popen(

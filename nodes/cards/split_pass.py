@@ -43,12 +43,7 @@ class SplitPass:
         self._previous: Callable | None = None  # on the attention hook
 
     def options(self, options: dict) -> dict:
-        """transformer_options of the pass with the exchange on the attention hook.
-
-        Raises NotSplit if other nodes' patches get the tokens too.
-        """
-        if patches := [name for name, each in (options.get("patches") or {}).items() if each]:
-            raise NotSplit(f"patches expect all tokens: {', '.join(patches)}")
+        """transformer_options of the pass with the exchange on the attention hook."""
         self._previous = options.get(SLOT)
         return {**options, SLOT: self._attention}
 
@@ -132,13 +127,10 @@ class SplitPass:
         tokens = [x.shape[-2 if skip_reshape else 1] for x in (q, k, v)]
         if tokens != [self.share.count] * 3:
             raise NotSplit(f"attention over {tokens} tokens, expected {self.share.count}")
-        if skip_reshape and not q.shape[1] == k.shape[1] == v.shape[1]:
-            raise NotSplit("keys have other heads than queries")
-        if heads < self.group.size:
-            raise NotSplit(f"{heads} heads for {self.group.size} cards")
         layout = skip_reshape, skip_output_reshape
-        here = self.group, self.share, self.timed, compute
-        return attend(*here, q, k, v, heads, *layout, kwargs)
+        return attend(
+            *(self.group, self.share, self.timed, compute), *(q, k, v, heads), *layout, kwargs
+        )
 
 
 def _with(override: Callable, func: Callable) -> Callable:

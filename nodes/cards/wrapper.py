@@ -34,6 +34,7 @@ from .why_not import why_not_model, why_not_pass
 
 log = logging.getLogger("radial_attention")
 
+EVENT = "radial_attention.cards"  # {"node": its id, "status": what it shall say}
 PASS, EXCHANGE = "pass", "exchange"  # what is timed: split passes, and waiting for other cards
 
 _runs = itertools.count()
@@ -238,7 +239,7 @@ class SplitWrapper:
                 run.override.reporter.record.gpus = found
             status = gpus_text.status(found)
             log.info("Radial Multi-GPU: %s", status)
-            page.send(page.CARDS, {"node": self.node, "status": status})
+            page.send(EVENT, {"node": self.node, "status": status})
         except Exception:  # the video is done, and must not be lost
             log.exception("Radial Multi-GPU: no figures of this run")
 

@@ -2,8 +2,6 @@
 
 import sys
 
-CARDS = "radial_attention.cards"  # {"node": its id, "status": what it shall say}
-
 
 def send(event: str, data: dict) -> None:
     module = sys.modules.get("server")  # ComfyUI's; not there when it is used as a library

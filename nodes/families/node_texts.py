@@ -16,8 +16,10 @@ def family_names(last: str = "and") -> str:
 
 
 def sharing_families() -> str:
-    """The families of which several cards can share a pass."""
-    sharing = (family for family in FAMILIES if any(each.split for each in family.block_lists))
+    """The families that have classes whose passes several cards can share."""
+    sharing = (
+        family for family in FAMILIES if any(each.splits for each in family.classes.values())
+    )
     return listed(family.name for family in sharing)
 
 

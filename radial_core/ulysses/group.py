@@ -51,7 +51,8 @@ class CardGroup:
     """One card's side of the group: exchange.Group.
 
     Every collective has the time limit that `connect` was given. On the CPU `wait` raises
-    GroupFailed when it is over. On a GPU the stream goes on, with wrong numbers: `check` tells.
+    GroupFailed when it is over. On a GPU the stream goes on, with wrong numbers, and the next
+    collective raises once the GPU was synchronized.
     """
 
     def __init__(self, backend, rank: int, size: int, device: torch.device):
@@ -75,17 +76,6 @@ class CardGroup:
         if x.numel():
             with self.told():
                 Begun(self, self._backend.broadcast(_bytes(x), 0)).wait()
-
-    def check(self) -> None:
-        """Raises GroupFailed if a collective failed: what was computed since then is wrong.
-
-        On a GPU, collectives up to which it has been synchronized are known.
-        """
-        if self._device.type == "cpu":
-            with self.told():
-                return  # there, `wait` raised
-        nothing, none = torch.empty(0, device=self._device), [0] * self.size
-        self.all_to_all(nothing, nothing, none, none).wait()  # needs no other card
 
     def abort(self) -> None:
         """End the group. Whoever waits in a collective, in any thread or stream, is freed.

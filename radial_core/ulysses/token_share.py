@@ -1,5 +1,6 @@
 """The share of a sequence's tokens that one of several cards has."""
 
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -141,17 +142,13 @@ class TokenShare:
             begin += part.stop - part.start
         return cut
 
-    def _parts(self, stream: int | None):
-        """(where the stream begins in the sequence, the share of it): of one stream, or of all."""
-        start = 0
-        for number, length in enumerate(self.lengths):
-            if stream is None or stream == number:
-                yield start if stream is None else 0, self.of_stream(number)
-            start += length
-
     def _places(self, stream: int | None) -> list[slice]:
         """The tokens of this card as places in the stream, or in the sequence of all."""
-        return [slice(at + p.start, at + p.stop) for at, p in self._parts(stream)]
+        if stream is not None:
+            return [self.of_stream(stream)]
+        parts = map(self.of_stream, range(len(self.lengths)))
+        starts = itertools.accumulate(self.lengths, initial=0)
+        return [slice(at + p.start, at + p.stop) for at, p in zip(starts, parts, strict=False)]
 
     def _kept(self, x: torch.Tensor, how: tuple, cut) -> torch.Tensor:
         """What `cut` returns, kept: all blocks of a pass get the same table."""

@@ -5,7 +5,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from adaptive import records
 from api import get, queue, wait
 from conftest import difference, patch
 from headless.server import standin_server
@@ -129,19 +128,6 @@ def test_two_models_in_a_run(model, log):
 
     assert difference(run(split(model), split(other)), run(model, other)) < 1e-5
     assert split_passes(log) == 1
-
-
-def test_the_record_has_the_figures(model):
-    both = split(patch(model, dense_blocks=1))
-    sample(both)
-    totals = records(both)[-1].read()["totals"]
-    found = totals["gpus"]
-    assert (found["gpus"], found["split_passes"]) == (["cpu", "cpu"], 2)
-    assert found["communication_seconds"] > 0 and found["why_one"] is None
-    (other,) = found["others"]
-    assert other["radial_calls"] == totals["radial_calls"] == 2
-    assert other["dense_calls"] == totals["dense_calls"]
-    assert not other["failures"]
 
 
 def test_through_the_api(environment, stand_ins):

@@ -6,10 +6,9 @@ import re
 
 import pytest
 import zoo
-from comfy.ldm.wan.model import WanModel
 from conftest import pack_module, patch, with_wrapper
+from multi_gpu import cards_on_the_cpu, wide
 from test_summary_text import MIXED, run_of, texts, why
-from zoo.case import ON_PAPER, load
 
 import nodes
 
@@ -20,16 +19,13 @@ STEPS = 4  # of one pass each
 
 @pytest.fixture(scope="module", autouse=True)
 def two_cards():
-    with pytest.MonkeyPatch.context() as patcher:
-        patcher.setenv(pack_module("nodes.cards.devices").CPU_CARDS, "2")
+    with cards_on_the_cpu():
         yield
 
 
 @pytest.fixture(scope="module")
 def wan():
-    """3 heads: one card has 2 of them."""
-    sizes = {"dim": 384, "ffn_dim": 256, "num_heads": 3, "num_layers": 3, "in_dim": 16}
-    return load(WanModel(model_type="t2v", text_dim=4096, freq_dim=256, **sizes, **ON_PAPER))
+    return wide(num_layers=3)
 
 
 @pytest.fixture
@@ -90,6 +86,7 @@ def test_a_radial_run_adds_up_both_cards(wan, told, summaries, any_density, patc
     (other,) = gpus["others"]
     assert other["radial_calls"] == totals["radial_calls"] == 3 * (STEPS - 1)
     assert other["dense_calls"] == totals["dense_calls"] == {"dense step": 3}
+    assert not other["failures"] and gpus["why_one"] is None
     each = [totals["attention_seconds"], other["attention_seconds"]]
     assert gpus["attention_seconds"] == each and min(each) > 0
     assert totals["attention_seconds_of_all"] == sum(each)

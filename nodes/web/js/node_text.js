@@ -7,7 +7,7 @@ const NAME = "radial attention says"
 // What a node says of a run of its model, by the event that tells it.
 const RUNS = {
   "radial_attention.summary": "RadialAttentionPatch", // see nodes/run/run_reporter.py
-  "radial_attention.cards": "RadialMultiGPU" // see nodes/comfyui/page.py
+  "radial_attention.cards": "RadialMultiGPU" // see nodes/cards/wrapper.py
 }
 const TEXT_NODES = [
   "RadialMaskPreview",

@@ -22,7 +22,7 @@ class Process:
     """Runs start.py. It ends when this process does, however that ends: its pipe closes then."""
 
     def __init__(self, device: torch.device, rank: int, size: int):
-        self.device = device
+        self.device, self.rank = device, rank
         self.pipe, theirs = multiprocessing.Pipe()
         try:
             self._process = subprocess.Popen(

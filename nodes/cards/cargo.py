@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import torch
 
-from ..comfyui.packs import is_in_comfyui
+from ..comfyui.packs import is_in_comfyui, pack_name
 
 PACK = __package__.rpartition(".nodes")[0]
 # Top modules that need no pack. "__main__" is another file in each process.
@@ -19,7 +19,7 @@ EVERYWHERE = (sys.stdlib_module_names | {"torch", "numpy"}) - {"__main__"}
 
 
 class NotSendable(ValueError):
-    """Something that another process can't have."""
+    """Something that another process can't have. The text says what and why, for people."""
 
 
 class Spec(NamedTuple):
@@ -79,7 +79,7 @@ class _Pickler(pickle.Pickler):
         if not torch.is_tensor(x) or self.device not in (None, x.device):
             return None
         if type(x) not in (torch.Tensor, torch.nn.Parameter):
-            raise NotSendable(f"a {type(x).__name__}")
+            raise NotSendable(f"a {type(x).__name__} can't go to another process")
         if id(x) not in self._index:
             self._index[id(x)] = len(self.tensors)
             self.tensors.append(x.detach())
@@ -88,7 +88,8 @@ class _Pickler(pickle.Pickler):
     def reducer_override(self, x):
         if isinstance(x, FunctionType | MethodType | type):
             if not _exists_elsewhere(x.__module__):
-                raise NotSendable(f"{x.__qualname__} of {x.__module__}")
+                owner = pack_name(x.__module__)
+                raise NotSendable(f"{x.__qualname__} of {owner} is in this process only")
         return NotImplemented
 
 

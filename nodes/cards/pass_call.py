@@ -16,8 +16,8 @@ STAYS = ("wrappers", "callbacks", "model_function_wrapper", KEY, SLOT, BLOCK, IN
 
 
 @dataclass(frozen=True)
-class Backends:
-    """Switches of torch's that other nodes set, such as those for the precision of sums."""
+class Switches:
+    """Switches of torch's matrix products that other nodes set, such as for the sums' precision."""
 
     allow_tf32: bool
     allow_fp16_accumulation: bool
@@ -25,14 +25,13 @@ class Backends:
     allow_fp16_reduced_precision_reduction: object
 
     @classmethod
-    def now(cls) -> "Backends":
-        switches = torch.backends.cuda.matmul
-        return cls(*(getattr(switches, name) for name in cls.__dataclass_fields__))
+    def now(cls) -> "Switches":
+        matmul = torch.backends.cuda.matmul
+        return cls(*(getattr(matmul, name) for name in cls.__dataclass_fields__))
 
     def apply(self) -> None:
         for name in self.__dataclass_fields__:
-            if getattr(torch.backends.cuda.matmul, name) != getattr(self, name):
-                setattr(torch.backends.cuda.matmul, name, getattr(self, name))
+            setattr(torch.backends.cuda.matmul, name, getattr(self, name))
 
 
 @dataclass(frozen=True)
@@ -47,7 +46,7 @@ class PassCall:
     options: dict
     place: int | None  # of the options among args; None if they are among kwargs
     radial: RadialPass | None
-    backends: Backends
+    switches: Switches
 
     def arguments(self, options: dict) -> tuple[tuple, dict]:
         """args and kwargs with these options among them."""
@@ -88,4 +87,4 @@ def pass_call(forward: Callable, args: tuple, kwargs: dict, radial: RadialPass |
     if place is not None:
         args = (*args[:place], None, *args[place + 1 :])
     kwargs = {name: value for name, value in kwargs.items() if name != OPTIONS}
-    return PassCall(args, kwargs, kept, place, radial, Backends.now())
+    return PassCall(args, kwargs, kept, place, radial, Switches.now())

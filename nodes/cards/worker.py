@@ -137,7 +137,7 @@ class Worker:
         tensors = [self._receive(spec) for spec in specs]
         call = unpack(cargo, tensors)
         model = self.models[key] = self.models.pop(key)
-        call.backends.apply()
+        call.switches.apply()
         split = SplitPass(model, self.group)
         with self.runs.in_pass(call.radial, model, call.options) as options:
             args, kwargs = call.arguments(split.options(options))

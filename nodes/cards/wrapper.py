@@ -200,7 +200,7 @@ class SplitWrapper:
                 call = pass_call(forward, args, kwargs, radial)
                 cargo, tensors = pack(call, team.devices[0])
             except NotSendable as error:
-                why = f"{error} is in this process only"
+                why = str(error)
         if why is not None:
             self._say_once(why)
             run.one_card_passes += 1

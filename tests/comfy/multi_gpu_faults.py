@@ -95,7 +95,8 @@ def exhaust_memory(monkeypatch, at: int):
 
 
 PROGRAM = """
-import json, sys, threading, time
+import json, signal, sys, threading, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where tests run in background
 sys.path.insert(0, {tests!r})
 from conftest import pack_module
 from multi_gpu_faults import Calls, pids

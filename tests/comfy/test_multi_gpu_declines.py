@@ -2,6 +2,7 @@
 
 import logging
 import sys
+import threading
 from functools import partial
 from types import ModuleType, SimpleNamespace
 from unittest.mock import patch as replaced
@@ -191,6 +192,21 @@ def test_another_function_of_comfyuis_file(wan, log, no_process, a_pack, monkeyp
     check(log, wan, "a_pack replaces sinusoidal_embedding_1d of comfy.ldm.wan.model")
 
 
+def test_a_hook_of_a_pack(wan, log, no_process, a_pack):
+    layer = wan.model.diffusion_model.blocks[0].ffn
+    handle = layer.register_forward_hook(a_pack(lambda module, args, output: 2 * output))
+    try:
+        check(log, wan, "a_pack hooks into blocks.0.ffn")
+    finally:
+        handle.remove()
+
+
+def test_a_part_of_a_pack(wan, log, no_process, a_pack, monkeypatch):
+    layer = wan.model.diffusion_model.blocks[0].ffn
+    monkeypatch.setattr(layer, "__class__", a_pack(type("Theirs", (type(layer),), {})))
+    check(log, wan, "blocks.0.ffn is a_pack's")
+
+
 def on_the_hook(func, *args, **kwargs):
     return 0.5 * func(*args, **kwargs)
 
@@ -234,6 +250,33 @@ PASSES = {
 @pytest.mark.parametrize("change, why", PASSES.values(), ids=PASSES)
 def test_a_pass_that_is_not_split(wan, log, change, why):
     check(log, change(wan), f"passes run on one GPU: {why}" if why == "ControlNet" else why)
+
+
+@pytest.mark.parametrize("is_packs", [True, False])
+def test_an_input_that_cannot_be_sent(wan, log, a_pack, is_packs):
+    value = a_pack(type("State", (), {}))() if is_packs else threading.Lock()
+
+    def wrapper(executor, *args, **kwargs):
+        return executor(*args, **kwargs, state=value)
+
+    why = "State of a_pack is in this process only" if is_packs else "TypeError: cannot pickle"
+    check(log, with_wrapper(wan, wrapper), f"passes run on one GPU: {why}")
+
+
+def test_torchs_switches_go_along():
+    """ComfyUI's --fast sets some of them, and so do nodes."""
+    Switches, matmul = pack_module("nodes.cards.pass_call").Switches, torch.backends.cuda.matmul
+    before = Switches.now()
+    try:
+        for name in vars(before):
+            setattr(matmul, name, not getattr(before, name))
+        changed = Switches.now()
+        before.apply()
+        assert Switches.now() == before
+        changed.apply()
+        assert Switches.now() == changed
+    finally:
+        before.apply()
 
 
 def test_other_nodes_objects_in_the_options_stay(wan, log, a_pack):

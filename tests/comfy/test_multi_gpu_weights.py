@@ -158,6 +158,20 @@ def test_too_little_memory_says_the_numbers(model, log, monkeypatch):
     assert torch.equal(out, sample(lora(model, 3.0)))
 
 
+def test_too_little_memory_for_a_share_of_a_pass(log, monkeypatch):
+    model = wide(seed=5)
+    monkeypatch.setattr(model.model, "memory_required", lambda *_, **__: 2**60)
+    sample(split(model))
+    assert "of weights and about 536870912.0 GiB for a pass" in log.text
+
+
+def test_replicas_that_were_not_used_for_longest_make_room(monkeypatch):
+    worker = pack_module("nodes.cards.worker").Worker(torch.device("cpu"), 1, 2)
+    worker.models = dict.fromkeys([3, 1, 2])
+    monkeypatch.setattr(worker, "_free", lambda: 10 - len(worker.models))
+    assert worker._make_room(4, 8) == (8, [1, 2])
+
+
 def test_an_error_in_sending_costs_the_other_cards_only(model, log, monkeypatch):
     changed = lora(model, 4.0)
     with monkeypatch.context() as patched:

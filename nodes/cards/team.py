@@ -62,6 +62,8 @@ class Team:
         # SimpleQueue, since `tell` may be called while another call of it is collecting garbage.
         self._to_send: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         self._ending = threading.Lock()
+        # Whoever takes part in what all do. Another pack may sample in several threads at once.
+        self._taken = threading.RLock()
         try:
             self._folder = Path(tempfile.mkdtemp(prefix="radial_attention_"))
             weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
@@ -79,14 +81,16 @@ class Team:
 
     def wait_until_ready(self, poll: Callable[[], None]) -> None:
         """poll: called over and over; what it raises ends the wait. Raises Lost."""
-        if not self._is_ready:
-            self._collect(START_LIMIT, poll)
-            self._is_ready = True
+        with self._taken:
+            if not self._is_ready:
+                self._collect(START_LIMIT, poll)
+                self._is_ready = True
 
     def ask(self, message) -> list:
         """What each process answers, in order. Raises Lost."""
-        self.begin(message)
-        return self.answers()
+        with self._taken:
+            self.begin(message)
+            return self.answers()
 
     def begin(self, message) -> None:
         """Send all a message; `answers` waits for what they say. Raises Lost."""
@@ -104,14 +108,18 @@ class Team:
 
     @contextmanager
     def together(self) -> Iterator[None]:
-        """What all take part in: if this process falls out of it, the others do too."""
-        try:
-            yield
-        except Lost:
-            raise
-        except BaseException:  # such as an interrupt
-            self.leave()
-            raise
+        """What all take part in: if this process falls out of it, the others do too.
+
+        Other threads wait.
+        """
+        with self._taken:
+            try:
+                yield
+            except Lost:
+                raise
+            except BaseException:  # such as an interrupt
+                self.leave()
+                raise
 
     def connect(self) -> None:
         """Meet in a group, if there is none. Raises Lost."""
@@ -247,18 +255,20 @@ class Team:
 
 
 _teams: dict[tuple[torch.device, ...], Team] = {}
+_choosing = threading.Lock()
 
 
 def team_of(devices: list[torch.device]) -> Team:
     """The team of these cards, which starts if there is none. Raises Lost if it can't."""
     key = tuple(devices)
-    team = _teams.get(key)
-    if team is not None and team.why_lost is not None:
-        log.info("Radial Multi-GPU: new processes start, since %s", team.why_lost)
-    if team is None or team.why_lost is not None:
-        end_all("others start, for another number of GPUs")  # a card belongs to one team
-        team = _teams[key] = Team(devices)
-    return team
+    with _choosing:
+        team = _teams.get(key)
+        if team is not None and team.why_lost is not None:
+            log.info("Radial Multi-GPU: new processes start, since %s", team.why_lost)
+        if team is None or team.why_lost is not None:
+            end_all("others start, for another number of GPUs")  # a card belongs to one team
+            team = _teams[key] = Team(devices)
+        return team
 
 
 @atexit.register

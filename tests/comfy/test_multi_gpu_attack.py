@@ -4,6 +4,7 @@ import gc
 import logging
 import os
 import sys
+import threading
 import weakref
 
 import comfy.sample
@@ -170,6 +171,27 @@ def test_interrupts_at_any_time(model):
     early, late = counts
     assert all(b < a + 5 for a, b in zip(early, late, strict=True)) and pids() == [first]
     assert len(list(found._folder.iterdir())) < 4  # of 13 groups
+
+
+def test_two_threads_at_once(model):
+    """Their passes take turns."""
+    models = [model, wide(seed=1)]
+    expected, found = [sample(each) for each in models], {0: [], 1: []}
+
+    @torch.inference_mode()
+    def runs(number):
+        both = split(models[number])
+        for _ in range(3):
+            found[number].append(difference(sample(both), expected[number]))
+
+    threads = [threading.Thread(target=runs, args=(number,), daemon=True) for number in found]
+    first = pids()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [max(each) < 1e-5 for each in found.values() if len(each) == 3] == [True, True]
+    assert pids() == first
 
 
 def test_python_is_a_script(model, log, tmp_path, monkeypatch):

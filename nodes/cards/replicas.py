@@ -40,7 +40,7 @@ def update_replicas(team: Team, base, passes: int) -> int:
     try:
         blueprint, _ = pack(replica.blueprint(base), torch.device("meta"))
     except NotSendable as error:
-        raise NotSendable(f"of the model, {error} is in this process only") from error
+        raise NotSendable(f"of the model, {error}") from error
     others = ", ".join(map(str, team.devices[1:]))
     log.info("Radial Multi-GPU: %s of weights go to each of %s", gib(size), others)
     answers = team.ask(Room(key, size + passes))

@@ -187,7 +187,7 @@ class SplitWrapper:
         try:
             yield
         finally:
-            delattr(model, name)
+            vars(model).pop(name, None)  # another thread's pass may have taken it
 
     def _split(self, team: Team, base, forward: Callable, *args, **kwargs):
         """A forward pass on all cards."""

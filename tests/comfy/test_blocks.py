@@ -31,8 +31,8 @@ def fuse_on_cpu(monkeypatch):
     monkeypatch.setattr(fused, "launched", lambda *arguments, **options: False)
     monkeypatch.setattr(
         pack_module("nodes.hook.forward_wrapper"),
-        "_fused",
-        lambda diffusion_model, x: blocks.fused_blocks(diffusion_model),
+        "fused",
+        lambda diffusion_model, device: blocks.fused_blocks(diffusion_model),
     )
     return blocks
 

@@ -127,6 +127,8 @@ class SplitPass:
         tokens = [x.shape[-2 if skip_reshape else 1] for x in (q, k, v)]
         if tokens != [self.share.count] * 3:
             raise NotSplit(f"attention over {tokens} tokens, expected {self.share.count}")
+        if heads < self.group.size:  # and `why_not.heads_of` knew no better
+            raise NotSplit(f"{heads} heads for {self.group.size} cards")
         layout = skip_reshape, skip_output_reshape
         return attend(
             *(self.group, self.share, self.timed, compute), *(q, k, v, heads), *layout, kwargs

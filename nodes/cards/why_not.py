@@ -8,7 +8,7 @@ from ..comfyui import features
 from ..comfyui.option_keys import KEY, SLOT
 from ..comfyui.packs import module_of, pack_name
 from ..comfyui.state import is_training
-from ..families.registry import comfyuis_class, family_of, unknown, unwrapped
+from ..families.registry import comfyuis_class, family_of, size_of, unknown, unwrapped
 from .why_changed import is_ours, why_changed
 
 # Of ModelPatcher: what a node puts there changes the model in ComfyUI's process alone.
@@ -53,10 +53,7 @@ def why_not_model(base, options: dict, cards: int) -> str | None:
 
 
 def heads_of(model) -> int:
-    model = unwrapped(model)
-    if hasattr(model, "num_heads"):
-        return model.num_heads
-    return next(iter(model.blocks)).attn.heads
+    return size_of(model).heads
 
 
 def why_not_pass(model: torch.nn.Module, options: dict, control) -> str | None:

@@ -4,6 +4,7 @@ import os
 import re
 from contextlib import contextmanager
 
+import pytest
 import zoo
 from conftest import pack_module
 from zoo.wan import video, wan
@@ -26,6 +27,13 @@ def cards_on_the_cpu(number: int = 2):
         os.environ.pop(devices.CPU_CARDS)
         if before is not None:
             os.environ[devices.CPU_CARDS] = before
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cards():
+    """Two, for the tests of a file that imports this."""
+    with cards_on_the_cpu():
+        yield
 
 
 def split(model, gpus: int = 0):

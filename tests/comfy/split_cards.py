@@ -16,6 +16,7 @@ KEY = pack_module("nodes.comfyui.option_keys").KEY
 current_pass = pack_module("nodes.hook.current_pass")
 hooked_blocks = pack_module("nodes.hook.block_hooks").hooked_blocks
 split_pass = pack_module("nodes.cards.split_pass")
+innermost = pack_module("nodes.cards.pass_call").innermost
 
 SECONDS = 20  # that a card waits for the others
 
@@ -65,11 +66,6 @@ def on_cards(cards: int, of_card: Callable) -> list:
     return outcomes
 
 
-def forward_name(net) -> str:
-    """The method that several cards run at once: ComfyUI's wrappers are around it."""
-    return "_forward" if hasattr(net, "_forward") else "forward"
-
-
 @dataclass
 class Comparison:
     """Passes of a model, each on one card and on several.
@@ -110,7 +106,7 @@ class Comparison:
             hooked = hooked_blocks(radial, net)
         with in_pass, hooked, split.hooked():
             try:
-                return getattr(net, forward_name(net))(**call | {"transformer_options": options})
+                return getattr(net, innermost(net))(**call | {"transformer_options": options})
             finally:
                 if radial is not None:
                     self.sparse_blocks.append(radial.sparse_blocks)
@@ -123,7 +119,7 @@ def _tensors(output) -> list:
 def compared(model, inputs: zoo.Inputs, cards=(2, 3), **sampling) -> Comparison:
     """Sample one step, and run each forward pass on one card and on several."""
     net = model.get_model_object("diffusion_model")
-    name = forward_name(net)
+    name = innermost(net)
     comparison = Comparison(cards, [copy.deepcopy(net) for _ in range(max(cards))])
     forward = getattr(net, name)
     signature = inspect.signature(forward)

@@ -8,7 +8,14 @@ import torch
 from api import get, queue, wait
 from conftest import difference, patch
 from headless.server import standin_server
-from multi_gpu import cards_on_the_cpu, sample, split, split_passes, wide
+from multi_gpu import (
+    cards,  # noqa: F401  (a fixture)
+    cards_on_the_cpu,
+    sample,
+    split,
+    split_passes,
+    wide,
+)
 from step_caches import easy_cache, lazy_cache
 from test_split_families import OTHER_CASES, WAN_CASES
 from whole_graph import OUTPUT, SAMPLER, around, whole_graph
@@ -19,12 +26,6 @@ from zoo.wan21 import i2v, prompts_of_two_lengths, two_videos
 pytestmark = pytest.mark.usefixtures("any_density")
 
 LISTS = {"dense_steps": 1, "lists": "adaptive"}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cards():
-    with cards_on_the_cpu():
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,14 @@ import comfy.samplers
 import pytest
 import torch
 from conftest import difference, newest_only, pack_module
-from multi_gpu import cards_on_the_cpu, said, sample, split, split_passes, wide
+from multi_gpu import (
+    cards,  # noqa: F401  (a fixture)
+    said,
+    sample,
+    split,
+    split_passes,
+    wide,
+)
 from multi_gpu_faults import Calls, is_gone, never_longer, pids, wait_until
 from zoo.wan import video, wan
 
@@ -22,12 +29,6 @@ split_pass = pack_module("nodes.cards.split_pass")
 team = pack_module("nodes.cards.team")
 why_not = pack_module("nodes.cards.why_not")
 wrapper = pack_module("nodes.cards.wrapper")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cards():
-    with cards_on_the_cpu():
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -22,17 +22,16 @@ from conftest import (
     with_override,
     with_wrapper,
 )
-from multi_gpu import cards_on_the_cpu, said, split
+from multi_gpu import (
+    cards,  # noqa: F401  (a fixture)
+    cards_on_the_cpu,
+    said,
+    split,
+)
 from step_caches import cache_dit, teacache
 from test_compat_weights import Int8, hooked
 
 packs = pack_module("nodes.comfyui.packs")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cards():
-    with cards_on_the_cpu():
-        yield
 
 
 @pytest.fixture(autouse=True)

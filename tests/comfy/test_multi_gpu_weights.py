@@ -17,18 +17,19 @@ import torch
 from comfy_extras.nodes_model_merging import ModelMergeSimple
 from conftest import difference, load, newest_only, pack_module, with_lora
 from conftest import sample as sample_stand_in
-from multi_gpu import cards_on_the_cpu, sample, split, split_passes, team, wide
+from multi_gpu import (
+    cards,  # noqa: F401  (a fixture)
+    sample,
+    split,
+    split_passes,
+    team,
+    wide,
+)
 from test_compat_weights import quantized
 
 import nodes
 
 replica = pack_module("nodes.cards.replica")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cards():
-    with cards_on_the_cpu():
-        yield
 
 
 @pytest.fixture(scope="module")
